@@ -1,0 +1,201 @@
+# swift-pccl. `make help` lists the targets. What is built for use lies in dist/, what is built on the way in .build/.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+# SwiftPM uses all cores by itself, allows one build at a time in a folder, and the tests want the machine to themselves.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VERSION := 0.1.0
+PREFIX ?= /usr/local
+DESTDIR ?=
+DIST := dist
+
+# ---------------------------------------------------------------------------------------------------------------------
+##@ Use it
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	    /^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: bootstrap
+bootstrap: ## install what this machine lacks for building (quick when there is nothing to do)
+	@scripts/bootstrap --quiet
+
+.PHONY: demo
+demo: lib ## train a classifier in four processes, while one is killed and another joins
+	@$(DIST)/bin/pccl demo $(DEMO_OPTIONS)
+
+# ---------------------------------------------------------------------------------------------------------------------
+##@ Build and install
+
+# The library brings its own copy of the Swift runtime, and shows nothing of it: see scripts/libpccl.map. The linker is
+# named because gold, the default, leaves Swift metadata symbols in the table although the map hides them.
+# Both builds share one scratch folder, away from that of `swift test`, which would rebuild all with other options.
+swift_options := --configuration release --scratch-path .build/dist --explicit-target-dependency-import-check error \
+    -Xswiftc -static-stdlib -Xswiftc -use-ld=lld
+library_linking := -Xlinker --exclude-libs=ALL -Xlinker --version-script=$(CURDIR)/scripts/libpccl.map \
+    -Xlinker -soname=libpccl.so
+
+# Folders are named too: their date tells of a file that is gone.
+manifest := Package.swift Makefile scripts/libpccl.map
+all_sources := $(shell find Sources include)
+library_sources := $(filter-out Sources Sources/pccl Sources/pccl/% Sources/pccl-master Sources/pccl-master/% \
+    Sources/PCCLSimulator Sources/PCCLSimulator/% Sources/DigitsTraining Sources/DigitsTraining/%,$(all_sources))
+
+library := $(DIST)/lib/libpccl.so
+tools := $(DIST)/bin/pccl $(DIST)/bin/pccl-master
+headers := $(patsubst include/%,$(DIST)/include/%,$(wildcard include/*.h))
+extras := $(DIST)/lib/pkgconfig/pccl.pc $(DIST)/share/pccl/digits.csv
+
+.PHONY: lib
+lib: $(library) $(tools) $(headers) $(extras) ## build the library, its headers and the tools into dist/
+	@echo "$(DIST)/: up to date"
+
+# A file is put in place in one move, so that a program which runs from it is not pulled from under its feet.
+$(library): $(library_sources) $(manifest) | bootstrap
+	@echo "building $@"
+	@swift build $(swift_options) $(library_linking) --product PCCLABI
+	@mkdir -p $(@D)
+	@strip --strip-all -o $@.new "$$(swift build $(swift_options) --show-bin-path)/libPCCLABI.so"
+	@mv -f $@.new $@
+
+# The tools keep their symbols: without them a report of a crash says nothing.
+$(tools): $(all_sources) $(manifest) | bootstrap
+	@echo "building $@"
+	@swift build $(swift_options) --product $(@F)
+	@mkdir -p $(@D)
+	@strip --strip-debug -o $@.new "$$(swift build $(swift_options) --show-bin-path)/$(@F)"
+	@mv -f $@.new $@
+
+$(DIST)/include/%.h: include/%.h
+	@install -D -m 644 $< $@
+
+$(DIST)/lib/pkgconfig/pccl.pc: scripts/pccl.pc.in Makefile
+	@mkdir -p $(@D)
+	@sed 's/@VERSION@/$(VERSION)/' $< > $@
+
+$(DIST)/share/pccl/digits.csv: Tests/Data/digits/digits.csv
+	@install -D -m 644 $< $@
+
+.PHONY: install
+install: lib ## copy it to PREFIX (/usr/local), below DESTDIR if given
+	@set -e; root="$(DESTDIR)$(PREFIX)"; \
+	for file in $(patsubst $(DIST)/%,%,$(headers) $(extras)); do install -D -m 644 $(DIST)/$$file "$$root/$$file"; done; \
+	for file in $(patsubst $(DIST)/%,%,$(library) $(tools)); do install -D -m 755 $(DIST)/$$file "$$root/$$file"; done; \
+	echo "installed under $$root"; \
+	if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" -eq 0 ] && ldconfig -v 2>/dev/null | grep -q "^$(PREFIX)/lib:"; then \
+	    ldconfig; \
+	fi
+
+.PHONY: clean
+clean: ## remove all that was built
+	@rm -rf .build $(DIST)
+
+# ---------------------------------------------------------------------------------------------------------------------
+##@ Test
+
+stages := unit simulator abi end-to-end install python demo
+
+# Fixed seeds, the same on each machine, and then some that nobody tried before; each is printed if it fails.
+SCHEDULES ?= 20000
+FRESH_SCHEDULES ?= 500
+
+# A stage that hangs is a stage that failed. Where somebody sits before it, Ctrl-C must still reach what runs inside.
+STAGE_SECONDS ?= 600
+limited := timeout $(shell test -t 0 && echo --foreground) --kill-after=10 $(STAGE_SECONDS)
+
+# $(call stage,NAME,COMMANDS): a heading, the commands up to the first that fails, and the seconds they took.
+stage = @echo "== $(1)"; started=$$SECONDS; (set -e; $(2)); status=$$?; \
+    echo "-- $(1): $$([ $$status = 0 ] && echo passed || echo FAILED), $$((SECONDS - started)) s"; exit $$status
+
+.PHONY: test
+test: ## all of the stages below; the last line counts them
+	@started=$$SECONDS; passed=0; failed=; \
+	for stage in $(stages); do \
+	    if $(MAKE) test-$$stage; then passed=$$((passed + 1)); else failed="$$failed $$stage"; fi; \
+	    echo; \
+	done; \
+	[ -z "$$failed" ] || echo "failed:$$failed (each can be run alone: make test-NAME)"; \
+	echo "all stages: $$((SECONDS - started)) s"; \
+	echo "$$passed passed, $$(set -- $$failed; echo $$#) failed"; \
+	[ -z "$$failed" ]
+
+.PHONY: test-unit
+test-unit: bootstrap ## everything that runs inside one process: rooms, transcripts, loopback
+	$(call stage,unit tests, \
+	    swift build --build-tests --explicit-target-dependency-import-check error; \
+	    $(limited) swift test --skip-build --disable-xctest --explicit-target-dependency-import-check error)
+
+.PHONY: test-simulator
+test-simulator: lib ## SCHEDULES (20000) simulated runs with fixed seeds and FRESH_SCHEDULES (500) with fresh ones
+	$(call stage,simulator, \
+	    $(limited) $(DIST)/bin/pccl simulate --count $(SCHEDULES) --seed-base 1; \
+	    $(limited) $(DIST)/bin/pccl simulate --count $(FRESH_SCHEDULES) --fresh)
+
+.PHONY: test-abi
+test-abi: lib ## the C header and the library against it: C99, C++, layout, every function
+	$(call stage,ABI, $(limited) sh Tests/ABITests/run.sh $(DIST))
+
+.PHONY: test-end-to-end
+test-end-to-end: lib ## real processes: killed, leaving, joining, without a master
+	$(call stage,end to end, $(limited) bash Tests/EndToEndTests/run.sh $(DIST))
+
+.PHONY: test-install
+test-install: lib ## the C example, built through pkg-config against an installed tree; two peers of it
+	$(call stage,install, $(limited) scripts/test-install)
+
+.PHONY: test-python
+test-python: lib ## the Python package, in an environment of its own
+	$(call stage,Python, $(limited) bash bindings/python/run-tests.sh)
+
+.PHONY: test-demo
+test-demo: lib ## the demo, and what its last line says
+	$(call stage,demo, set -o pipefail; \
+	    $(limited) $(DIST)/bin/pccl demo --no-color | tee .build/demo.log; \
+	    tail -n 1 .build/demo.log | grep -qE '^demo: ok world=4 joined=1 killed=1 steps=[0-9]+ .* identical=yes$$')
+
+# ---------------------------------------------------------------------------------------------------------------------
+##@ Look closer
+
+.PHONY: simulate
+simulate: lib ## simulated runs with fresh seeds; RUNS=1000000 for a night
+	@$(DIST)/bin/pccl simulate --count $(or $(RUNS),100000) --fresh
+
+# The rooms with threads. The kernels are left plain, so that the sanitizer sees every access they make.
+sanitized := ^(PCCLTransportTests|PCCLEngineTests|PCCLSessionTests|PCCLTests)\.
+
+define sanitize
+	@PCCL_PLAIN_KERNELS=1 swift build --build-tests --sanitize=$(1) --scratch-path .build/$(1)
+	@PCCL_PLAIN_KERNELS=1 swift test list --skip-build --disable-xctest --sanitize=$(1) --scratch-path .build/$(1) \
+	    | grep -qE '$(sanitized)' || { echo "no tests match $(sanitized)" >&2; exit 1; }
+	@PCCL_PLAIN_KERNELS=1 swift test --skip-build --disable-xctest --sanitize=$(1) --scratch-path .build/$(1) \
+	    --filter '$(sanitized)'
+endef
+
+.PHONY: sanitize-thread
+sanitize-thread: bootstrap ## the tests of transport, engine, session and PCCL under the thread sanitizer
+	$(call sanitize,thread)
+
+.PHONY: sanitize-address
+sanitize-address: bootstrap ## the same tests under the address sanitizer
+	$(call sanitize,address)
+
+swift_paths := Package.swift Sources Tests
+c_files = $(shell find Sources Tests include docs -name '*.[ch]' -o -name '*.cpp')
+shell_scripts = scripts/bootstrap scripts/test-install .ci/run $(shell find Tests bindings -name '*.sh')
+
+.PHONY: lint
+lint: ## formatting and shell syntax (`scripts/bootstrap --lint` gets what it needs); changes nothing
+	@swift format lint --strict --recursive --parallel $(swift_paths)
+	@if command -v clang-format >/dev/null; then clang-format --dry-run -Werror $(c_files); \
+	    else echo "lint: no clang-format here, so C is not checked; scripts/bootstrap --lint installs it"; fi
+	@for script in $(shell_scripts); do bash -n $$script || exit 1; done
+	@echo "lint: ok"
+
+.PHONY: format
+format: ## put Swift and C into the house's form
+	@swift format --in-place --recursive --parallel $(swift_paths)
+	@if command -v clang-format >/dev/null; then clang-format -i $(c_files); fi

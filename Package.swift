@@ -1,0 +1,67 @@
+// swift-tools-version: 6.3
+import PackageDescription
+
+// A warning is an error where a machine judges (CI sets CI=true), and a warning on a contributor's newer compiler.
+let strict: [SwiftSetting] = Context.environment["CI"] == nil ? [] : [.treatAllWarnings(as: .error)]
+
+// Sanitizers and profilers want the kernels without run-time dispatch: ifunc resolvers run before they are ready.
+let plainKernels = Context.environment["PCCL_PLAIN_KERNELS"] != nil
+
+let kernelSettings: [CSetting] = plainKernels ? [.define("PCCL_PLAIN_KERNELS")] : []
+
+func room(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: strict)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource] = []) -> Target {
+    .testTarget(name: name, dependencies: dependencies, resources: resources, swiftSettings: strict)
+}
+
+let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+
+// The order below is the order of the rooms in docs/architecture.md: a target may name only targets above it.
+let package = Package(
+    name: "swift-pccl",
+    products: [
+        .library(name: "PCCL", targets: ["PCCL"]),
+        // Installed as libpccl.so by the Makefile; a product may not share the name of the tool `pccl`.
+        .library(name: "PCCLABI", type: .dynamic, targets: ["PCCLABI"]),
+        .executable(name: "pccl", targets: ["pccl"]),
+        .executable(name: "pccl-master", targets: ["pccl-master"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0")
+    ],
+    targets: [
+        .systemLibrary(name: "CPCCL", path: "include"),
+        .systemLibrary(name: "CUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
+        .target(name: "CKernels", cSettings: kernelSettings),
+        .target(name: "CShims"),
+
+        room("PCCLBase"),
+        room("PCCLWire", ["PCCLBase"]),
+        room("PCCLMembership", ["PCCLBase", "PCCLWire"]),
+        room("PCCLSchedule", ["PCCLBase"]),
+        room("PCCLCompute", ["PCCLBase", "CKernels"]),
+        room("PCCLTransport", ["PCCLBase", "PCCLWire", "CShims", "CUV"]),
+        room("PCCLEngine", ["PCCLBase", "PCCLWire", "PCCLSchedule", "PCCLCompute", "PCCLTransport"]),
+        room("PCCLSession", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLEngine", "PCCLTransport"]),
+        room(
+            "PCCL",
+            ["PCCLBase", "PCCLMembership", "PCCLEngine", "PCCLTransport", "PCCLSession"]),
+        room("PCCLABI", ["PCCL", "PCCLTransport", "CPCCL"]),
+        room("PCCLSimulator", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLSchedule"]),
+        room("DigitsTraining"),
+
+        .executableTarget(name: "pccl-master", dependencies: ["PCCL", argumentParser], swiftSettings: strict),
+        .executableTarget(
+            name: "pccl", dependencies: ["PCCL", "PCCLSimulator", "DigitsTraining", argumentParser],
+            swiftSettings: strict),
+
+        tests("DigitsTrainingTests", ["DigitsTraining"]),
+        tests("PCCLMasterTests", ["pccl-master"]),
+        tests("PCCLTidyTests", []),
+        tests("PCCLComputeTests", ["PCCLBase", "PCCLCompute", "CKernels"]),
+    ],
+    swiftLanguageModes: [.v6]
+)

@@ -1,0 +1,62 @@
+import PCCLMembership
+import PCCLSession
+import PCCLTransport
+
+/// An all-reduce in flight. Its tag is free again once the outcome was taken by `wait`.
+public final class AllReduceHandle: Sendable {
+    public let tag: UInt64
+    private let completion: PeerSession.OperationCompletion
+    private weak let owner: Communicator?
+
+    init(tag: UInt64, _ completion: PeerSession.OperationCompletion, owner: Communicator) {
+        self.tag = tag
+        self.completion = completion
+        self.owner = owner
+    }
+
+    /// Blocks until the outcome is known. Several threads may wait; all get the same outcome, also later.
+    ///
+    /// Throws `.rankConnectionLost` after the loss of a member: the input is whole, the attributes are new, the call may
+    /// be repeated. `.invalidArgument` when members called with different counts, types or operations; the reason names
+    /// both. `.invalidUsage` when members wait for each other in different calls. `.masterConnectionFailed` when nobody
+    /// can say any more whether the others succeeded, or this peer was declared lost.
+    public func wait() throws(PCCLError) -> ReduceInfo {
+        let result = result()
+        if let error = result.error { throw error }
+        return ReduceInfo(
+            worldSize: result.worldSize, sentBytes: result.sentBytes, receivedBytes: result.receivedBytes)
+    }
+
+    /// Whether `wait` would return at once.
+    public var isDone: Bool { completion.current != nil }
+
+    struct Result {
+        var error: PCCLError?
+        var worldSize = 0
+        var sentBytes: UInt64
+        var receivedBytes: UInt64
+    }
+
+    func result() -> Result {
+        let outcome = completion.wait()
+        owner?.forget(self)
+        var result = Result(
+            sentBytes: outcome.traffic.sentBytes, receivedBytes: outcome.traffic.receivedBytes)
+        switch outcome.outcome {
+        case .success(let worldSize): result.worldSize = worldSize
+        case .memberLost:
+            result.error = PCCLError(.rankConnectionLost, "a member was lost during the operation with tag \(tag)")
+        case .mismatch(let text): result.error = PCCLError(.invalidArgument, "the members' calls differ: \(text)")
+        case .misuse(let text): result.error = PCCLError(.invalidUsage, text)
+        case .tooFewPeers: result.error = PCCLError(.tooFewPeers, "this peer is the only member of its group")
+        case .notConnected: result.error = PCCLError(.invalidUsage, "not connected")
+        case .tagInUse: result.error = PCCLError(.invalidArgument, "tag \(tag) is in flight")
+        case .masterLost(let text): result.error = PCCLError(.masterConnectionFailed, text)
+        case .destroyed: result.error = PCCLError(.invalidUsage, "the communicator was destroyed")
+        }
+        if let error = result.error, error.code != .rankConnectionLost {
+            Log.write(.error, "all-reduce with tag \(tag): \(error.reason)")
+        }
+        return result
+    }
+}

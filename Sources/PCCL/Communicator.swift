@@ -1,0 +1,275 @@
+import PCCLBase
+import PCCLEngine
+import PCCLMembership
+import PCCLSession
+import PCCLTransport
+
+/// This process as a peer of a run: it connects to a master, is admitted to a group, and reduces with the group's other
+/// members.
+///
+/// Any thread may call any method; those that say so block the calling thread. A communicator that is not destroyed is
+/// destroyed with its last reference.
+///
+///     let communicator = try Communicator(.init(master: .init(host: "10.0.0.1", port: 48148)))
+///     try communicator.connect()
+///     while training {
+///         if try communicator.arePeersPending() { try communicator.updateTopology() }
+///         try gradients.withUnsafeMutableBufferPointer { buffer throws(PCCLError) in
+///             _ = try communicator.allReduce(buffer, .average, tag: 0)
+///         }
+///     }
+public final class Communicator: Sendable {
+    public struct Configuration: Sendable {
+        /// The master's addresses, tried in this order.
+        public var masters: [SocketAddress]
+        /// Peers reduce with the peers of the same group only.
+        public var peerGroup: UInt32
+        /// Connections to each other peer; 0 lets the library choose. The larger wish of two peers counts.
+        public var stripesPerLink: Int
+        /// The dead time in seconds, from which all time-outs derive; nil: `PCCL_TIMEOUT`, or 5. Once connected, the
+        /// master's counts.
+        public var timeoutSeconds: Double?
+
+        public init(master: SocketAddress, peerGroup: UInt32 = 0, stripesPerLink: Int = 0) {
+            masters = [master]
+            self.peerGroup = peerGroup
+            self.stripesPerLink = stripesPerLink
+        }
+    }
+
+    /// World sizes as of now.
+    public struct Attributes: Hashable, Sendable {
+        /// Members of this peer's group, this peer included.
+        public let worldSize: Int
+        /// Admitted peers of all groups.
+        public let globalWorldSize: Int
+        /// Groups that have members.
+        public let groupCount: Int
+        public let largestGroupWorldSize: Int
+        /// This peer's place among its group's members, which are in the same order at each of them. May change with
+        /// every change of the world size.
+        public let rank: Int
+    }
+
+    private let session: PeerSession
+    private let handles = Guarded<[UInt64: AllReduceHandle]>([:])
+
+    /// One connection per link suffices on a local network; more are asked for where one is slow.
+    private static let defaultStripes = 1
+    private static let largestStripes = 256
+
+    /// Opens a port for other peers and starts a thread. Does not connect yet.
+    /// Throws `.invalidArgument` for a configuration out of range, `.internalError` when the system refuses.
+    public init(_ configuration: Configuration) throws(PCCLError) {
+        guard (0...Communicator.largestStripes).contains(configuration.stripesPerLink) else {
+            throw PCCLError(
+                .invalidArgument,
+                "\(configuration.stripesPerLink) connections per link; 0 to \(Communicator.largestStripes) are possible")
+        }
+        var timeouts = Environment.process.timeouts
+        if let seconds = configuration.timeoutSeconds {
+            guard (0.1...3600).contains(seconds) else {
+                throw PCCLError(.invalidArgument, "a time-out of \(seconds) s; 0.1 to 3600 are possible")
+            }
+            timeouts = Timeouts(deadTime: .seconds(seconds))
+        }
+        let stripes =
+            configuration.stripesPerLink == 0 ? Communicator.defaultStripes : configuration.stripesPerLink
+        do {
+            session = try PeerSession(
+                PeerSession.Configuration(
+                    master: configuration.masters, group: GroupID(configuration.peerGroup),
+                    stripesPerLink: UInt16(stripes), timeouts: timeouts,
+                    portBase: Environment.process.portBase))
+        } catch {
+            throw PCCLError(.internalError, error.description)
+        }
+    }
+
+    deinit { session.close() }
+
+    // MARK: membership
+
+    /// Blocks until this peer is admitted: the first peer of a group at once, others when the members meet at a join
+    /// point (`updateTopology`). Throws `.invalidUsage` if connected, `.masterConnectionFailed` with the reason if the
+    /// master cannot be reached, is none, or turned this peer away; it may be tried again then.
+    public func connect() throws(PCCLError) {
+        _ = try answer(to: .connect, ifLost: .masterConnectionFailed)
+    }
+
+    /// The group's join point: blocks until all members call it, and admits the peers that wait. Newcomers that cannot be
+    /// reached are turned away without harm to the members.
+    /// Throws `.pendingAsyncOps` while an operation is not awaited, `.updateTopologyFailed` when the master is gone or has
+    /// declared this peer lost, `.invalidUsage` when not connected or when other members wait in another call.
+    public func updateTopology() throws(PCCLError) {
+        if let tag = handles.withLock({ $0.keys.min() }) {
+            throw PCCLError(.pendingAsyncOps, "the operation with tag \(tag) was not awaited")
+        }
+        _ = try answer(to: .updateTopology, ifLost: .updateTopologyFailed)
+    }
+
+    /// Whether peers wait for a join point. Joint: blocks until all members call it, and gives all the same answer.
+    /// Operations may be in flight. Throws `.invalidUsage` when not connected or when the master is gone.
+    public func arePeersPending() throws(PCCLError) -> Bool {
+        guard case .pending(let arePending) = try answer(to: .arePeersPending, ifLost: .invalidUsage) else {
+            throw PCCLError(.internalError, "the question whether peers are pending got no answer")
+        }
+        return arePending
+    }
+
+    /// World sizes as of now; never blocks. Throws `.invalidUsage` when not connected.
+    public func attributes() throws(PCCLError) -> Attributes {
+        guard let view = session.currentView else { throw PCCLError(.invalidUsage, "not connected") }
+        return Attributes(
+            worldSize: view.worldSize, globalWorldSize: Int(view.world.globalWorldSize),
+            groupCount: Int(view.world.groupCount), largestGroupWorldSize: Int(view.world.largestGroupWorldSize),
+            rank: view.rank)
+    }
+
+    public var isConnected: Bool { session.currentView != nil }
+
+    /// Leaves the run and ends all threads. Operations in flight end with an error here, and as with a lost peer at the
+    /// other members. May be called at any time, also twice.
+    public func destroy() { session.close() }
+
+    private func answer(to call: Call, ifLost lost: PCCLError.Code) throws(PCCLError) -> CallAnswer {
+        let answer = session.call(call)
+        guard case .failed(let failure) = answer else { return answer }
+        let error =
+            switch failure {
+            case .alreadyConnected: PCCLError(.invalidUsage, "connected already")
+            case .notConnected: PCCLError(.invalidUsage, "not connected")
+            case .callInProgress:
+                PCCLError(.invalidUsage, "another thread waits in a membership call of this communicator")
+            case .operationsInFlight: PCCLError(.pendingAsyncOps, "operations are in flight")
+            case .masterUnreachable(let reason): PCCLError(.masterConnectionFailed, reason)
+            case .turnedAway(let reason): PCCLError(lost, "turned away by the master: \(reason)")
+            case .masterLost(let reason): PCCLError(lost, "the master is lost: \(reason)")
+            case .refused(let reason): PCCLError(.invalidUsage, reason)
+            case .destroyed: PCCLError(.invalidUsage, "the communicator was destroyed")
+            }
+        Log.write(.error, "\(call): \(error.reason)")
+        throw error
+    }
+
+    // MARK: all-reduce
+
+    /// Begins to reduce and returns. Members may launch their tags in any order.
+    ///
+    /// Throws `.invalidArgument` for a count below 1, sizes that overflow, buffers that overlap in part, or a tag that was
+    /// launched and not awaited; `.invalidUsage` when not connected; `.tooFewPeers` when alone.
+    public func allReduceAsync(_ operand: ReduceOperand) throws(PCCLError) -> AllReduceHandle {
+        try operand.validate()
+        guard let view = session.currentView else { throw PCCLError(.invalidUsage, "not connected") }
+        guard view.worldSize >= 2 else {
+            throw PCCLError(.tooFewPeers, "this peer is the only member of its group")
+        }
+        let completion = PeerSession.OperationCompletion()
+        let handle = AllReduceHandle(tag: operand.tag, completion, owner: self)
+        let isFree = handles.withLock { handles in
+            if handles[operand.tag] != nil { return false }
+            handles[operand.tag] = handle
+            return true
+        }
+        guard isFree else {
+            throw PCCLError(.invalidArgument, "tag \(operand.tag) was launched and not awaited")
+        }
+        session.launch(
+            Tag(operand.tag), operand.descriptor(worldSize: view.worldSize),
+            ReduceBuffers(send: operand.send, receive: operand.receive), completion)
+        return handle
+    }
+
+    /// Forgets the tag once its outcome was taken.
+    func forget(_ handle: AllReduceHandle) {
+        handles.withLock { handles in
+            if handles[handle.tag] === handle { handles[handle.tag] = nil }
+        }
+    }
+
+    /// The operation with this tag that was launched and not awaited.
+    public func handle(tag: UInt64) -> AllReduceHandle? { handles.withLock { $0[tag] } }
+
+    /// Reduces and waits. Throws what `allReduceAsync` and `AllReduceHandle.wait` throw.
+    @discardableResult
+    public func allReduce(_ operand: ReduceOperand) throws(PCCLError) -> ReduceInfo {
+        try allReduceAsync(operand).wait()
+    }
+
+    /// Reduces many buffers, `maxInFlight` at a time (0: as many as there are), and repeats those that a loss undid until
+    /// all are reduced.
+    ///
+    /// Throws `.tooFewPeers` when this peer is the last of its group: operands that are not reduced are whole then. Throws
+    /// any other error of a launch or a wait at once, after all operations in flight have ended.
+    public func allReduceWithRetry(
+        _ operands: [ReduceOperand], maxInFlight: Int = 0
+    ) throws(PCCLError) -> ReduceInfo {
+        guard maxInFlight >= 0 else { throw PCCLError(.invalidArgument, "\(maxInFlight) operations in flight") }
+        for operand in operands { try operand.validate() }
+        let tags = operands.map(\.tag).sorted()
+        if let twice = zip(tags, tags.dropFirst()).first(where: { $0 == $1 }) {
+            throw PCCLError(.invalidArgument, "tag \(twice.0) is given to two operands")
+        }
+        var total = ReduceInfo(worldSize: try attributes().worldSize, sentBytes: 0, receivedBytes: 0)
+        let limit = maxInFlight == 0 ? max(operands.count, 1) : maxInFlight
+        var waiting = operands[...]
+        var flying: [(operand: ReduceOperand, handle: AllReduceHandle)] = []
+        var failure: PCCLError?
+        while failure == nil ? !(waiting.isEmpty && flying.isEmpty) : !flying.isEmpty {
+            if failure == nil, flying.count < limit, let operand = waiting.first {
+                waiting.removeFirst()
+                do {
+                    flying.append((operand, try allReduceAsync(operand)))
+                } catch {
+                    failure = error
+                }
+                continue
+            }
+            let oldest = flying.removeFirst()
+            let result = oldest.handle.result()
+            total.sentBytes += result.sentBytes
+            total.receivedBytes += result.receivedBytes
+            switch result.error {
+            case nil: total.worldSize = result.worldSize
+            case .some(let error) where error.code == .rankConnectionLost: waiting.append(oldest.operand)
+            case .some(let error): failure = failure ?? error
+            }
+        }
+        if let failure { throw failure }
+        return total
+    }
+}
+
+extension Communicator {
+    /// Reduces in place and waits.
+    @discardableResult
+    public func allReduce<T: Reducible>(
+        _ buffer: UnsafeMutableBufferPointer<T>, _ operation: ReduceOperation, tag: UInt64
+    ) throws(PCCLError) -> ReduceInfo {
+        try allReduce(ReduceOperand(buffer, operation, tag: tag))
+    }
+
+    /// Reduces from one buffer into another of the same length, and waits.
+    @discardableResult
+    public func allReduce<T: Reducible>(
+        from source: UnsafeBufferPointer<T>, into target: UnsafeMutableBufferPointer<T>,
+        _ operation: ReduceOperation, tag: UInt64
+    ) throws(PCCLError) -> ReduceInfo {
+        try allReduce(ReduceOperand(from: source, into: target, operation, tag: tag))
+    }
+
+    /// Begins to reduce in place. The buffer stays lent until the handle's outcome is known.
+    public func allReduceAsync<T: Reducible>(
+        _ buffer: UnsafeMutableBufferPointer<T>, _ operation: ReduceOperation, tag: UInt64
+    ) throws(PCCLError) -> AllReduceHandle {
+        try allReduceAsync(ReduceOperand(buffer, operation, tag: tag))
+    }
+
+    /// Begins to reduce from one buffer into another. Both stay lent until the handle's outcome is known.
+    public func allReduceAsync<T: Reducible>(
+        from source: UnsafeBufferPointer<T>, into target: UnsafeMutableBufferPointer<T>,
+        _ operation: ReduceOperation, tag: UInt64
+    ) throws(PCCLError) -> AllReduceHandle {
+        try allReduceAsync(ReduceOperand(from: source, into: target, operation, tag: tag))
+    }
+}

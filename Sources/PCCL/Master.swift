@@ -1,0 +1,88 @@
+import PCCLBase
+import PCCLSession
+import PCCLTransport
+
+/// A master inside this process: admits, evicts and arbitrates; takes no part in reductions. The daemon `pccl-master` is
+/// this and a command line.
+///
+/// Any thread may call any method. Its life goes one way: made, running, ended.
+public final class Master: Sendable {
+    private enum State: Sendable {
+        case made
+        case running(MasterSession)
+        case ended(MasterSession?)
+    }
+    private let listenAddress: SocketAddress
+    private let timeouts: Timeouts
+    private let state = Guarded(State.made)
+
+    /// Port 0 takes a free one. `::` listens on all addresses of both families. Binds nothing yet.
+    public init(listen address: SocketAddress) throws(PCCLError) {
+        listenAddress = address
+        timeouts = Environment.process.timeouts
+    }
+
+    deinit { destroy() }
+
+    /// Binds and serves on a thread of its own; returns at once. Throws `.invalidUsage` when the address cannot be bound
+    /// (the reason says why), or when it was run before.
+    public func run() throws(PCCLError) {
+        let failure: PCCLError? = state.withLock { state -> PCCLError? in
+            guard case .made = state else { return PCCLError(.invalidUsage, "the master was run before") }
+            do throws(SystemError) {
+                state = .running(try MasterSession(listen: listenAddress, timeouts: timeouts))
+                return nil
+            } catch {
+                return PCCLError(.invalidUsage, error.description)
+            }
+        }
+        if let failure { throw failure }
+    }
+
+    /// The port it listens on: the real one after `run`.
+    public var port: UInt16 { address.port }
+    public var address: SocketAddress {
+        state.withLock { state in
+            switch state {
+            case .made, .ended(nil): listenAddress
+            case .running(let session), .ended(.some(let session)): session.address
+            }
+        }
+    }
+
+    /// Ends the master: its peers lose it, the port is free when this returns. Again: nothing happens. Throws
+    /// `.invalidUsage` before `run`.
+    public func interrupt() throws(PCCLError) {
+        guard let session = try started() else { return }
+        session.close()
+        state.withLock { $0 = .ended(session) }
+    }
+
+    /// Blocks until it has ended. Throws `.invalidUsage` before `run`.
+    public func awaitTermination() throws(PCCLError) { try started()?.awaitEnd() }
+
+    /// Ends it if it runs.
+    public func destroy() {
+        let session: MasterSession? = state.withLock { state in
+            switch state {
+            case .made:
+                state = .ended(nil)
+                return nil
+            case .running(let session):
+                state = .ended(session)
+                return session
+            case .ended: return nil
+            }
+        }
+        session?.close()
+    }
+
+    private func started() throws(PCCLError) -> MasterSession? {
+        let current = state.withLock { $0 }
+        switch current {
+        case .made: throw PCCLError(.invalidUsage, "the master was not run yet")
+        case .running(let session): return session
+        case .ended(let session): return session
+        }
+    }
+}

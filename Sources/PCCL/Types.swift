@@ -1,0 +1,125 @@
+public import PCCLBase
+import PCCLSession
+
+/// The element types that can be reduced.
+public typealias DataType = PCCLBase.DataType
+/// How contributions to an element are combined.
+public typealias ReduceOperation = PCCLBase.ReduceOperation
+/// An address with a port.
+public typealias SocketAddress = PCCLBase.SocketAddress
+
+/// A Swift type whose values can be reduced. Types without a Swift counterpart (bfloat16) go through `RawBuffers`.
+public protocol Reducible: BitwiseCopyable {
+    static var dataType: DataType { get }
+}
+
+extension UInt8: Reducible { public static var dataType: DataType { .uint8 } }
+extension Int8: Reducible { public static var dataType: DataType { .int8 } }
+extension UInt16: Reducible { public static var dataType: DataType { .uint16 } }
+extension Int16: Reducible { public static var dataType: DataType { .int16 } }
+extension UInt32: Reducible { public static var dataType: DataType { .uint32 } }
+extension Int32: Reducible { public static var dataType: DataType { .int32 } }
+extension UInt64: Reducible { public static var dataType: DataType { .uint64 } }
+extension Int64: Reducible { public static var dataType: DataType { .int64 } }
+#if !(os(macOS) && arch(x86_64))
+    extension Float16: Reducible { public static var dataType: DataType { .float16 } }
+#endif
+extension Float: Reducible { public static var dataType: DataType { .float32 } }
+extension Double: Reducible { public static var dataType: DataType { .float64 } }
+
+/// What one all-reduce works on: `count` elements of `type` at both addresses, of any alignment. In place when they are
+/// the same; they must not overlap in part. The memory is lent to the library from the launch until the outcome is known,
+/// and is not to be read or written by others meanwhile; afterwards the library has forgotten it.
+public struct ReduceOperand: @unchecked Sendable {
+    public var send: UnsafeRawPointer
+    public var receive: UnsafeMutableRawPointer
+    /// In elements.
+    public var count: Int
+    public var type: DataType
+    public var operation: ReduceOperation
+    /// Names the operation: the members' calls with the same tag belong together.
+    public var tag: UInt64
+
+    public init(
+        send: UnsafeRawPointer, receive: UnsafeMutableRawPointer, count: Int, type: DataType,
+        operation: ReduceOperation, tag: UInt64
+    ) {
+        self.send = send
+        self.receive = receive
+        self.count = count
+        self.type = type
+        self.operation = operation
+        self.tag = tag
+    }
+
+    /// In place.
+    public init<T: Reducible>(_ buffer: UnsafeMutableBufferPointer<T>, _ operation: ReduceOperation, tag: UInt64) {
+        self.init(
+            send: UnsafeRawPointer(buffer.someAddress), receive: buffer.someAddress, count: buffer.count,
+            type: T.dataType, operation: operation, tag: tag)
+    }
+
+    /// From one buffer into another of the same length; if the lengths differ the launch is refused.
+    public init<T: Reducible>(
+        from source: UnsafeBufferPointer<T>, into target: UnsafeMutableBufferPointer<T>,
+        _ operation: ReduceOperation, tag: UInt64
+    ) {
+        self.init(
+            send: source.someAddress, receive: target.someAddress,
+            count: source.count == target.count ? source.count : -1, type: T.dataType, operation: operation, tag: tag)
+    }
+}
+
+extension ReduceOperand {
+    /// Checks what can be checked without a communicator. Throws `.invalidArgument`.
+    public func validate() throws(PCCLError) {
+        guard count > 0 else {
+            throw PCCLError(
+                .invalidArgument,
+                count < 0 ? "the buffers differ in length" : "a count of 0: there is nothing to reduce")
+        }
+        let (bytes, overflows) = count.multipliedReportingOverflow(by: type.byteCount)
+        let (sendEnd, sendOverflows) = UInt(bitPattern: send).addingReportingOverflow(UInt(bitPattern: bytes))
+        let (receiveEnd, receiveOverflows) = UInt(bitPattern: receive).addingReportingOverflow(UInt(bitPattern: bytes))
+        guard !overflows, !sendOverflows, !receiveOverflows else {
+            throw PCCLError(.invalidArgument, "\(count) elements do not fit into memory")
+        }
+        let areApart = sendEnd <= UInt(bitPattern: receive) || receiveEnd <= UInt(bitPattern: send)
+        guard send == UnsafeRawPointer(receive) || areApart else {
+            throw PCCLError(.invalidArgument, "the buffers overlap in part")
+        }
+    }
+
+    func descriptor(worldSize: Int) -> OperationDescriptor {
+        OperationDescriptor(
+            count: UInt64(count), type: type, operation: operation,
+            algorithm: Environment.process.algorithm(worldSize: worldSize))
+    }
+}
+
+extension UnsafeBufferPointer {
+    /// An empty buffer has no address; any will do, for nothing is read from it.
+    fileprivate var someAddress: UnsafeRawPointer {
+        UnsafeRawPointer(baseAddress) ?? UnsafeRawPointer(bitPattern: -1).unsafelyUnwrapped
+    }
+}
+
+extension UnsafeMutableBufferPointer {
+    fileprivate var someAddress: UnsafeMutableRawPointer {
+        UnsafeMutableRawPointer(baseAddress) ?? UnsafeMutableRawPointer(bitPattern: -1).unsafelyUnwrapped
+    }
+}
+
+/// How an all-reduce went.
+public struct ReduceInfo: Hashable, Sendable {
+    /// How many members' contributions are in the result.
+    public var worldSize: Int
+    /// Payload bytes sent and received by this peer, repeated attempts included.
+    public var sentBytes: UInt64
+    public var receivedBytes: UInt64
+    public init(worldSize: Int, sentBytes: UInt64, receivedBytes: UInt64) {
+        self.worldSize = worldSize
+        self.sentBytes = sentBytes
+        self.receivedBytes = receivedBytes
+    }
+}

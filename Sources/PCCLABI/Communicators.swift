@@ -1,0 +1,114 @@
+import CPCCL
+import PCCL
+
+@implementation @c
+public func pcclInit() -> pcclResult_t {
+    Handles.isInitialized.withLock { $0 = true }
+    return pcclSuccess
+}
+
+@implementation @c
+public func pcclCreateCommunicator(
+    _ params: UnsafePointer<pcclCommCreateParams_t>!, _ comm_out: UnsafeMutablePointer<OpaquePointer?>!
+) -> pcclResult_t {
+    result("pcclCreateCommunicator") { () throws(PCCLError) in
+        guard Handles.isInitialized.withLock({ $0 }) else {
+            throw PCCLError(.notInitialized, "pcclInit was not called")
+        }
+        let params = try required(params, "params").pointee
+        let out = try required(comm_out, "comm_out")
+        let communicator = try Communicator(
+            Communicator.Configuration(
+                master: try SocketAddress(params.master_address), peerGroup: params.peer_group,
+                stripesPerLink: Int(params.p2p_connection_pool_size)))
+        let pointer = Handles.pointer(to: communicator)
+        Handles.communicators.withLock { $0[pointer] = communicator }
+        out.pointee = pointer
+    }
+}
+
+@implementation @c
+public func pcclGetAttribute(
+    _ communicator: OpaquePointer!, _ attribute: pcclAttribute_t, _ p_attribute_out: UnsafeMutablePointer<CInt>!
+) -> pcclResult_t {
+    result("pcclGetAttribute") { () throws(PCCLError) in
+        let communicator = try Handles.communicator(communicator)
+        let out = try required(p_attribute_out, "p_attribute_out")
+        let known = [
+            PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, PCCL_ATTRIBUTE_PEER_GROUP_WORLD_SIZE,
+            PCCL_ATTRIBUTE_NUM_DISTINCT_PEER_GROUPS, PCCL_ATTRIBUTE_LARGEST_PEER_GROUP_WORLD_SIZE,
+        ]
+        guard known.contains(attribute) else {
+            throw PCCLError(.invalidArgument, "\(attribute.rawValue) is no attribute")
+        }
+        let attributes = try communicator.attributes()
+        let value =
+            switch attribute {
+            case PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE: attributes.globalWorldSize
+            case PCCL_ATTRIBUTE_PEER_GROUP_WORLD_SIZE: attributes.worldSize
+            case PCCL_ATTRIBUTE_NUM_DISTINCT_PEER_GROUPS: attributes.groupCount
+            default: attributes.largestGroupWorldSize
+            }
+        out.pointee = CInt(clamping: value)
+    }
+}
+
+@implementation @c
+public func pcclDestroyCommunicator(_ communicator: OpaquePointer!) -> pcclResult_t {
+    result("pcclDestroyCommunicator") { () throws(PCCLError) in
+        let object = try Handles.communicator(communicator)
+        // Out of the table first: of two threads that destroy it at once, one is told that it is gone.
+        let isFirst = Handles.communicators.withLock { $0.removeValue(forKey: communicator) } != nil
+        guard isFirst else { throw PCCLError(.invalidArgument, "another thread destroys the communicator") }
+        object.destroy()
+    }
+}
+
+@implementation @c
+public func pcclConnect(_ communicator: OpaquePointer!) -> pcclResult_t {
+    result("pcclConnect") { () throws(PCCLError) in try Handles.communicator(communicator).connect() }
+}
+
+@implementation @c
+public func pcclUpdateTopology(_ communicator: OpaquePointer!) -> pcclResult_t {
+    result("pcclUpdateTopology") { () throws(PCCLError) in try Handles.communicator(communicator).updateTopology() }
+}
+
+@implementation @c
+public func pcclArePeersPending(
+    _ communicator: OpaquePointer!, _ pending_out: UnsafeMutablePointer<CBool>!
+) -> pcclResult_t {
+    result("pcclArePeersPending") { () throws(PCCLError) in
+        let communicator = try Handles.communicator(communicator)
+        let out = try required(pending_out, "pending_out")
+        out.pointee = try communicator.arePeersPending()
+    }
+}
+
+@implementation @c
+public func pcclOptimizeTopology(_ communicator: OpaquePointer!) -> pcclResult_t {
+    result("pcclOptimizeTopology") { () throws(PCCLError) in
+        _ = try Handles.communicator(communicator).attributes()
+        throw PCCLError(.invalidUsage, "the topology cannot be optimised in this release")
+    }
+}
+
+@implementation @c
+public func pcclSynchronizeSharedState(
+    _ communicator: OpaquePointer!, _ shared_state: UnsafeMutablePointer<pcclSharedState_t>!,
+    _ strategy: pcclSharedStateSyncStrategy_t, _ sync_info_out: UnsafeMutablePointer<pcclSharedStateSyncInfo_t>?
+) -> pcclResult_t {
+    result("pcclSynchronizeSharedState") { () throws(PCCLError) in
+        let communicator = try Handles.communicator(communicator)
+        _ = try required(shared_state, "shared_state")
+        _ = try communicator.attributes()
+        throw PCCLError(.invalidUsage, "shared state cannot be synchronised in this release")
+    }
+}
+
+@implementation @c
+public func pcclGetBuildInfo(_ info: UnsafeMutablePointer<pcclBuildInfo_t>!) -> pcclResult_t {
+    result("pcclGetBuildInfo") { () throws(PCCLError) in
+        try required(info, "info").pointee = pcclBuildInfo_t(has_cuda_support: false)
+    }
+}

@@ -1,0 +1,26 @@
+/// Which path the bytes of an all-reduce take.
+package enum Algorithm: UInt8, Sendable, CaseIterable {
+    /// Every rank owns one chunk, receives all contributions to it and sends the result to everybody.
+    case direct = 1
+    /// Chunks travel around the ring of ranks twice: once to be summed, once as results.
+    case ring = 2
+}
+
+/// What all members of an operation must agree on. It travels with the first frame of an operation, and members whose
+/// descriptors differ get an argument error that shows both.
+package struct OperationDescriptor: Hashable, Sendable, CustomStringConvertible {
+    package var count: UInt64
+    package var type: DataType
+    package var operation: ReduceOperation
+    package var algorithm: Algorithm
+
+    package init(count: UInt64, type: DataType, operation: ReduceOperation, algorithm: Algorithm) {
+        self.count = count
+        self.type = type
+        self.operation = operation
+        self.algorithm = algorithm
+    }
+
+    package var byteCount: UInt64 { count * UInt64(type.byteCount) }
+    package var description: String { "all-reduce(\(operation), \(count) × \(type), \(algorithm))" }
+}

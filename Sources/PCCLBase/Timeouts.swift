@@ -1,0 +1,22 @@
+/// Every time-out of the library, derived from the one that a user may set (`PCCL_TIMEOUT`, seconds).
+package struct Timeouts: Sendable, Equatable {
+    /// A peer from which nothing was heard for this long is lost.
+    package let deadTime: Interval
+    package init(deadTime: Interval) { self.deadTime = deadTime }
+
+    package static let defaultDeadTime = Interval.seconds(5)
+    package static let standard = Timeouts(deadTime: defaultDeadTime)
+
+    /// Five heartbeats fit into the dead time, so four may be late or lost on the way before a live peer is given up.
+    package var heartbeatPeriod: Interval { deadTime / 5 }
+    /// A caller that waits for this long names the members who have not come, and members that wait for each other in
+    /// different calls are told so.
+    package var stragglerPatience: Interval { deadTime / 3 }
+    /// How long a broken connection between two peers may wait for the news that one of them is dead, before the view
+    /// is rebuilt with both. A killed process resets all its connections within a millisecond or two of each other.
+    package var repairGrace: Interval { deadTime / 50 }
+    /// How long a connection, its greeting included, may take to be made.
+    package var dialPatience: Interval { deadTime }
+    /// After the first report of an unreachable peer, how long others may add theirs before one peer is chosen to go.
+    package var unreachableGrace: Interval { deadTime / 5 }
+}

@@ -1,0 +1,407 @@
+import PCCLBase
+import PCCLCompute
+import PCCLTransport
+import PCCLWire
+
+/// What the engine tells its session. All calls come on the loop's thread.
+package protocol EngineDelegate: AnyObject {
+    func engineEntered(
+        _ peer: PeerID, _ epoch: Epoch, _ tag: Tag, _ launch: LaunchNumber, _ descriptor: OperationDescriptor)
+    func enginePrepared(_ peer: PeerID, _ epoch: Epoch, _ tag: Tag, _ launch: LaunchNumber)
+    /// This peer holds the whole result of its launch.
+    func engineHoldsResult(_ tag: Tag, _ launch: LaunchNumber)
+}
+
+/// The data plane of one communicator: runs operations over links. It decides nothing about outcomes and knows views
+/// only as places.
+///
+/// Bound to the loop of its links. Frames are told apart by epoch (older ones are dropped, newer ones kept for `adopt`)
+/// and by the sender's launch number, which `bind` ties to an operation of ours; frames of a launch that is not bound yet
+/// are kept, within the eager allowance.
+package final class Engine {
+    private let loop: EventLoop
+    private let configuration: EngineConfiguration
+    private weak var delegate: (any EngineDelegate)?
+    private let pools: Execution.Pools
+
+    private var epoch = Epoch.none
+    private var isHalted = true
+    private var members: [PeerID] = []
+    private var executions: [LaunchNumber: Execution] = [:]
+    private var inbound: [PeerID: Inbound] = [:]
+    private var outbound: [PeerID: Outbound] = [:]
+    private var links: [PeerID: Link] = [:]
+
+    private var nextToken = 1
+    private var landings: [Int: (launch: LaunchNumber, piece: StagedPiece)] = [:]
+    private var departures: [Int: Departure] = [:]
+
+    /// What is known of one peer's launches in this epoch.
+    private struct Inbound {
+        /// Their launch → ours.
+        var bound: [LaunchNumber: LaunchNumber] = [:]
+        var ignored: Set<LaunchNumber> = []
+        var windows: [LaunchNumber: Int] = [:]
+        /// Data of launches that are not bound yet.
+        var early: [LaunchNumber: [HeldFrame]] = [:]
+        /// Frames of epochs to come, in order of arrival.
+        var future: [HeldFrame] = []
+        var heldBytes = 0
+        var heldFrames = 0
+    }
+
+    private struct HeldFrame {
+        var header: FrameHeader
+        var payload: [UInt8]
+    }
+
+    private struct Outbound {
+        /// Operations that may have something for this peer, in the order of their launch.
+        var queue: [Execution] = []
+        var eagerBytes = 0
+    }
+
+    /// A sum on its way out of our staging.
+    private struct Departure {
+        var launch: LaunchNumber
+        var chunk: Int
+        var elements: Int
+        var piece: StagedPiece
+    }
+
+    package init(_ loop: EventLoop, configuration: EngineConfiguration, delegate: any EngineDelegate) {
+        self.loop = loop
+        self.configuration = configuration
+        self.delegate = delegate
+        pools = Execution.Pools(
+            staging: StagingPool(keptBytesLimit: configuration.keptStagingBytes),
+            originals: StagingPool(keptBytesLimit: configuration.keptOriginalsBytes))
+    }
+
+    // MARK: views and links
+
+    /// A new epoch begins. All operations have been finished.
+    package func adopt(epoch: Epoch, members: [PeerID]) {
+        self.epoch = epoch
+        self.members = members
+        isHalted = false
+        outbound = [:]
+        landings = [:]
+        departures = [:]
+        let held = members.map { ($0, inbound[$0]?.future ?? []) }
+        inbound = [:]
+        for (peer, frames) in held {
+            for frame in frames where frame.header.epoch >= epoch { take(frame, from: peer) }
+        }
+    }
+
+    /// Nothing moves any more until `adopt`. Memory of operations stays lent until each is finished.
+    package func halt() {
+        isHalted = true
+        for execution in executions.values {
+            for link in links.values { link.abandon(execution.launch) }
+        }
+        outbound = [:]
+        landings = [:]
+        departures = [:]
+    }
+
+    package func linkUp(_ link: Link) {
+        links[link.peer] = link
+        guard !isHalted else { return }
+        for launch in executions.keys.sorted() { executions[launch].map { enter($0, at: link.peer) } }
+    }
+
+    package func linkDown(_ peer: PeerID) { links[peer] = nil }
+
+    // MARK: operations
+
+    package func start(
+        tag: Tag, launch: LaunchNumber, descriptor: OperationDescriptor, place: Place, buffers: ReduceBuffers
+    ) {
+        let execution = Execution(
+            tag: tag, launch: launch, descriptor: descriptor, place: place, buffers: buffers,
+            configuration: configuration, pools: pools)
+        executions[launch] = execution
+        for (rank, peer) in place.members.enumerated() where rank != place.rank { enter(execution, at: peer) }
+    }
+
+    private func enter(_ execution: Execution, at peer: PeerID) {
+        guard let link = links[peer], let rank = execution.place.members.firstIndex(of: peer),
+            !execution.peers[rank].isEntrySent
+        else { return }
+        execution.peers[rank].isEntrySent = true
+        let entry = Entry(descriptor: execution.descriptor, windowBytes: UInt32(clamping: execution.windowBytes))
+        let bytes = entry.bytes
+        link.send(
+            FrameHeader(
+                kind: .enter, epoch: execution.place.epoch, launch: execution.launch, tag: execution.tag,
+                payloadBytes: UInt32(bytes.count)),
+            payload: bytes)
+        outbound[peer, default: Outbound()].queue.append(execution)
+    }
+
+    /// The peer's launch is its part of ours: it has entered, and what it sent early can be taken in.
+    package func bind(_ launch: LaunchNumber, _ peer: PeerID, theirs: LaunchNumber) {
+        guard let execution = executions[launch], let rank = execution.place.members.firstIndex(of: peer) else {
+            return
+        }
+        inbound[peer, default: Inbound()].bound[theirs] = launch
+        execution.peers[rank].theirLaunch = theirs
+        execution.peers[rank].hasEntered = true
+        execution.peers[rank].windowBytes = inbound[peer]?.windows.removeValue(forKey: theirs) ?? 0
+        outbound[peer]?.eagerBytes -= execution.peers[rank].eagerBytes
+        let early = inbound[peer]?.early.removeValue(forKey: theirs) ?? []
+        for frame in early {
+            inbound[peer]?.heldBytes -= frame.payload.count
+            inbound[peer]?.heldFrames -= 1
+            takeData(frame, execution, rank, peer)
+        }
+        links[peer]?.kick()
+        tellIfWhole(execution)
+    }
+
+    package func ignore(_ peer: PeerID, theirs: LaunchNumber) {
+        inbound[peer, default: Inbound()].ignored.insert(theirs)
+        inbound[peer]?.windows[theirs] = nil
+        for frame in inbound[peer]?.early.removeValue(forKey: theirs) ?? [] {
+            inbound[peer]?.heldBytes -= frame.payload.count
+            inbound[peer]?.heldFrames -= 1
+        }
+    }
+
+    package func announcePrepared(_ tag: Tag, _ launch: LaunchNumber, _ epoch: Epoch, to peers: [PeerID]) {
+        for peer in peers {
+            links[peer]?.send(FrameHeader(kind: .prepared, epoch: epoch, launch: launch, tag: tag))
+        }
+    }
+
+    /// Ends an operation: its memory is the caller's again when this returns, and its input whole unless it succeeded.
+    package func finish(_ launch: LaunchNumber, succeeded: Bool) -> Traffic {
+        guard let execution = executions.removeValue(forKey: launch) else { return Traffic() }
+        for (rank, peer) in execution.place.members.enumerated() where rank != execution.place.rank {
+            links[peer]?.abandon(launch)
+            let state = execution.peers[rank]
+            if !state.hasEntered { outbound[peer]?.eagerBytes -= state.eagerBytes }
+            outbound[peer]?.queue.removeAll { $0 === execution }
+            guard let theirs = state.theirLaunch else { continue }
+            inbound[peer]?.bound[theirs] = nil
+            // After a success nothing of it is under way any more; after a failure something may be.
+            if !succeeded { inbound[peer]?.ignored.insert(theirs) }
+        }
+        if !succeeded {
+            landings = landings.filter { $0.value.launch != launch }
+            departures = departures.filter { $0.value.launch != launch }
+            execution.restoreInput()
+        }
+        return execution.traffic
+    }
+
+    private func tellIfWhole(_ execution: Execution) {
+        guard execution.missingSegments == 0, !execution.isTold else { return }
+        execution.isTold = true
+        delegate?.engineHoldsResult(execution.tag, execution.launch)
+    }
+}
+
+// MARK: - frames in
+
+extension Engine: LinkDelegate {
+    package func link(_ link: Link, placementFor header: FrameHeader) -> Placement {
+        switch header.kind {
+        case .idle:
+            return header.payloadBytes == 0 ? .copy : .violation("an idle frame with a payload")
+        case .prepared, .credit:
+            guard header.payloadBytes == 0 else { return .violation("a \(header.kind) frame with a payload") }
+            return .copy
+        case .enter:
+            guard header.payloadBytes == UInt32(Entry.byteCount) else {
+                return .violation("an entry of \(header.payloadBytes) bytes")
+            }
+            return .copy
+        case .data:
+            return placeData(header, from: link.peer)
+        }
+    }
+
+    private func placeData(_ header: FrameHeader, from peer: PeerID) -> Placement {
+        if header.epoch < epoch || (header.epoch == epoch && isHalted) { return .discard }
+        if header.epoch > epoch { return holdPlacement(header, peer) }
+        guard let launch = inbound[peer]?.bound[header.launch] else {
+            if inbound[peer]?.ignored.contains(header.launch) ?? false { return .discard }
+            return holdPlacement(header, peer)
+        }
+        guard let execution = executions[launch], let rank = execution.place.members.firstIndex(of: peer) else {
+            return .discard
+        }
+        do throws(Execution.Refusal) {
+            let arrival = try execution.arrival(header, from: rank)
+            execution.markReceived(arrival)
+            switch arrival.destination {
+            case .gather:
+                let offset = execution.offset(chunk: arrival.chunk, elements: arrival.elements)
+                guard execution.saveOriginal(offset: offset, count: arrival.byteCount) else { throw .noMemory }
+                return .into(execution.buffers.receive + offset, owner: launch, token: 0)
+            case .fold:
+                guard let piece = execution.stagingPiece(byteCount: arrival.byteCount) else { throw .noMemory }
+                let token = nextToken
+                nextToken += 1
+                landings[token] = (launch, piece)
+                return .into(piece.base, owner: launch, token: token)
+            }
+        } catch {
+            switch error {
+            case .violation(let text): return .violation(text)
+            case .noMemory: return .violation("no memory is left to receive into")
+            }
+        }
+    }
+
+    private func holdPlacement(_ header: FrameHeader, _ peer: PeerID) -> Placement {
+        let held = inbound[peer]?.heldBytes ?? 0
+        // An honest sender stays within the eager allowance in each of the two epochs that may be under way.
+        guard held + Int(header.payloadBytes) <= 2 * configuration.eagerBytesPerLink else {
+            return .violation("more than the eager allowance before the call")
+        }
+        return .copy
+    }
+
+    package func link(_ link: Link, received header: FrameHeader, token: Int) {
+        guard header.epoch == epoch, !isHalted, let launch = inbound[link.peer]?.bound[header.launch],
+            let execution = executions[launch],
+            let rank = execution.place.members.firstIndex(of: link.peer)
+        else {
+            landings[token] = nil
+            return
+        }
+        finishArrival(header, execution, rank, piece: landings.removeValue(forKey: token)?.piece)
+    }
+
+    package func link(_ link: Link, received header: FrameHeader, payload: [UInt8]) {
+        take(HeldFrame(header: header, payload: payload), from: link.peer)
+    }
+
+    private func take(_ frame: HeldFrame, from peer: PeerID) {
+        let header = frame.header
+        if header.epoch < epoch || (header.epoch == epoch && isHalted) { return }
+        if header.epoch > epoch {
+            guard (inbound[peer]?.heldFrames ?? 0) < configuration.heldFramesPerLink else { return }
+            inbound[peer, default: Inbound()].future.append(frame)
+            inbound[peer]?.heldBytes += frame.payload.count
+            inbound[peer]?.heldFrames += 1
+            return
+        }
+        switch header.kind {
+        case .idle: break
+        case .enter:
+            guard let entry = try? Entry(frame.payload) else {
+                Log.write(.error, "\(peer) sent an entry that cannot be read")
+                return
+            }
+            inbound[peer, default: Inbound()].windows[header.launch] = Int(entry.windowBytes)
+            delegate?.engineEntered(peer, header.epoch, header.tag, header.launch, entry.descriptor)
+        case .prepared:
+            delegate?.enginePrepared(peer, header.epoch, header.tag, header.launch)
+        case .credit:
+            guard let execution = executions[header.launch],
+                let rank = execution.place.members.firstIndex(of: peer)
+            else { return }
+            execution.grant(header.offset, chunk: Int(header.chunk), to: rank)
+            links[peer]?.kick()
+        case .data:
+            takeCopiedData(frame, from: peer)
+        }
+    }
+
+    private func takeCopiedData(_ frame: HeldFrame, from peer: PeerID) {
+        if let launch = inbound[peer]?.bound[frame.header.launch] {
+            guard let execution = executions[launch], let rank = execution.place.members.firstIndex(of: peer)
+            else { return }
+            takeData(frame, execution, rank, peer)
+            return
+        }
+        if inbound[peer]?.ignored.contains(frame.header.launch) ?? false { return }
+        inbound[peer, default: Inbound()].early[frame.header.launch, default: []].append(frame)
+        inbound[peer]?.heldBytes += frame.payload.count
+        inbound[peer]?.heldFrames += 1
+    }
+
+    /// Data that came before it could be placed.
+    private func takeData(_ frame: HeldFrame, _ execution: Execution, _ rank: Int, _ peer: PeerID) {
+        switch placeData(frame.header, from: peer) {
+        case .into(let memory, _, let token):
+            frame.payload.withUnsafeBytes { bytes in
+                if let base = bytes.baseAddress { memory.copyMemory(from: base, byteCount: bytes.count) }
+            }
+            finishArrival(frame.header, execution, rank, piece: landings.removeValue(forKey: token)?.piece)
+        case .violation(let reason):
+            Log.write(.error, "\(peer) broke the protocol: \(reason)")
+        case .copy, .discard: break
+        }
+    }
+
+    private func finishArrival(
+        _ header: FrameHeader, _ execution: Execution, _ rank: Int, piece: StagedPiece?
+    ) {
+        guard let arrival = execution.located(header, from: rank) else { return }
+        do {
+            let progress: FoldProgress
+            switch arrival.destination {
+            case .gather: progress = execution.finishGather(arrival)
+            case .fold(let operand):
+                guard let piece else { return }
+                progress = try execution.finishContribution(arrival, operand: operand, piece)
+            }
+            act(on: progress, of: execution)
+        } catch {
+            Log.write(.error, "\(execution.tag): no memory is left to fold into")
+        }
+        tellIfWhole(execution)
+    }
+
+    private func act(on progress: FoldProgress, of execution: Execution) {
+        for grant in progress.grants {
+            guard let theirs = execution.peers[grant.rank].theirLaunch else { continue }
+            links[execution.place.members[grant.rank]]?.send(
+                FrameHeader(
+                    kind: .credit, chunk: UInt16(grant.chunk), epoch: execution.place.epoch, launch: theirs,
+                    tag: execution.tag, offset: UInt64(grant.bytes)))
+        }
+        for rank in progress.wakes { links[execution.place.members[rank]]?.kick() }
+    }
+
+    // MARK: frames out
+
+    package func nextSegment(for link: Link) -> OutgoingSegment? {
+        guard !isHalted, let queue = outbound[link.peer]?.queue else { return nil }
+        for execution in queue {
+            guard let rank = execution.place.members.firstIndex(of: link.peer) else { continue }
+            let left = configuration.eagerBytesPerLink - (outbound[link.peer]?.eagerBytes ?? 0)
+            guard
+                let next = execution.nextSegment(to: rank, eagerBytesLeft: left, configuration: configuration)
+            else { continue }
+            if next.isEager { outbound[link.peer]?.eagerBytes += Int(next.header.payloadBytes) }
+            if execution.outgoing[rank].isEmpty { outbound[link.peer]?.queue.removeAll { $0 === execution } }
+            var token = 0
+            if let piece = next.piece {
+                token = nextToken
+                nextToken += 1
+                departures[token] = Departure(
+                    launch: execution.launch, chunk: Int(next.header.chunk),
+                    elements: Int(next.header.payloadBytes) / execution.reducer.accumulatorBytes, piece: piece)
+            }
+            return OutgoingSegment(
+                header: next.header, payload: next.payload, owner: execution.launch, token: token)
+        }
+        return nil
+    }
+
+    package func link(_ link: Link, sent segment: OutgoingSegment) {
+        guard let departure = departures.removeValue(forKey: segment.token),
+            let execution = executions[departure.launch]
+        else { return }
+        var progress = FoldProgress()
+        execution.noteFreed(chunk: departure.chunk, operand: 0, elements: departure.elements, &progress)
+        act(on: progress, of: execution)
+    }
+}

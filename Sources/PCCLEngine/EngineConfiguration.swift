@@ -1,0 +1,33 @@
+import PCCLBase
+
+/// The sizes of the data path, with their reasons.
+package struct EngineConfiguration: Sendable {
+    /// What travels in one frame, in bytes of the buffer. Large enough that a system call and a frame cost little beside
+    /// it (64 KiB pieces lost half of the throughput when measured), small enough that a piece is still in a core's
+    /// second-level cache when it is added.
+    package var segmentBytes = 256 << 10
+
+    /// What one operation may send to a peer that has not called yet.
+    package var eagerBytesPerOperation = 256 << 10
+
+    /// What all operations together may send to such a peer; also what a receiver must be ready to hold.
+    package var eagerBytesPerLink = 4 << 20
+
+    /// Staging for contributions that wait to be folded, for one operation: divided among the ranks that send.
+    package var stagingBytesPerOperation = 16 << 20
+
+    /// Small frames that may wait for their epoch or their call, per peer, beside the eager bytes.
+    package var heldFramesPerLink = 65_536
+
+    /// Kept from one operation to the next: staging, and originals of in-place buffers.
+    package var keptStagingBytes = 64 << 20
+    package var keptOriginalsBytes = 256 << 20
+
+    package init() {}
+
+    /// How much of a chunk that we reduce a sender may send before we have granted more.
+    func windowBytes(worldSize: Int, segmentWireBytes: Int) -> Int {
+        let share = stagingBytesPerOperation / max(worldSize - 1, 1)
+        return max(share / segmentWireBytes, 2) * segmentWireBytes
+    }
+}

@@ -1,0 +1,219 @@
+import PCCLBase
+import PCCLCompute
+import PCCLSchedule
+import PCCLWire
+
+/// What an arriving frame means to an operation, once checked: lengths and offsets come from a remote.
+struct Arrival {
+    enum Destination {
+        case fold(operand: Int)
+        case gather
+    }
+    var chunk: Int
+    var segment: Int
+    var elements: Range<Int>
+    var destination: Destination
+    var byteCount: Int
+}
+
+/// What became newly possible after a segment arrived.
+struct FoldProgress {
+    /// Segments that now hold their result, to be sent on.
+    var hasNewResults = false
+    /// Ranks to which something became ready.
+    var wakes: [Int] = []
+    /// Credit that is due: (rank, chunk, bytes of the stream that may be sent).
+    var grants: [(rank: Int, chunk: Int, bytes: Int)] = []
+}
+
+extension Execution {
+    enum Refusal: Error {
+        case violation(String)
+        case noMemory
+    }
+
+    /// The same for a frame that has been checked and marked as received.
+    func located(_ header: FrameHeader, from rank: Int) -> Arrival? {
+        try? arrival(header, from: rank, isMarked: true)
+    }
+
+    /// Checks a data frame from a rank against the schedule.
+    func arrival(_ header: FrameHeader, from rank: Int, isMarked: Bool = false) throws(Refusal) -> Arrival {
+        let chunk = Int(header.chunk)
+        guard chunk < folds.count else { throw .violation("chunk \(chunk) of \(folds.count)") }
+        let layout: SegmentLayout
+        let unit: Int
+        let destination: Arrival.Destination
+        let received: [Bool]
+        switch header.phase {
+        case .reduce:
+            guard let fold = folds[chunk], let operand = fold.operandIndex(fromRank: rank) else {
+                throw .violation("a contribution to chunk \(chunk) that is not expected from there")
+            }
+            layout = fold.segments
+            unit = fold.streams[operand].unitBytes
+            received = fold.streams[operand].received
+            destination = .fold(operand: operand)
+        case .gather:
+            guard let gather = gathers[chunk], gather.from == rank else {
+                throw .violation("a result of chunk \(chunk) that is not expected from there")
+            }
+            layout = gather.segments
+            unit = reducer.elementBytes
+            received = gather.received
+            destination = .gather
+        }
+        let stride = UInt64(elementsPerSegment * unit)
+        let segment = Int(clamping: header.offset / stride)
+        guard header.offset % stride == 0, segment < layout.segmentCount else {
+            throw .violation("a segment at offset \(header.offset) of chunk \(chunk)")
+        }
+        let elements = layout.elements(ofSegment: segment)
+        guard Int(header.payloadBytes) == elements.count * unit else {
+            throw .violation("a segment of \(header.payloadBytes) bytes where \(elements.count * unit) belong")
+        }
+        guard received[segment] == isMarked else { throw .violation("a segment that came before") }
+        return Arrival(
+            chunk: chunk, segment: segment, elements: elements, destination: destination,
+            byteCount: elements.count * unit)
+    }
+
+    func markReceived(_ arrival: Arrival) {
+        traffic.receivedBytes += UInt64(arrival.byteCount)
+        switch arrival.destination {
+        case .fold(let operand): folds[arrival.chunk]?.streams[operand].received[arrival.segment] = true
+        case .gather: gathers[arrival.chunk]?.received[arrival.segment] = true
+        }
+    }
+
+    /// A result segment lies in the receive buffer.
+    func finishGather(_ arrival: Arrival) -> FoldProgress {
+        var progress = FoldProgress()
+        missingSegments -= 1
+        offerResult(arrival.chunk, arrival.segment, &progress)
+        return progress
+    }
+
+    /// A contribution lies in `piece`. Folds whatever the order of operands now allows.
+    func finishContribution(_ arrival: Arrival, operand: Int, _ piece: StagedPiece) throws(Refusal) -> FoldProgress {
+        var progress = FoldProgress()
+        guard let operands = folds[arrival.chunk]?.operands, let target = folds[arrival.chunk]?.target else {
+            return progress
+        }
+        // Taken out while it is worked on, so that its arrays are changed in place.
+        var segment =
+            folds[arrival.chunk]?.active.removeValue(forKey: arrival.segment)
+            ?? Fold.Segment(arrived: Array(repeating: nil, count: operands.count))
+        segment.arrived[operand] = piece
+        let isDone = try advance(&segment, operands, target, arrival, &progress)
+        if !isDone { folds[arrival.chunk]?.active[arrival.segment] = segment }
+        return progress
+    }
+
+    /// Folds as many operands as have arrived, strictly in order. True when the segment is done.
+    private func advance(
+        _ segment: inout Fold.Segment, _ operands: [Step.Operand], _ target: Step.FoldTarget, _ arrival: Arrival,
+        _ progress: inout FoldProgress
+    ) throws(Refusal) -> Bool {
+        let count = arrival.elements.count
+        let offset = offset(chunk: arrival.chunk, elements: arrival.elements)
+        let own = buffers.send + offset
+        func contribution(_ index: Int) -> UnsafeRawPointer? {
+            if operands[index] == .own { return own }
+            return segment.arrived[index].map { UnsafeRawPointer($0.base) }
+        }
+        /// Before the last operand of a result: the place it is written to.
+        func result() throws(Refusal) -> UnsafeMutableRawPointer {
+            guard saveOriginal(offset: offset, count: count * reducer.elementBytes) else { throw .noMemory }
+            return buffers.receive + offset
+        }
+
+        if segment.next == 0 {
+            guard let first = contribution(0), let second = contribution(1) else { return false }
+            let isLast = operands.count == 2
+            switch (operands[0], target) {
+            case (.partial, .partial):
+                // The sum so far came into our staging: it goes on from there.
+                if let piece = segment.arrived[0] {
+                    reducer.more(second, into: piece.base, count: count)
+                    segment.accumulator = piece
+                }
+            case (.partial, .result):
+                reducer.end(first, second, into: try result(), count: count)
+            case (_, .result) where isLast:
+                reducer.whole(first, second, into: try result(), count: count)
+            default:
+                guard let accumulator = stagingPiece(byteCount: count * reducer.accumulatorBytes) else {
+                    throw .noMemory
+                }
+                reducer.start(first, second, into: accumulator.base, count: count)
+                segment.accumulator = accumulator
+            }
+            segment.next = 2
+            switch target {
+            case .result: release(0, &segment, operands, arrival, &progress)
+            // Its sender gets credit when the sum has gone on: a slow successor must slow the predecessor down.
+            case .partial: segment.arrived[0] = nil
+            }
+            release(1, &segment, operands, arrival, &progress)
+        }
+        while segment.next < operands.count {
+            guard let next = contribution(segment.next), let accumulator = segment.accumulator else { return false }
+            if segment.next == operands.count - 1, target == .result {
+                reducer.end(accumulator.base, next, into: try result(), count: count)
+            } else {
+                reducer.more(next, into: accumulator.base, count: count)
+            }
+            release(segment.next, &segment, operands, arrival, &progress)
+            segment.next += 1
+        }
+        switch target {
+        case .result:
+            missingSegments -= 1
+            offerResult(arrival.chunk, arrival.segment, &progress)
+        case .partial(let to):
+            for i in outgoing[to].indices
+            where outgoing[to][i].chunk == arrival.chunk && outgoing[to][i].source == .partial {
+                outgoing[to][i].ready.append((arrival.segment, segment.accumulator))
+            }
+            progress.wakes.append(to)
+        }
+        return true
+    }
+
+    private func release(
+        _ operand: Int, _ segment: inout Fold.Segment, _ operands: [Step.Operand], _ arrival: Arrival,
+        _ progress: inout FoldProgress
+    ) {
+        guard segment.arrived[operand] != nil else { return }
+        segment.arrived[operand] = nil
+        noteFreed(chunk: arrival.chunk, operand: operand, elements: arrival.elements.count, &progress)
+    }
+
+    /// Staging of a stream became free: its sender may go on, told whenever half a window has come together.
+    func noteFreed(chunk: Int, operand: Int, elements: Int, _ progress: inout FoldProgress) {
+        guard var stream = folds[chunk]?.streams[operand], let from = folds[chunk]?.operands[operand] else { return }
+        stream.freedBytes += elements * stream.unitBytes
+        let allowed = stream.freedBytes + windowBytes
+        if stream.grantedBytes < stream.totalBytes, allowed - stream.grantedBytes >= windowBytes / 2 {
+            stream.grantedBytes = allowed
+            switch from {
+            case .own: break
+            case .input(let rank), .partial(let rank): progress.grants.append((rank, chunk, allowed))
+            }
+        }
+        folds[chunk]?.streams[operand].freedBytes = stream.freedBytes
+        folds[chunk]?.streams[operand].grantedBytes = stream.grantedBytes
+    }
+
+    private func offerResult(_ chunk: Int, _ segment: Int, _ progress: inout FoldProgress) {
+        progress.hasNewResults = true
+        for rank in outgoing.indices {
+            for i in outgoing[rank].indices
+            where outgoing[rank][i].chunk == chunk && outgoing[rank][i].source == .result {
+                outgoing[rank][i].ready.append((segment, nil))
+                progress.wakes.append(rank)
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+import PCCLBase
+import PCCLTransport
+import PCCLWire
+
+extension Execution {
+    /// The next segment for a rank, or nil when nothing is ready or allowed. `eagerBytesLeft` is what may yet be sent over
+    /// this link, for all operations, to a peer that has not entered.
+    func nextSegment(
+        to rank: Int, eagerBytesLeft: Int, configuration: EngineConfiguration
+    ) -> (header: FrameHeader, payload: UnsafeRawPointer, piece: StagedPiece?, isEager: Bool)? {
+        let peer = peers[rank]
+        for i in outgoing[rank].indices where outgoing[rank][i].hasReady {
+            let bytes = outgoing[rank][i].nextBytes
+            if peer.hasEntered {
+                switch outgoing[rank][i].source {
+                case .result: break
+                case .input, .partial:
+                    let allowed = max(outgoing[rank][i].creditBytes, peer.windowBytes)
+                    guard outgoing[rank][i].startedBytes + bytes <= allowed else { continue }
+                }
+            } else {
+                guard outgoing[rank][i].source != .result,
+                    peer.eagerBytes + bytes <= configuration.eagerBytesPerOperation, bytes <= eagerBytesLeft
+                else { continue }
+                peers[rank].eagerBytes += bytes
+            }
+            let (segment, piece) = outgoing[rank][i].takeNext()
+            let stream = outgoing[rank][i]
+            let elements = stream.segments.elements(ofSegment: segment)
+            let offset = offset(chunk: stream.chunk, elements: elements)
+            let payload: UnsafeRawPointer =
+                switch stream.source {
+                case .input: buffers.send + offset
+                case .result: UnsafeRawPointer(buffers.receive + offset)
+                case .partial: UnsafeRawPointer(piece?.base ?? buffers.receive)
+                }
+            if stream.isDone { outgoing[rank].remove(at: i) }
+            traffic.sentBytes += UInt64(bytes)
+            let header = FrameHeader(
+                kind: .data, phase: stream.phase, chunk: UInt16(stream.chunk), epoch: place.epoch, launch: launch,
+                tag: tag, offset: UInt64(elements.lowerBound * stream.unitBytes), payloadBytes: UInt32(bytes))
+            return (header, payload, piece, !peer.hasEntered)
+        }
+        return nil
+    }
+
+    /// The receiver allows more of a stream.
+    func grant(_ bytes: UInt64, chunk: Int, to rank: Int) {
+        for i in outgoing[rank].indices
+        where outgoing[rank][i].chunk == chunk && outgoing[rank][i].source != .result {
+            outgoing[rank][i].creditBytes = max(outgoing[rank][i].creditBytes, Int(clamping: bytes))
+        }
+    }
+
+    var hasSentAll: [Bool] { outgoing.map(\.isEmpty) }
+}

@@ -1,0 +1,265 @@
+import PCCLBase
+import PCCLCompute
+import PCCLSchedule
+import PCCLWire
+
+/// Where an operation runs: the view of one epoch, in rank order, and this peer's place in it.
+package struct Place: Hashable, Sendable {
+    package var epoch: Epoch
+    package var members: [PeerID]
+    package var rank: Int
+    package init(epoch: Epoch, members: [PeerID], rank: Int) {
+        self.epoch = epoch
+        self.members = members
+        self.rank = rank
+    }
+    package var worldSize: Int { members.count }
+}
+
+/// One operation in flight at this peer: its schedule and how far each segment of it has come.
+///
+/// Each element passes through at most these hands here: contribution received into staging (or read from the caller's
+/// buffer), folded from cache, result in the caller's buffer and sent from there. In place, what is about to be
+/// overwritten is first copied aside, so that `restoreInput` can undo everything.
+final class Execution {
+    let tag: Tag
+    let launch: LaunchNumber
+    let descriptor: OperationDescriptor
+    let place: Place
+    let buffers: ReduceBuffers
+    let reducer: Reducer
+    let chunks: ChunkLayout
+    let elementsPerSegment: Int
+    /// Offered to each rank that sends us contributions.
+    let windowBytes: Int
+
+    var peers: [PeerState]
+    /// By chunk; nil where this rank has no such step.
+    var folds: [Fold?]
+    var gathers: [Gather?]
+    /// By destination rank.
+    var outgoing: [[OutgoingStream]]
+    /// Result segments that this rank does not hold yet.
+    var missingSegments = 0
+    var traffic = Traffic()
+    /// The session knows that the result is whole.
+    var isTold = false
+
+    private var originals: [(offset: Int, count: Int, piece: StagedPiece)] = []
+    private let pools: Pools
+
+    /// Pools of the engine: staging turns over quickly, originals stay for an operation.
+    struct Pools {
+        let staging: StagingPool
+        let originals: StagingPool
+    }
+
+    struct PeerState {
+        /// The launch number under which this rank's frames come, once known.
+        var theirLaunch: LaunchNumber?
+        var isEntrySent = false
+        var hasEntered = false
+        /// Sent before it had entered.
+        var eagerBytes = 0
+        /// What each contribution to a chunk it reduces may run ahead, from its entry.
+        var windowBytes = 0
+    }
+
+    /// Contributions to one chunk, folded here.
+    struct Fold {
+        struct Segment {
+            /// The first operand that is not folded in yet.
+            var next = 0
+            /// Operands [0, next) folded together, once there are two.
+            var accumulator: StagedPiece?
+            /// By operand.
+            var arrived: [StagedPiece?]
+        }
+        let operands: [Step.Operand]
+        let target: Step.FoldTarget
+        let segments: SegmentLayout
+        /// Segments that something has arrived for, and that are not done.
+        var active: [Int: Segment] = [:]
+        /// By operand: what came, what was freed again, and up to where the sender may send.
+        var streams: [IncomingStream]
+
+        func operandIndex(fromRank rank: Int) -> Int? {
+            operands.firstIndex {
+                switch $0 {
+                case .own: false
+                case .input(let from), .partial(let from): from == rank
+                }
+            }
+        }
+    }
+
+    struct IncomingStream {
+        var unitBytes: Int
+        var received: [Bool]
+        var freedBytes = 0
+        var grantedBytes = 0
+        var totalBytes: Int
+    }
+
+    struct Gather {
+        let from: Int
+        let segments: SegmentLayout
+        var received: [Bool]
+    }
+
+    /// One chunk on its way to one rank.
+    struct OutgoingStream {
+        enum Source {
+            case input
+            case result
+            case partial
+        }
+        let chunk: Int
+        let source: Source
+        let segments: SegmentLayout
+        let unitBytes: Int
+        /// For `input`, which is ready from the start: the next segment.
+        var nextInput = 0
+        /// For the others: segments that have become ready and are not sent, oldest first.
+        var ready: [(segment: Int, piece: StagedPiece?)] = []
+        var readyHead = 0
+        var startedSegments = 0
+        var startedBytes = 0
+        var creditBytes = 0
+
+        var phase: FrameHeader.Phase {
+            switch source {
+            case .input, .partial: .reduce
+            case .result: .gather
+            }
+        }
+        var hasReady: Bool {
+            switch source {
+            case .input: nextInput < segments.segmentCount
+            case .result, .partial: readyHead < ready.count
+            }
+        }
+        var isDone: Bool { startedSegments == segments.segmentCount }
+        var nextBytes: Int {
+            let segment = source == .input ? nextInput : ready[readyHead].segment
+            return segments.elements(ofSegment: segment).count * unitBytes
+        }
+        mutating func takeNext() -> (segment: Int, piece: StagedPiece?) {
+            let bytes = nextBytes
+            startedSegments += 1
+            startedBytes += bytes
+            switch source {
+            case .input:
+                defer { nextInput += 1 }
+                return (nextInput, nil)
+            case .result, .partial:
+                let taken = ready[readyHead]
+                ready[readyHead].piece = nil
+                readyHead += 1
+                if readyHead == ready.count {
+                    ready.removeAll(keepingCapacity: true)
+                    readyHead = 0
+                }
+                return taken
+            }
+        }
+    }
+
+    init(
+        tag: Tag, launch: LaunchNumber, descriptor: OperationDescriptor, place: Place, buffers: ReduceBuffers,
+        configuration: EngineConfiguration, pools: Pools
+    ) {
+        self.tag = tag
+        self.launch = launch
+        self.descriptor = descriptor
+        self.place = place
+        self.buffers = buffers
+        self.pools = pools
+        let reducer = Reducer(
+            type: descriptor.type, operation: descriptor.operation, worldSize: place.worldSize)
+        self.reducer = reducer
+        let chunks = ChunkLayout(elementCount: Int(descriptor.count), chunkCount: place.worldSize)
+        self.chunks = chunks
+        let elementsPerSegment = max(configuration.segmentBytes / reducer.elementBytes, 1)
+        self.elementsPerSegment = elementsPerSegment
+        windowBytes = configuration.windowBytes(
+            worldSize: place.worldSize, segmentWireBytes: elementsPerSegment * reducer.accumulatorBytes)
+        peers = Array(repeating: PeerState(), count: place.worldSize)
+        folds = Array(repeating: nil, count: place.worldSize)
+        gathers = Array(repeating: nil, count: place.worldSize)
+        outgoing = Array(repeating: [], count: place.worldSize)
+        lay(
+            AllReduceSchedule.steps(
+                descriptor.algorithm, rank: place.rank, worldSize: place.worldSize))
+    }
+
+    /// Turns the schedule into streams.
+    private func lay(_ steps: [Step]) {
+        func segments(_ chunk: Int) -> SegmentLayout {
+            SegmentLayout(
+                elementCount: chunks.elements(ofChunk: chunk).count, elementsPerSegment: elementsPerSegment)
+        }
+        func stream(_ chunk: Int, _ source: OutgoingStream.Source, _ unitBytes: Int) -> OutgoingStream {
+            OutgoingStream(chunk: chunk, source: source, segments: segments(chunk), unitBytes: unitBytes)
+        }
+        for step in steps {
+            switch step {
+            case .sendInput(let chunk, let to):
+                outgoing[to].append(stream(chunk, .input, reducer.elementBytes))
+            case .sendResult(let chunk, let to):
+                // Results before inputs: what leaves the pipe makes room in it.
+                outgoing[to].insert(stream(chunk, .result, reducer.elementBytes), at: 0)
+            case .receiveResult(let chunk, let from):
+                let layout = segments(chunk)
+                gathers[chunk] = Gather(
+                    from: from, segments: layout,
+                    received: Array(repeating: false, count: layout.segmentCount))
+                missingSegments += layout.segmentCount
+            case .fold(let chunk, let operands, let target):
+                let layout = segments(chunk)
+                let streams = operands.map { operand in
+                    let unit =
+                        switch operand {
+                        case .own, .input: reducer.elementBytes
+                        case .partial: reducer.accumulatorBytes
+                        }
+                    return IncomingStream(
+                        unitBytes: unit, received: Array(repeating: false, count: layout.segmentCount),
+                        grantedBytes: windowBytes, totalBytes: layout.elementCount * unit)
+                }
+                folds[chunk] = Fold(operands: operands, target: target, segments: layout, streams: streams)
+                switch target {
+                case .result: missingSegments += layout.segmentCount
+                case .partial(let to):
+                    outgoing[to].insert(stream(chunk, .partial, reducer.accumulatorBytes), at: 0)
+                }
+            }
+        }
+    }
+
+    // MARK: memory
+
+    /// The byte offset, in the caller's buffers, of the elements of a segment.
+    func offset(chunk: Int, elements: Range<Int>) -> Int {
+        (chunks.elements(ofChunk: chunk).lowerBound + elements.lowerBound) * reducer.elementBytes
+    }
+
+    func stagingPiece(byteCount: Int) -> StagedPiece? { StagedPiece(pools.staging, byteCount: max(byteCount, 1)) }
+
+    /// Must be called before anything is written to this part of the receive buffer. False when there is no memory.
+    func saveOriginal(offset: Int, count: Int) -> Bool {
+        guard buffers.isInPlace, count > 0 else { return true }
+        guard let piece = StagedPiece(pools.originals, byteCount: count) else { return false }
+        piece.base.copyMemory(from: buffers.receive + offset, byteCount: count)
+        originals.append((offset, count, piece))
+        return true
+    }
+
+    /// Undoes every write to the caller's buffer, if it was the input too.
+    func restoreInput() {
+        for original in originals {
+            (buffers.receive + original.offset).copyMemory(from: original.piece.base, byteCount: original.count)
+        }
+        originals = []
+    }
+}

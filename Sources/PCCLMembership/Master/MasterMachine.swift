@@ -1,0 +1,560 @@
+import PCCLBase
+import PCCLWire
+
+/// The master's side of the protocol, as a value: events in, effects out.
+///
+/// It admits, evicts and arbitrates; it takes no part in collectives. It never reads a clock, a socket or a random
+/// number, so a run of it is repeated exactly by repeating its events.
+package struct MasterMachine: Sendable {
+    package struct ConnectionID: Hashable, Comparable, Sendable {
+        package let value: UInt64
+        package init(_ value: UInt64) { self.value = value }
+        package static func < (a: Self, b: Self) -> Bool { a.value < b.value }
+    }
+
+    package enum Event: Sendable {
+        /// A control connection stands; its preamble was right.
+        case connected(ConnectionID, from: SocketAddress.Host)
+        case received(ConnectionID, ToMaster)
+        /// Bytes that are no message, or too many of them.
+        case violated(ConnectionID, reason: String)
+        case closed(ConnectionID, reason: String)
+        /// A wake-up that was asked for, or any other; early ones do no harm.
+        case tick
+    }
+
+    package enum Effect: Sendable {
+        case send(ConnectionID, ToPeer)
+        /// Close once everything sent before has left.
+        case close(ConnectionID)
+        case wake(at: Instant)
+        case log(LogLine)
+    }
+
+    package struct Peer: Sendable {
+        package let id: PeerID
+        package let connection: ConnectionID
+        package let group: GroupID
+        package let member: Member
+        package var lastHeard: Instant
+    }
+
+    private let run: RunID
+    private let timeouts: Timeouts
+    package private(set) var groups: [MasterGroup] = []
+    /// In order of their ids.
+    package private(set) var peers: [Peer] = []
+    /// Connections that have not said hello yet, in order of arrival.
+    private var strangers: [(connection: ConnectionID, from: SocketAddress.Host, since: Instant)] = []
+    private var nextPeer: UInt64 = 1
+    private var nextHeartbeat: Instant
+    private var requestedWake: Instant?
+
+    package init(run: RunID, timeouts: Timeouts, now: Instant) {
+        self.run = run
+        self.timeouts = timeouts
+        nextHeartbeat = now + timeouts.heartbeatPeriod
+    }
+
+    package mutating func handle(_ event: Event, at now: Instant, effects: inout [Effect]) {
+        switch event {
+        case .connected(let connection, let from):
+            strangers.append((connection, from, now))
+        case .received(let connection, let message):
+            receive(message, on: connection, at: now, &effects)
+        case .violated(let connection, let reason):
+            if let peer = peer(on: connection) {
+                turnAway(peer.id, "protocol violation: \(reason)", at: now, &effects)
+            } else if forgetStranger(connection) != nil {
+                effects.append(.log(LogLine(.warning, "a connection was closed before it said hello: \(reason)")))
+                effects.append(.close(connection))
+            }
+        case .closed(let connection, let reason):
+            if let peer = peer(on: connection) {
+                remove(peer.id, reason: reason, at: now, &effects)
+            } else {
+                _ = forgetStranger(connection)
+            }
+        case .tick:
+            requestedWake = nil
+            tick(at: now, &effects)
+        }
+        requestWake(&effects)
+    }
+
+    // MARK: messages
+
+    private mutating func receive(
+        _ message: ToMaster, on connection: ConnectionID, at now: Instant, _ effects: inout [Effect]
+    ) {
+        if case .hello(let group, let port, let addresses, let stripes) = message {
+            return register(
+                connection, group: group, port: port, addresses: addresses, stripes: stripes, at: now, &effects)
+        }
+        guard let index = peers.firstIndex(where: { $0.connection == connection }) else {
+            if forgetStranger(connection) != nil {
+                effects.append(.send(connection, .turnedAway(reason: "the first message must be hello")))
+                effects.append(.close(connection))
+            }
+            return
+        }
+        peers[index].lastHeard = now
+        let peer = peers[index]
+        let g = groupIndex(peer.group)
+
+        switch message {
+        case .hello, .heartbeat:
+            break
+        case .leave:
+            effects.append(.close(connection))
+            remove(peer.id, reason: "left", at: now, &effects)
+        case .voteJoin:
+            // No epoch is asked for: a vote may cross the verdict of a flush, and would be lost for ever.
+            guard groups[g].isMember(peer.id) else { return }
+            groups[g].joinVotes.insert(peer.id)
+            noteVote(g, at: now)
+            advance(g, at: now, &effects)
+        case .votePending:
+            guard groups[g].isMember(peer.id) else { return }
+            groups[g].pendingVotes.insert(peer.id)
+            noteVote(g, at: now)
+            advance(g, at: now, &effects)
+        case .linked(let epoch):
+            answerProposal(g, from: peer.id, epoch, unreachable: [], at: now, &effects)
+        case .cannotReach(let epoch, let others):
+            answerProposal(g, from: peer.id, epoch, unreachable: others, at: now, &effects)
+        case .brokenLink(let epoch, let other, let gaveUp):
+            noteBrokenLink(g, from: peer.id, to: other, epoch, gaveUp: gaveUp, at: now)
+        case .flushReport(let epoch, let operations):
+            collect(
+                FlushResolution.Report(peer: peer.id, operations: operations), g, epoch, at: now, &effects)
+        case .stalled(let epoch, let tag, let missing):
+            judgeStall(g, from: peer.id, epoch, tag, missing: missing, at: now, &effects)
+        }
+    }
+
+    private mutating func register(
+        _ connection: ConnectionID, group: GroupID, port: UInt16, addresses: [SocketAddress], stripes: UInt16,
+        at now: Instant, _ effects: inout [Effect]
+    ) {
+        guard let stranger = forgetStranger(connection) else {
+            if let peer = peer(on: connection) { turnAway(peer.id, "hello was said twice", at: now, &effects) }
+            return
+        }
+        guard peers.count < WireLimits.members else {
+            effects.append(
+                .send(connection, .turnedAway(reason: "the run is full: \(WireLimits.members) peers take part")))
+            effects.append(.close(connection))
+            return
+        }
+        let id = PeerID(nextPeer)
+        nextPeer += 1
+        let seen = SocketAddress(stranger.from, port: port)
+        let member = Member(
+            id: id, addresses: [seen] + addresses.filter { $0 != seen }.prefix(WireLimits.addresses - 1),
+            stripes: min(max(stripes, 1), UInt16(WireLimits.stripesPerLink)))
+        peers.append(Peer(id: id, connection: connection, group: group, member: member, lastHeard: now))
+        let g = groupIndex(group)
+        groups[g].newcomers.insert(id)
+        effects.append(
+            .send(
+                connection,
+                .welcome(
+                    peer: id, run: run,
+                    deadTimeMilliseconds: UInt32(clamping: timeouts.deadTime.milliseconds))))
+        effects.append(.log(LogLine(.info, "\(id) at \(seen) registered for \(group)")))
+        advance(g, at: now, &effects)
+    }
+
+    // MARK: join points
+
+    /// Does whatever the votes that are in allow. Called whenever a vote, a newcomer or a member came or went.
+    private mutating func advance(_ g: Int, at now: Instant, _ effects: inout [Effect]) {
+        guard case .settled = groups[g].phase else { return }
+        answerPending(g, &effects)
+        guard groups[g].joinVotes.isSuperset(of: groups[g].members) else { return }
+        if groups[g].newcomers.isEmpty {
+            guard !groups[g].members.isEmpty else { return }
+            groups[g].joinVotes.removeAll()
+            groups[g].votesSince = groups[g].pendingVotes.isEmpty ? nil : groups[g].votesSince
+            sendToMembers(g, .joinUnchanged(world: worldCounts), &effects)
+            return
+        }
+        propose(g, at: now, &effects)
+    }
+
+    private mutating func answerPending(_ g: Int, _ effects: inout [Effect]) {
+        guard !groups[g].members.isEmpty, groups[g].pendingVotes.isSuperset(of: groups[g].members) else { return }
+        groups[g].pendingVotes.removeAll()
+        if groups[g].joinVotes.isEmpty { groups[g].votesSince = nil }
+        sendToMembers(g, .pendingAnswer(arePending: !groups[g].newcomers.isEmpty), &effects)
+    }
+
+    private mutating func propose(_ g: Int, at now: Instant, _ effects: inout [Effect]) {
+        let epoch = groups[g].openEpoch()
+        let newcomers = groups[g].newcomers
+        let view = groups[g].members + newcomers.array
+        if view.count == 1 {
+            adopt(view, g, epoch, &effects)
+            return
+        }
+        groups[g].phase = .linking(
+            MasterGroup.Proposal(
+                epoch: epoch, newcomers: newcomers, deadline: now + timeouts.dialPatience * 2))
+        let members = view.compactMap { member($0) }
+        for peer in view { send(.propose(epoch: epoch, members: members), to: peer, &effects) }
+        effects.append(
+            .log(LogLine(.debug, "\(groups[g].id) \(epoch) proposed: members \(view.map(\.value))")))
+    }
+
+    private mutating func answerProposal(
+        _ g: Int, from peer: PeerID, _ epoch: Epoch, unreachable: [PeerID], at now: Instant,
+        _ effects: inout [Effect]
+    ) {
+        guard case .linking(var proposal) = groups[g].phase, proposal.epoch == epoch else { return }
+        let view = groups[g].members + proposal.newcomers.array
+        guard view.contains(peer) else { return }
+        proposal.answered.insert(peer)
+        for other in unreachable where view.contains(other) && other != peer {
+            proposal.unreachable.append((from: peer, to: other))
+        }
+        groups[g].phase = .linking(proposal)
+        if proposal.answered.isSuperset(of: view) { conclude(proposal, g, at: now, &effects) }
+    }
+
+    private mutating func conclude(
+        _ proposal: MasterGroup.Proposal, _ g: Int, at now: Instant, _ effects: inout [Effect]
+    ) {
+        // In each pair that cannot link, the newcomer goes; of two newcomers, the later one.
+        var failed = SortedPeers()
+        var reasons: [PeerID: String] = [:]
+        for pair in proposal.unreachable {
+            let (low, high) = (min(pair.from, pair.to), max(pair.from, pair.to))
+            let blamed: PeerID
+            switch (proposal.newcomers.contains(low), proposal.newcomers.contains(high)) {
+            case (_, true): blamed = high
+            case (true, false): blamed = low
+            case (false, false): continue  // Two members: their own business, see brokenLink.
+            }
+            // A pair that is already one peer short is no reason to lose the other too.
+            if failed.contains(low) || failed.contains(high) { continue }
+            failed.insert(blamed)
+            let other = blamed == low ? high : low
+            reasons[blamed] =
+                "no connection between you (\(address(blamed))) and \(other) (\(address(other))) could be made"
+        }
+        if failed.isEmpty {
+            adopt(groups[g].members + proposal.newcomers.array, g, proposal.epoch, &effects)
+            advance(g, at: now, &effects)
+            return
+        }
+        groups[g].phase = .settled
+        for peer in failed { turnAway(peer, reasons[peer] ?? "unreachable", at: now, advance: false, &effects) }
+        if groups[g].newcomers.isEmpty {
+            // Members made ready for a view that will not be: the old view under a new epoch clears that away.
+            let epoch = groups[g].openEpoch()
+            adopt(groups[g].members, g, epoch, &effects)
+        } else {
+            advance(g, at: now, &effects)
+        }
+    }
+
+    private mutating func adopt(_ view: [PeerID], _ g: Int, _ epoch: Epoch, _ effects: inout [Effect]) {
+        groups[g].members = view
+        for peer in view { groups[g].newcomers.remove(peer) }
+        groups[g].epoch = epoch
+        groups[g].phase = .settled
+        groups[g].joinVotes.removeAll()
+        groups[g].pendingVotes.removeAll()
+        groups[g].votesSince = nil
+        groups[g].brokenLinks.removeAll()
+        guard !view.isEmpty else { return }
+        let members = view.compactMap { member($0) }
+        sendToMembers(g, .view(epoch: epoch, members: members, world: worldCounts), &effects)
+        tellOtherGroups(g, &effects)
+        effects.append(
+            .log(LogLine(.info, "\(groups[g].id) \(epoch): world size \(view.count), members \(view.map(\.value))")))
+    }
+
+    // MARK: loss and flush
+
+    /// The peer is gone, whatever the reason. Its group's survivors learn of it through a flush.
+    private mutating func remove(_ peer: PeerID, reason: String, at now: Instant, _ effects: inout [Effect]) {
+        removeQuietly(peer, reason: reason, at: now, advance: true, &effects)
+    }
+
+    private mutating func removeQuietly(
+        _ id: PeerID, reason: String, at now: Instant, advance goOn: Bool, _ effects: inout [Effect]
+    ) {
+        guard let index = peers.firstIndex(where: { $0.id == id }) else { return }
+        let peer = peers.remove(at: index)
+        let g = groupIndex(peer.group)
+        let wasMember = groups[g].isMember(id)
+        effects.append(
+            .log(LogLine(.info, "\(id) (\(peer.member.addresses.first?.description ?? "?")) is gone: \(reason)")))
+        groups[g].members.removeAll { $0 == id }
+        groups[g].newcomers.remove(id)
+        groups[g].forgetVotes(of: id)
+        groups[g].brokenLinks.removeAll { $0.from == id || $0.to == id }
+        if wasMember {
+            startFlush(g, cause: .loss, at: now, &effects)
+        } else if case .linking(let proposal) = groups[g].phase, proposal.newcomers.contains(id) {
+            groups[g].phase = .settled
+            if groups[g].newcomers.isEmpty {
+                adopt(groups[g].members, g, groups[g].openEpoch(), &effects)
+            }
+            if goOn { advance(g, at: now, &effects) }
+        }
+    }
+
+    private mutating func turnAway(
+        _ id: PeerID, _ reason: String, at now: Instant, advance goOn: Bool = true, _ effects: inout [Effect]
+    ) {
+        guard let peer = peers.first(where: { $0.id == id }) else { return }
+        effects.append(.send(peer.connection, .turnedAway(reason: reason)))
+        effects.append(.close(peer.connection))
+        removeQuietly(id, reason: reason, at: now, advance: goOn, &effects)
+    }
+
+    private mutating func startFlush(
+        _ g: Int, cause: FlushResolution.Cause, at now: Instant, _ effects: inout [Effect]
+    ) {
+        guard !groups[g].members.isEmpty else {
+            // Nobody is left whose operations could matter. Newcomers may begin a view of their own.
+            groups[g].phase = .settled
+            groups[g].brokenLinks.removeAll()
+            tellOtherGroups(g, &effects)
+            advance(g, at: now, &effects)
+            return
+        }
+        // A loss during a repair is a loss.
+        var cause = cause
+        if case .flushing(let earlier) = groups[g].phase, earlier.cause == .loss { cause = .loss }
+        let epoch = groups[g].openEpoch()
+        groups[g].phase = .flushing(MasterGroup.Flush(epoch: epoch, cause: cause))
+        groups[g].brokenLinks.removeAll { !$0.gaveUp }
+        sendToMembers(g, .flush(epoch: epoch), &effects)
+    }
+
+    private mutating func collect(
+        _ report: FlushResolution.Report, _ g: Int, _ epoch: Epoch, at now: Instant, _ effects: inout [Effect]
+    ) {
+        guard case .flushing(var flush) = groups[g].phase, flush.epoch == epoch,
+            groups[g].isMember(report.peer), !flush.reports.contains(where: { $0.peer == report.peer })
+        else { return }
+        flush.reports.append(report)
+        groups[g].phase = .flushing(flush)
+        guard flush.reports.count == groups[g].members.count else { return }
+
+        let verdicts = FlushResolution.verdicts(for: flush.reports, cause: flush.cause)
+        let members = groups[g].members.compactMap { member($0) }
+        groups[g].epoch = epoch
+        groups[g].phase = .settled
+        for (report, operations) in zip(flush.reports, verdicts) {
+            send(
+                .verdict(epoch: epoch, members: members, world: worldCounts, operations: operations),
+                to: report.peer, &effects)
+        }
+        if flush.cause == .misuse { refuseVotes(g, &effects) }
+        tellOtherGroups(g, &effects)
+        effects.append(
+            .log(
+                LogLine(
+                    .info, "\(groups[g].id) \(epoch) after \(flush.cause): world size \(members.count)")))
+        advance(g, at: now, &effects)
+    }
+
+    // MARK: broken links and misuse
+
+    private mutating func noteBrokenLink(
+        _ g: Int, from: PeerID, to: PeerID, _ epoch: Epoch, gaveUp: Bool, at now: Instant
+    ) {
+        guard isCurrentMember(from, g, epoch), groups[g].isMember(to), from != to else { return }
+        // Whatever is under way ends in a new epoch, which is all that a repair does.
+        if !gaveUp { guard case .settled = groups[g].phase else { return } }
+        let known = groups[g].brokenLinks.firstIndex { $0.from == from && $0.to == to && $0.gaveUp == gaveUp }
+        guard known == nil else { return }
+        groups[g].brokenLinks.append(
+            MasterGroup.BrokenLink(from: from, to: to, gaveUp: gaveUp, since: now))
+    }
+
+    private mutating func judgeStall(
+        _ g: Int, from: PeerID, _ epoch: Epoch, _ tag: Tag, missing: [PeerID], at now: Instant,
+        _ effects: inout [Effect]
+    ) {
+        guard isCurrentMember(from, g, epoch), case .settled = groups[g].phase else { return }
+        let voters = missing.filter { groups[g].joinVotes.contains($0) || groups[g].pendingVotes.contains($0) }
+        guard !voters.isEmpty else { return }
+        effects.append(
+            .log(
+                LogLine(
+                    .warning,
+                    "\(from) waits in \(tag) for \(voters.map(\.value)), who wait in a membership call: both are refused"
+                )))
+        startFlush(g, cause: .misuse, at: now, &effects)
+    }
+
+    private mutating func refuseVotes(_ g: Int, _ effects: inout [Effect]) {
+        let text = "other members wait for this peer in another call"
+        for peer in SortedPeers(groups[g].joinVotes.array + groups[g].pendingVotes.array) {
+            send(.callRefused(reason: text), to: peer, &effects)
+        }
+        groups[g].joinVotes.removeAll()
+        groups[g].pendingVotes.removeAll()
+        groups[g].votesSince = nil
+    }
+
+    // MARK: time
+
+    private mutating func tick(at now: Instant, _ effects: inout [Effect]) {
+        for peer in peers where peer.lastHeard + timeouts.deadTime <= now {
+            turnAway(
+                peer.id, "nothing was heard from it for \(timeouts.deadTime.seconds) s", at: now, &effects)
+        }
+        for stranger in strangers where stranger.since + timeouts.dialPatience <= now {
+            _ = forgetStranger(stranger.connection)
+            effects.append(.close(stranger.connection))
+        }
+        for g in groups.indices { tick(group: g, at: now, &effects) }
+        if nextHeartbeat <= now {
+            nextHeartbeat = now + timeouts.heartbeatPeriod
+            for peer in peers { effects.append(.send(peer.connection, .heartbeat)) }
+        }
+    }
+
+    private mutating func tick(group g: Int, at now: Instant, _ effects: inout [Effect]) {
+        switch groups[g].phase {
+        case .linking(let proposal) where proposal.deadline <= now:
+            giveUp(proposal, g, at: now, &effects)
+        case .settled:
+            if let link = groups[g].brokenLinks.first(where: { $0.gaveUp }),
+                link.since + timeouts.unreachableGrace <= now, let peer = groups[g].leastReachable()
+            {
+                turnAway(peer, "other members cannot reach it at \(address(peer))", at: now, &effects)
+            } else if groups[g].brokenLinks.contains(where: { !$0.gaveUp && $0.since + timeouts.repairGrace <= now }) {
+                startFlush(g, cause: .repair, at: now, &effects)
+            } else if let since = groups[g].votesSince, since + timeouts.stragglerPatience <= now,
+                !groups[g].joinVotes.isEmpty, !groups[g].pendingVotes.isEmpty
+            {
+                refuseVotes(g, &effects)
+            }
+        case .linking, .flushing:
+            break
+        }
+    }
+
+    /// Somebody has not answered a proposal although it should have given up by itself.
+    private mutating func giveUp(
+        _ proposal: MasterGroup.Proposal, _ g: Int, at now: Instant, _ effects: inout [Effect]
+    ) {
+        groups[g].phase = .settled
+        let silent = proposal.newcomers.filter { !proposal.answered.contains($0) }
+        // A silent member is not harmed; the newcomers are sent away and may try again.
+        for peer in silent.isEmpty ? proposal.newcomers.array : silent {
+            turnAway(peer, "the join point took too long", at: now, advance: false, &effects)
+        }
+        if groups[g].newcomers.isEmpty {
+            adopt(groups[g].members, g, groups[g].openEpoch(), &effects)
+        } else {
+            advance(g, at: now, &effects)
+        }
+    }
+
+    private mutating func noteVote(_ g: Int, at now: Instant) {
+        if groups[g].votesSince == nil { groups[g].votesSince = now }
+    }
+
+    private mutating func requestWake(_ effects: inout [Effect]) {
+        var next = nextHeartbeat
+        for group in groups {
+            switch group.phase {
+            case .linking(let proposal): next = min(next, proposal.deadline)
+            case .settled:
+                for link in group.brokenLinks {
+                    next = min(next, link.since + (link.gaveUp ? timeouts.unreachableGrace : timeouts.repairGrace))
+                }
+                if let since = group.votesSince, !group.joinVotes.isEmpty, !group.pendingVotes.isEmpty {
+                    next = min(next, since + timeouts.stragglerPatience)
+                }
+            case .flushing: break
+            }
+        }
+        if let requested = requestedWake, requested <= next { return }
+        requestedWake = next
+        effects.append(.wake(at: next))
+    }
+
+    // MARK: looking things up
+
+    private var worldCounts: WorldCounts {
+        let sizes = groups.map(\.members.count).filter { $0 > 0 }
+        return WorldCounts(
+            globalWorldSize: UInt32(sizes.reduce(0, +)), groupCount: UInt32(sizes.count),
+            largestGroupWorldSize: UInt32(sizes.max() ?? 0))
+    }
+
+    private func peer(on connection: ConnectionID) -> Peer? { peers.first { $0.connection == connection } }
+    private func member(_ id: PeerID) -> Member? { peers.first { $0.id == id }?.member }
+    private func address(_ id: PeerID) -> String { member(id)?.addresses.first?.description ?? "?" }
+
+    private func isCurrentMember(_ peer: PeerID, _ g: Int, _ epoch: Epoch) -> Bool {
+        groups[g].isMember(peer) && groups[g].epoch == epoch
+    }
+
+    private mutating func groupIndex(_ id: GroupID) -> Int {
+        if let index = groups.firstIndex(where: { $0.id == id }) { return index }
+        let index = groups.firstIndex { id < $0.id } ?? groups.count
+        groups.insert(MasterGroup(id: id), at: index)
+        return index
+    }
+
+    private mutating func forgetStranger(
+        _ connection: ConnectionID
+    ) -> (connection: ConnectionID, from: SocketAddress.Host, since: Instant)? {
+        guard let index = strangers.firstIndex(where: { $0.connection == connection }) else { return nil }
+        return strangers.remove(at: index)
+    }
+
+    private func send(_ message: ToPeer, to peer: PeerID, _ effects: inout [Effect]) {
+        guard let peer = peers.first(where: { $0.id == peer }) else { return }
+        effects.append(.send(peer.connection, message))
+    }
+    private func sendToMembers(_ g: Int, _ message: ToPeer, _ effects: inout [Effect]) {
+        for peer in groups[g].members { send(message, to: peer, &effects) }
+    }
+    private func tellOtherGroups(_ g: Int, _ effects: inout [Effect]) {
+        for other in groups.indices where other != g { sendToMembers(other, .world(worldCounts), &effects) }
+    }
+}
+
+extension MasterMachine {
+    /// The first thing that is not as it must be, or nil. Asked after every event in tests and in the simulator.
+    package func brokenInvariant() -> String? {
+        for group in groups {
+            if Set(group.members).count != group.members.count { return "\(group.id) has a member twice" }
+            for member in group.members where peers.first(where: { $0.id == member })?.group != group.id {
+                return "\(group.id) has the unregistered \(member)"
+            }
+            if group.newcomers.contains(where: { group.isMember($0) }) { return "\(group.id): a member is a newcomer" }
+            if !group.joinVotes.allSatisfy({ group.isMember($0) }) { return "\(group.id): a stranger voted to join" }
+            if !group.pendingVotes.allSatisfy({ group.isMember($0) }) { return "\(group.id): a stranger asked" }
+            if group.highestEpoch < group.epoch { return "\(group.id): the epoch is above the highest" }
+            switch group.phase {
+            case .settled:
+                if !group.members.isEmpty, group.joinVotes.isSuperset(of: group.members) {
+                    return "\(group.id): everybody voted and nothing happened"
+                }
+                if group.members.isEmpty, !group.newcomers.isEmpty { return "\(group.id): newcomers wait for nobody" }
+            case .linking(let proposal):
+                if proposal.newcomers.isEmpty { return "\(group.id): a proposal without newcomers" }
+                if !group.newcomers.isSuperset(of: proposal.newcomers) { return "\(group.id): proposes a stranger" }
+                if proposal.epoch <= group.epoch { return "\(group.id): proposes an old epoch" }
+            case .flushing(let flush):
+                if flush.epoch <= group.epoch { return "\(group.id): flushes into an old epoch" }
+                if group.members.isEmpty { return "\(group.id): flushes nobody" }
+                if !flush.reports.allSatisfy({ group.isMember($0.peer) }) { return "\(group.id): a stranger reported" }
+            }
+        }
+        return nil
+    }
+}

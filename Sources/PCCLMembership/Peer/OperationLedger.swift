@@ -1,0 +1,173 @@
+import PCCLBase
+import PCCLWire
+
+/// The caller's handle on one operation, from launch to outcome, whatever epochs it passes through.
+package struct OperationID: Hashable, Comparable, Sendable {
+    package let value: UInt64
+    package init(_ value: UInt64) { self.value = value }
+    package static func < (a: Self, b: Self) -> Bool { a.value < b.value }
+}
+
+/// Which operations are in flight at this peer in this epoch, who has entered them and who holds their result.
+///
+/// It pairs the n-th call of a tag here with the n-th call of that tag at every other member, by order of arrival alone:
+/// nobody launches a tag again before all others have entered it, so each member's `enter` frames of a tag come in the
+/// order of its calls, and at most one of them comes before our own call. Nothing is kept for a tag that is not in flight.
+///
+/// ```
+///  launched ──all entered, result whole──▶ prepared ──all prepared──▶ committed (forgotten)
+///      └────── a descriptor differs ─────▶ failed (forgotten, but entries still owed are swallowed)
+/// ```
+package struct OperationLedger: Sendable {
+    package struct Operation: Sendable {
+        package let id: OperationID
+        package let tag: Tag
+        package let launch: LaunchNumber
+        package let descriptor: OperationDescriptor
+        package let since: Instant
+        /// Launch numbers of the members that entered, in the order heard.
+        package var entered: [KnownLaunch] = []
+        package var isWhole = false
+        package var isPrepared = false
+        package var preparedPeers = SortedPeers()
+        package var nextStallCheck: Instant
+
+        package func hasEntered(_ peer: PeerID) -> Bool { entered.contains { $0.peer == peer } }
+    }
+
+    package struct Mismatch: Hashable, Sendable {
+        package var peer: PeerID
+        package var theirs: OperationDescriptor
+        package var mine: OperationDescriptor
+    }
+
+    private struct PeerTag: Hashable {
+        var peer: PeerID
+        var tag: Tag
+    }
+    private struct EarlyEntry {
+        var launch: LaunchNumber
+        var descriptor: OperationDescriptor
+    }
+
+    private var operations: [Tag: Operation] = [:]
+    private var early: [PeerTag: [EarlyEntry]] = [:]
+    private var owed: [PeerTag: Int] = [:]
+
+    package init() {}
+
+    package var isEmpty: Bool { operations.isEmpty }
+    package func contains(_ tag: Tag) -> Bool { operations[tag] != nil }
+    package subscript(tag: Tag) -> Operation? { operations[tag] }
+    /// In the order of their launch: the same in every replay.
+    package var inLaunchOrder: [Operation] { operations.values.sorted { $0.launch < $1.launch } }
+
+    /// Forgets everything: a new epoch begins.
+    package mutating func reset() {
+        operations = [:]
+        early = [:]
+        owed = [:]
+    }
+
+    /// The caller's call. Entries of members that called earlier are taken up; the first that differs is returned, and
+    /// the operation is then to be failed.
+    package mutating func launch(_ operation: Operation, members: [PeerID]) -> Mismatch? {
+        operations[operation.tag] = operation
+        var mismatch: Mismatch?
+        for peer in members {
+            let key = PeerTag(peer: peer, tag: operation.tag)
+            guard var entries = early[key] else { continue }
+            let entry = entries.removeFirst()
+            early[key] = entries.isEmpty ? nil : entries
+            let found = note(entry, of: peer, for: operation.tag)
+            mismatch = mismatch ?? found
+        }
+        return mismatch
+    }
+
+    package enum Pairing: Hashable, Sendable {
+        /// It belongs to our operation in flight.
+        case bound(LaunchNumber)
+        /// Our caller has not called yet.
+        case early
+        /// It belongs to a call of ours that has failed already: nothing more of it is of interest.
+        case swallowed
+        case mismatch(Mismatch)
+    }
+
+    /// A member's caller has called.
+    package mutating func enter(
+        _ peer: PeerID, _ tag: Tag, _ launch: LaunchNumber, _ descriptor: OperationDescriptor
+    ) -> Pairing {
+        let key = PeerTag(peer: peer, tag: tag)
+        if let count = owed[key] {
+            owed[key] = count == 1 ? nil : count - 1
+            return .swallowed
+        }
+        let entry = EarlyEntry(launch: launch, descriptor: descriptor)
+        guard let operation = operations[tag], !operation.hasEntered(peer) else {
+            early[key, default: []].append(entry)
+            return .early
+        }
+        if let mismatch = note(entry, of: peer, for: tag) { return .mismatch(mismatch) }
+        return .bound(operation.launch)
+    }
+
+    private mutating func note(_ entry: EarlyEntry, of peer: PeerID, for tag: Tag) -> Mismatch? {
+        guard let mine = operations[tag]?.descriptor else { return nil }
+        operations[tag]?.entered.append(KnownLaunch(peer: peer, launch: entry.launch))
+        return entry.descriptor == mine ? nil : Mismatch(peer: peer, theirs: entry.descriptor, mine: mine)
+    }
+
+    /// This peer holds the whole result. It is prepared once everybody's descriptor was seen to agree.
+    package mutating func noteWhole(_ tag: Tag, _ launch: LaunchNumber) {
+        guard operations[tag]?.launch == launch else { return }
+        operations[tag]?.isWhole = true
+    }
+
+    package mutating func notePrepared(_ peer: PeerID, _ tag: Tag, _ launch: LaunchNumber) {
+        guard let operation = operations[tag],
+            operation.entered.contains(KnownLaunch(peer: peer, launch: launch))
+        else { return }
+        operations[tag]?.preparedPeers.insert(peer)
+    }
+
+    /// True once, when the operation has just become prepared.
+    package mutating func becomesPrepared(_ tag: Tag, members: [PeerID]) -> Bool {
+        guard let operation = operations[tag], operation.isWhole, !operation.isPrepared,
+            members.allSatisfy({ operation.hasEntered($0) })
+        else { return false }
+        operations[tag]?.isPrepared = true
+        return true
+    }
+
+    package func isCommitted(_ tag: Tag, members: [PeerID]) -> Bool {
+        guard let operation = operations[tag], operation.isPrepared else { return false }
+        return operation.preparedPeers.isSuperset(of: members)
+    }
+
+    @discardableResult
+    package mutating func remove(_ tag: Tag) -> Operation? { operations.removeValue(forKey: tag) }
+
+    /// Ends an operation whose descriptors differ. Members that have not entered yet owe an entry to this failed call:
+    /// it must not be taken for one of the next call with the tag.
+    package mutating func fail(_ tag: Tag, members: [PeerID]) {
+        guard let operation = operations.removeValue(forKey: tag) else { return }
+        for peer in members where !operation.hasEntered(peer) {
+            owed[PeerTag(peer: peer, tag: tag), default: 0] += 1
+        }
+    }
+
+    package mutating func postponeStallCheck(_ tag: Tag, to instant: Instant) {
+        operations[tag]?.nextStallCheck = instant
+    }
+
+    package var earliestStallCheck: Instant? { operations.values.map(\.nextStallCheck).min() }
+
+    package var reports: [OperationReport] {
+        inLaunchOrder.map {
+            OperationReport(
+                tag: $0.tag, launch: $0.launch, state: $0.isPrepared ? .prepared : .inProgress, known: $0.entered)
+        }
+    }
+}

@@ -1,0 +1,734 @@
+import PCCLBase
+import PCCLWire
+
+/// A peer's side of the protocol, as a value: events in, effects out.
+///
+/// ```
+///  idle ─connect─▶ dialling ─connected─▶ registering ─welcome─▶ newcomer ─view─▶ member
+///   ▲                 │                      │                     │               │
+///   └─────────────────┴──────────────────────┴─────────────────────┴───────────────┘
+///        cannot be reached · turned away · declared lost · left · master and a member gone
+/// ```
+///
+/// A member commits operations with the other members alone. The master is asked at join points, and after a loss:
+///
+/// ```
+///  running ─flush(epoch)─▶ halted: nothing moves, all operations reported ─verdict─▶ running in the new epoch
+/// ```
+///
+/// Effects are to be performed in their order. In particular an operation is finished in the engine, and its memory let
+/// go, before its outcome reaches the caller.
+package struct PeerMachine: Sendable {
+    package struct Configuration: Sendable {
+        package var group: GroupID
+        package var listenPort: UInt16
+        package var addresses: [SocketAddress]
+        package var stripes: UInt16
+        package var timeouts: Timeouts
+        package init(
+            group: GroupID, listenPort: UInt16, addresses: [SocketAddress], stripes: UInt16, timeouts: Timeouts
+        ) {
+            self.group = group
+            self.listenPort = listenPort
+            self.addresses = addresses
+            self.stripes = stripes
+            self.timeouts = timeouts
+        }
+    }
+
+    package enum Event: Sendable {
+        case call(CallID, Call)
+        case launch(OperationID, Tag, OperationDescriptor)
+        /// The user destroys the communicator.
+        case leave
+        case masterConnected
+        case masterUnreachable(String)
+        case masterClosed(String)
+        case fromMaster(ToPeer)
+        case linkUp(PeerID)
+        /// The link broke, or an attempt to make it failed for good.
+        case linkDown(PeerID, String)
+        /// Frames between peers, of the epoch that this machine last adopted.
+        case entered(PeerID, Epoch, Tag, LaunchNumber, OperationDescriptor)
+        case prepared(PeerID, Epoch, Tag, LaunchNumber)
+        /// The engine holds the whole result.
+        case resultWhole(Tag, LaunchNumber)
+        case tick
+    }
+
+    package enum Effect: Sendable {
+        case dialMaster
+        case closeMaster
+        case sendToMaster(ToMaster)
+        /// Exactly these links are wanted from now on: make what lacks, drop what is not named. The peer with the greater
+        /// id dials.
+        case wantLinks(Registration, [Member])
+        /// No operation of an earlier epoch moves any more; frames of this one may.
+        case adopt(Assignment)
+        /// Stop all operations; their memory stays as it is until each is finished.
+        case halt
+        case start(OperationID, Tag, LaunchNumber, OperationDescriptor, Assignment)
+        /// The peer's launch `theirs` is its part of our operation in flight with this launch number.
+        case bind(LaunchNumber, PeerID, theirs: LaunchNumber)
+        /// Frames of this launch of the peer are of no interest any more.
+        case ignore(PeerID, theirs: LaunchNumber)
+        /// Forget the operation and whatever else its bound launches send. If it did not succeed, make its input whole first.
+        case finish(Tag, LaunchNumber, succeeded: Bool)
+        case announcePrepared(Tag, LaunchNumber, Epoch, to: [PeerID])
+        case complete(OperationID, OperationOutcome)
+        case answer(CallID, CallAnswer)
+        /// Nil: not a member of any view.
+        case view(ViewSnapshot?)
+        case wake(at: Instant)
+        case log(LogLine)
+    }
+
+    private struct Proposal {
+        var epoch: Epoch
+        var members: [Member]
+        var failed = SortedPeers()
+        var deadline: Instant
+        var isAnswered = false
+    }
+
+    private struct Newcomer {
+        var call: CallID
+        var registration: Registration
+        var proposal: Proposal?
+    }
+
+    private struct QueuedLaunch {
+        var id: OperationID
+        var tag: Tag
+        var descriptor: OperationDescriptor
+    }
+
+    private struct Membership {
+        var registration: Registration
+        var assignment: Assignment
+        var members: [Member]
+        var world: WorldCounts
+        var proposal: Proposal?
+        var joinCall: CallID?
+        var pendingCall: CallID?
+        /// Set between a flush and its verdict.
+        var flushing: Epoch?
+        var queued: [QueuedLaunch] = []
+        var ledger = OperationLedger()
+        /// Why the master is gone, if it is.
+        var masterGone: String?
+        /// Members without a link, and when to tell the master so (again).
+        var reportDownAt: [(peer: PeerID, at: Instant)] = []
+    }
+
+    private enum Phase {
+        case idle
+        case dialling(CallID)
+        case registering(CallID)
+        case newcomer(Newcomer)
+        case member(Membership)
+        case left
+    }
+
+    private let configuration: Configuration
+    private var timeouts: Timeouts
+    private var phase = Phase.idle
+    private var linksUp = SortedPeers()
+    private var nextLaunch: UInt32 = 1
+    private var masterHeard = Instant(nanoseconds: 0)
+    private var nextHeartbeat = Instant(nanoseconds: 0)
+    private var requestedWake: Instant?
+
+    package init(_ configuration: Configuration) {
+        self.configuration = configuration
+        timeouts = configuration.timeouts
+    }
+
+    package mutating func handle(_ event: Event, at now: Instant, effects: inout [Effect]) {
+        switch event {
+        case .call(let id, let call): begin(call, id, at: now, &effects)
+        case .launch(let id, let tag, let descriptor): launch(id, tag, descriptor, at: now, &effects)
+        case .leave: leave(&effects)
+        case .masterConnected: greetMaster(at: now, &effects)
+        case .masterUnreachable(let reason), .masterClosed(let reason): loseMaster(reason, &effects)
+        case .fromMaster(let message):
+            masterHeard = now
+            receive(message, at: now, &effects)
+        case .linkUp(let peer):
+            linksUp.insert(peer)
+            if case .member(var m) = phase {
+                m.reportDownAt.removeAll { $0.peer == peer }
+                phase = .member(m)
+            }
+            answerProposalIfReady(&effects)
+        case .linkDown(let peer, let reason): loseLink(peer, reason, at: now, &effects)
+        case .entered(let peer, let epoch, let tag, let launch, let descriptor):
+            withRunning(epoch, &effects) { m, effects in
+                switch m.ledger.enter(peer, tag, launch, descriptor) {
+                case .bound(let ours):
+                    effects.append(.bind(ours, peer, theirs: launch))
+                    PeerMachine.progress(tag, &m, &effects)
+                case .early: break
+                case .swallowed: effects.append(.ignore(peer, theirs: launch))
+                case .mismatch(let mismatch):
+                    effects.append(.ignore(peer, theirs: launch))
+                    PeerMachine.fail(tag, mismatch, &m, &effects)
+                }
+            }
+        case .prepared(let peer, let epoch, let tag, let launch):
+            withRunning(epoch, &effects) { m, effects in
+                m.ledger.notePrepared(peer, tag, launch)
+                PeerMachine.progress(tag, &m, &effects)
+            }
+        case .resultWhole(let tag, let launch):
+            withRunning(nil, &effects) { m, effects in
+                m.ledger.noteWhole(tag, launch)
+                PeerMachine.progress(tag, &m, &effects)
+            }
+        case .tick:
+            requestedWake = nil
+            tick(at: now, &effects)
+        }
+        requestWake(&effects)
+    }
+
+    // MARK: calls
+
+    private mutating func begin(_ call: Call, _ id: CallID, at now: Instant, _ effects: inout [Effect]) {
+        switch (call, phase) {
+        case (.connect, .idle):
+            phase = .dialling(id)
+            effects.append(.dialMaster)
+        case (.connect, .dialling), (.connect, .registering), (.connect, .newcomer), (.connect, .member):
+            effects.append(.answer(id, .failed(.alreadyConnected)))
+        case (.updateTopology, .member(var m)):
+            if let failure = obstacle(to: m) {
+                effects.append(.answer(id, .failed(failure)))
+            } else if !m.ledger.isEmpty || !m.queued.isEmpty {
+                effects.append(.answer(id, .failed(.operationsInFlight)))
+            } else {
+                m.joinCall = id
+                phase = .member(m)
+                effects.append(.sendToMaster(.voteJoin))
+            }
+        case (.arePeersPending, .member(var m)):
+            if let failure = obstacle(to: m) {
+                effects.append(.answer(id, .failed(failure)))
+            } else {
+                m.pendingCall = id
+                phase = .member(m)
+                effects.append(.sendToMaster(.votePending))
+            }
+        case (_, .left):
+            effects.append(.answer(id, .failed(.destroyed)))
+        case (.updateTopology, _), (.arePeersPending, _):
+            effects.append(.answer(id, .failed(.notConnected)))
+        }
+    }
+
+    private func obstacle(to m: Membership) -> CallFailure? {
+        if let reason = m.masterGone { return .masterLost(reason) }
+        if m.joinCall != nil || m.pendingCall != nil { return .callInProgress }
+        return nil
+    }
+
+    private mutating func leave(_ effects: inout [Effect]) {
+        switch phase {
+        case .idle, .left: break
+        case .dialling: effects.append(.closeMaster)
+        case .registering, .newcomer, .member:
+            effects.append(.sendToMaster(.leave))
+            effects.append(.closeMaster)
+        }
+        depart(.destroyed, .destroyed, &effects)
+        phase = .left
+    }
+
+    /// Ends whatever is under way and returns to idle: this peer is no longer part of the run.
+    private mutating func depart(
+        _ failure: CallFailure, _ outcome: OperationOutcome, _ effects: inout [Effect]
+    ) {
+        let before = phase
+        phase = .idle
+        linksUp.removeAll()
+        switch before {
+        case .idle, .left: break
+        case .dialling(let call), .registering(let call):
+            effects.append(.answer(call, .failed(failure)))
+        case .newcomer(let newcomer):
+            effects.append(.wantLinks(newcomer.registration, []))
+            effects.append(.answer(newcomer.call, .failed(failure)))
+        case .member(let m):
+            effects.append(.halt)
+            let operations = m.ledger.inLaunchOrder
+            for operation in operations {
+                effects.append(.finish(operation.tag, operation.launch, succeeded: false))
+            }
+            effects.append(.wantLinks(m.registration, []))
+            effects.append(.view(nil))
+            for operation in operations { effects.append(.complete(operation.id, outcome)) }
+            for launch in m.queued { effects.append(.complete(launch.id, outcome)) }
+            for call in [m.joinCall, m.pendingCall].compactMap({ $0 }) {
+                effects.append(.answer(call, .failed(failure)))
+            }
+        }
+    }
+
+    // MARK: the master
+
+    private mutating func greetMaster(at now: Instant, _ effects: inout [Effect]) {
+        guard case .dialling(let call) = phase else { return }
+        phase = .registering(call)
+        masterHeard = now
+        nextHeartbeat = now + timeouts.heartbeatPeriod
+        effects.append(
+            .sendToMaster(
+                .hello(
+                    group: configuration.group, listenPort: configuration.listenPort,
+                    addresses: configuration.addresses, stripes: configuration.stripes)))
+    }
+
+    private mutating func loseMaster(_ reason: String, _ effects: inout [Effect]) {
+        effects.append(.closeMaster)
+        switch phase {
+        case .idle, .left: break
+        case .dialling, .registering, .newcomer:
+            depart(.masterUnreachable(reason), .notConnected, &effects)
+        case .member(var m):
+            guard m.masterGone == nil else { return }
+            effects.append(
+                .log(LogLine(.warning, "the master is lost (\(reason)); collectives of the present view go on")))
+            if m.flushing != nil || !linksUp.isSuperset(of: m.assignment.others) {
+                return depart(.masterLost(reason), .masterLost(reason), &effects)
+            }
+            m.masterGone = reason
+            for call in [m.joinCall, m.pendingCall].compactMap({ $0 }) {
+                effects.append(.answer(call, .failed(.masterLost(reason))))
+            }
+            m.joinCall = nil
+            m.pendingCall = nil
+            m.proposal = nil
+            phase = .member(m)
+        }
+    }
+
+    private mutating func receive(_ message: ToPeer, at now: Instant, _ effects: inout [Effect]) {
+        switch (message, phase) {
+        case (.heartbeat, _):
+            break
+        case (.welcome(let peer, let run, let deadTime), .registering(let call)):
+            // The master's dead time counts for all: a peer that waits longer than its master would be declared lost.
+            timeouts = Timeouts(deadTime: .milliseconds(UInt64(max(deadTime, 1))))
+            phase = .newcomer(
+                Newcomer(call: call, registration: Registration(peer: peer, run: run), proposal: nil))
+        case (.turnedAway(let reason), _):
+            effects.append(.closeMaster)
+            depart(.turnedAway(reason), .masterLost("declared lost by the master: \(reason)"), &effects)
+        case (.propose(let epoch, let members), .newcomer(var newcomer)):
+            newcomer.proposal = proposal(epoch, members, at: now)
+            phase = .newcomer(newcomer)
+            effects.append(.wantLinks(newcomer.registration, members))
+            answerProposalIfReady(&effects)
+        case (.propose(let epoch, let members), .member(var m)):
+            m.proposal = proposal(epoch, members, at: now)
+            phase = .member(m)
+            effects.append(.wantLinks(m.registration, members))
+            answerProposalIfReady(&effects)
+        case (.view(let epoch, let members, let world), .newcomer(let newcomer)):
+            guard let assignment = assignment(epoch, members, newcomer.registration.peer) else {
+                return violation("a view without this peer", &effects)
+            }
+            phase = .member(
+                Membership(
+                    registration: newcomer.registration, assignment: assignment, members: members, world: world))
+            settleView(at: now, &effects)
+            effects.append(.answer(newcomer.call, .done))
+        case (.view(let epoch, let members, let world), .member(var m)):
+            guard let assignment = assignment(epoch, members, m.registration.peer), epoch > m.assignment.epoch
+            else { return violation("a view without this peer, or an old one", &effects) }
+            let call = m.joinCall
+            m.joinCall = nil
+            m.proposal = nil
+            m.assignment = assignment
+            m.members = members
+            m.world = world
+            phase = .member(m)
+            settleView(at: now, &effects)
+            if let call { effects.append(.answer(call, .done)) }
+        case (.joinUnchanged(let world), .member(var m)):
+            let call = m.joinCall
+            m.joinCall = nil
+            m.world = world
+            phase = .member(m)
+            tellView(&effects)
+            if let call { effects.append(.answer(call, .done)) }
+        case (.pendingAnswer(let arePending), .member(var m)):
+            let call = m.pendingCall
+            m.pendingCall = nil
+            phase = .member(m)
+            if let call { effects.append(.answer(call, .pending(arePending))) }
+        case (.world(let world), .member(var m)):
+            m.world = world
+            phase = .member(m)
+            tellView(&effects)
+        case (.callRefused(let reason), .member(var m)):
+            for call in [m.joinCall, m.pendingCall].compactMap({ $0 }) {
+                effects.append(.answer(call, .failed(.refused(reason))))
+            }
+            m.joinCall = nil
+            m.pendingCall = nil
+            phase = .member(m)
+        case (.flush(let epoch), .member(var m)):
+            m.flushing = epoch
+            m.proposal = nil
+            // Halt first: what would become whole after the report could not be taken back.
+            effects.append(.halt)
+            effects.append(.sendToMaster(.flushReport(epoch: epoch, operations: m.ledger.reports)))
+            phase = .member(m)
+        case (.verdict(let epoch, let members, let world, let operations), .member(let m)):
+            conclude(m, epoch, members, world, operations, at: now, &effects)
+        case (.world, _):
+            break  // Counts that crossed with our own departure or come before admission.
+        case (.welcome, _), (.propose, _), (.view, _), (.joinUnchanged, _), (.pendingAnswer, _), (.callRefused, _),
+            (.flush, _), (.verdict, _):
+            violation("an unexpected message", &effects)
+        }
+    }
+
+    private mutating func violation(_ text: String, _ effects: inout [Effect]) {
+        loseMaster("the master broke the protocol: \(text)", &effects)
+    }
+
+    // MARK: views
+
+    private func assignment(_ epoch: Epoch, _ members: [Member], _ me: PeerID) -> Assignment? {
+        guard let rank = members.firstIndex(where: { $0.id == me }) else { return nil }
+        return Assignment(epoch: epoch, members: members.map(\.id), rank: rank)
+    }
+
+    /// Makes the new assignment known to engine, links and caller's attributes.
+    private mutating func settleView(at now: Instant, _ effects: inout [Effect]) {
+        guard case .member(var m) = phase else { return }
+        m.ledger.reset()
+        m.reportDownAt = m.assignment.others.filter { !linksUp.contains($0) }.map { ($0, now + timeouts.dialPatience) }
+        phase = .member(m)
+        effects.append(.wantLinks(m.registration, m.members))
+        effects.append(.adopt(m.assignment))
+        tellView(&effects)
+    }
+
+    private func tellView(_ effects: inout [Effect]) {
+        guard case .member(let m) = phase else { return }
+        effects.append(
+            .view(
+                ViewSnapshot(
+                    epoch: m.assignment.epoch, worldSize: m.assignment.members.count, rank: m.assignment.rank,
+                    world: m.world)))
+    }
+
+    private func proposal(_ epoch: Epoch, _ members: [Member], at now: Instant) -> Proposal {
+        Proposal(epoch: epoch, members: members, deadline: now + timeouts.dialPatience)
+    }
+
+    private mutating func answerProposalIfReady(_ effects: inout [Effect]) {
+        func answer(_ proposal: inout Proposal?, _ me: PeerID) -> ToMaster? {
+            guard let p = proposal, !p.isAnswered else { return nil }
+            let missing = p.members.map(\.id).filter { $0 != me && !linksUp.contains($0) }
+            guard p.failed.isSuperset(of: missing) else { return nil }
+            proposal?.isAnswered = true
+            return missing.isEmpty ? .linked(epoch: p.epoch) : .cannotReach(epoch: p.epoch, peers: missing)
+        }
+        switch phase {
+        case .newcomer(var newcomer):
+            let message = answer(&newcomer.proposal, newcomer.registration.peer)
+            phase = .newcomer(newcomer)
+            if let message { effects.append(.sendToMaster(message)) }
+        case .member(var m):
+            let message = answer(&m.proposal, m.registration.peer)
+            phase = .member(m)
+            if let message { effects.append(.sendToMaster(message)) }
+        case .idle, .dialling, .registering, .left: break
+        }
+    }
+
+    /// Failed attempts count for a proposal; a link of the present view counts as broken.
+    private mutating func loseLink(_ peer: PeerID, _ reason: String, at now: Instant, _ effects: inout [Effect]) {
+        linksUp.remove(peer)
+        switch phase {
+        case .newcomer(var newcomer):
+            newcomer.proposal?.failed.insert(peer)
+            phase = .newcomer(newcomer)
+        case .member(var m):
+            m.proposal?.failed.insert(peer)
+            guard m.assignment.members.contains(peer) else {
+                phase = .member(m)
+                break
+            }
+            if let gone = m.masterGone {
+                let text = "\(peer) is lost (\(reason)) and so is the master (\(gone)): nobody can say who is left"
+                return depart(.masterLost(text), .masterLost(text), &effects)
+            }
+            if !m.reportDownAt.contains(where: { $0.peer == peer }) {
+                m.reportDownAt.append((peer, now + timeouts.dialPatience))
+            }
+            if m.flushing == nil, !m.ledger.isEmpty {
+                effects.append(
+                    .sendToMaster(.brokenLink(epoch: m.assignment.epoch, peer: peer, gaveUp: false)))
+            }
+            effects.append(.log(LogLine(.info, "the link to \(peer) is down: \(reason)")))
+            phase = .member(m)
+        case .idle, .dialling, .registering, .left: break
+        }
+        answerProposalIfReady(&effects)
+    }
+
+    // MARK: operations
+
+    private mutating func launch(
+        _ id: OperationID, _ tag: Tag, _ descriptor: OperationDescriptor, at now: Instant, _ effects: inout [Effect]
+    ) {
+        guard case .member(var m) = phase else {
+            let isGone = if case .left = phase { true } else { false }
+            effects.append(.complete(id, isGone ? .destroyed : .notConnected))
+            return
+        }
+        phase = .idle  // Or the ledger would be copied by the first change to it.
+        if m.assignment.members.count < 2 {
+            effects.append(.complete(id, .tooFewPeers))
+        } else if m.ledger.contains(tag) || m.queued.contains(where: { $0.tag == tag }) {
+            effects.append(.complete(id, .tagInUse))
+        } else if m.joinCall != nil {
+            effects.append(.complete(id, .misuse("a join point is under way on another thread")))
+        } else if m.flushing != nil {
+            m.queued.append(QueuedLaunch(id: id, tag: tag, descriptor: descriptor))
+        } else {
+            enter(id, tag, descriptor, &m, at: now, &effects)
+        }
+        phase = .member(m)
+    }
+
+    private mutating func enter(
+        _ id: OperationID, _ tag: Tag, _ descriptor: OperationDescriptor, _ m: inout Membership, at now: Instant,
+        _ effects: inout [Effect]
+    ) {
+        let launch = LaunchNumber(nextLaunch)
+        nextLaunch &+= 1
+        effects.append(.start(id, tag, launch, descriptor, m.assignment))
+        let operation = OperationLedger.Operation(
+            id: id, tag: tag, launch: launch, descriptor: descriptor, since: now,
+            nextStallCheck: now + timeouts.stragglerPatience)
+        let mismatch = m.ledger.launch(operation, members: m.assignment.others)
+        for known in m.ledger[tag]?.entered ?? [] {
+            effects.append(.bind(launch, known.peer, theirs: known.launch))
+        }
+        if let mismatch {
+            PeerMachine.fail(tag, mismatch, &m, &effects)
+            return
+        }
+        // A member whose link is down cannot be told by this operation's frames alone: see loseLink.
+        for peer in m.assignment.others where !linksUp.contains(peer) {
+            effects.append(.log(LogLine(.debug, "\(tag) starts while the link to \(peer) is down")))
+        }
+    }
+
+    private mutating func withRunning(
+        _ epoch: Epoch?, _ effects: inout [Effect], _ body: (inout Membership, inout [Effect]) -> Void
+    ) {
+        guard case .member(var m) = phase, m.flushing == nil, epoch == nil || epoch == m.assignment.epoch
+        else { return }
+        phase = .idle  // Or the ledger would be copied by the first change to it.
+        body(&m, &effects)
+        phase = .member(m)
+    }
+
+    /// Moves an operation on after anything about it was heard.
+    private static func progress(_ tag: Tag, _ m: inout Membership, _ effects: inout [Effect]) {
+        let others = m.assignment.others
+        guard let operation = m.ledger[tag] else { return }
+        if m.ledger.becomesPrepared(tag, members: others) {
+            effects.append(.announcePrepared(tag, operation.launch, m.assignment.epoch, to: others))
+        }
+        if m.ledger.isCommitted(tag, members: others) {
+            m.ledger.remove(tag)
+            effects.append(.finish(tag, operation.launch, succeeded: true))
+            effects.append(.complete(operation.id, .success(worldSize: m.assignment.members.count)))
+        }
+    }
+
+    private static func fail(
+        _ tag: Tag, _ mismatch: OperationLedger.Mismatch, _ m: inout Membership, _ effects: inout [Effect]
+    ) {
+        guard let operation = m.ledger[tag] else { return }
+        m.ledger.fail(tag, members: m.assignment.others)
+        let me = m.registration.peer
+        effects.append(.finish(tag, operation.launch, succeeded: false))
+        effects.append(
+            .complete(
+                operation.id,
+                .mismatch(
+                    "\(tag): \(me) called \(mismatch.mine), \(mismatch.peer) called \(mismatch.theirs)")))
+    }
+
+    /// The master's word on everything in flight, and the epoch that begins with it.
+    private mutating func conclude(
+        _ before: Membership, _ epoch: Epoch, _ members: [Member], _ world: WorldCounts,
+        _ verdicts: [OperationVerdict], at now: Instant, _ effects: inout [Effect]
+    ) {
+        var m = before
+        guard m.flushing == epoch, let assignment = assignment(epoch, members, m.registration.peer) else {
+            return violation("a verdict that was not asked for", &effects)
+        }
+        let operations = m.ledger.inLaunchOrder
+        guard operations.map(\.launch) == verdicts.map(\.launch), operations.map(\.tag) == verdicts.map(\.tag)
+        else { return violation("a verdict on other operations than were reported", &effects) }
+
+        for (operation, verdict) in zip(operations, verdicts) {
+            effects.append(
+                .finish(operation.tag, operation.launch, succeeded: verdict.outcome == .commit))
+        }
+        let worldSizeBefore = m.assignment.members.count
+        m.flushing = nil
+        m.assignment = assignment
+        m.members = members
+        m.world = world
+        let queued = m.queued
+        m.queued = []
+        phase = .member(m)
+        settleView(at: now, &effects)
+        guard case .member(var m) = phase else { return }
+        // Outcomes come after the view, so that who reads the attributes upon an error finds them new.
+        for (operation, verdict) in zip(operations, verdicts) {
+            switch verdict.outcome {
+            case .commit: effects.append(.complete(operation.id, .success(worldSize: worldSizeBefore)))
+            case .abort: effects.append(.complete(operation.id, .memberLost))
+            case .misuse:
+                effects.append(
+                    .complete(operation.id, .misuse("other members wait for this peer in a membership call")))
+            case .restart: relaunch(operation.id, operation.tag, operation.descriptor, &m, at: now, &effects)
+            }
+        }
+        for launch in queued { relaunch(launch.id, launch.tag, launch.descriptor, &m, at: now, &effects) }
+        phase = .member(m)
+    }
+
+    private mutating func relaunch(
+        _ id: OperationID, _ tag: Tag, _ descriptor: OperationDescriptor, _ m: inout Membership, at now: Instant,
+        _ effects: inout [Effect]
+    ) {
+        if m.assignment.members.count < 2 {
+            // It was launched among several, and they are gone: to its caller that is a loss.
+            effects.append(.complete(id, .memberLost))
+        } else {
+            enter(id, tag, descriptor, &m, at: now, &effects)
+        }
+    }
+
+    // MARK: time
+
+    private mutating func tick(at now: Instant, _ effects: inout [Effect]) {
+        switch phase {
+        case .idle, .dialling, .left:
+            return
+        case .registering, .newcomer:
+            keepMaster(at: now, &effects)
+        case .member(let m):
+            if m.masterGone == nil { keepMaster(at: now, &effects) }
+        }
+        switch phase {
+        case .idle, .dialling, .registering, .left: break
+        case .newcomer(var newcomer):
+            newcomer.proposal = expired(newcomer.proposal, at: now)
+            phase = .newcomer(newcomer)
+            answerProposalIfReady(&effects)
+        case .member(var m):
+            m.proposal = expired(m.proposal, at: now)
+            reportDownLinks(&m, at: now, &effects)
+            reportStalls(&m, at: now, &effects)
+            phase = .member(m)
+            answerProposalIfReady(&effects)
+        }
+    }
+
+    private mutating func keepMaster(at now: Instant, _ effects: inout [Effect]) {
+        if masterHeard + timeouts.deadTime <= now {
+            return loseMaster("nothing was heard from it for \(timeouts.deadTime.seconds) s", &effects)
+        }
+        if nextHeartbeat <= now {
+            nextHeartbeat = now + timeouts.heartbeatPeriod
+            effects.append(.sendToMaster(.heartbeat))
+        }
+    }
+
+    /// Whoever has not come by the deadline counts as unreachable.
+    private func expired(_ proposal: Proposal?, at now: Instant) -> Proposal? {
+        guard var proposal, !proposal.isAnswered, proposal.deadline <= now else { return proposal }
+        for member in proposal.members where !linksUp.contains(member.id) { proposal.failed.insert(member.id) }
+        return proposal
+    }
+
+    private func reportDownLinks(_ m: inout Membership, at now: Instant, _ effects: inout [Effect]) {
+        guard m.masterGone == nil, m.flushing == nil else { return }
+        for i in m.reportDownAt.indices where m.reportDownAt[i].at <= now {
+            m.reportDownAt[i].at = now + timeouts.dialPatience
+            effects.append(
+                .sendToMaster(
+                    .brokenLink(epoch: m.assignment.epoch, peer: m.reportDownAt[i].peer, gaveUp: true)))
+        }
+    }
+
+    private func reportStalls(_ m: inout Membership, at now: Instant, _ effects: inout [Effect]) {
+        guard m.flushing == nil else { return }
+        for operation in m.ledger.inLaunchOrder where operation.nextStallCheck <= now {
+            m.ledger.postponeStallCheck(operation.tag, to: now + timeouts.stragglerPatience)
+            let missing = m.assignment.others.filter { !operation.hasEntered($0) }
+            guard !missing.isEmpty else { continue }
+            effects.append(
+                .log(
+                    LogLine(
+                        .warning,
+                        "\(operation.tag) has waited \((now - operation.since).milliseconds) ms for "
+                            + "\(missing.map(\.description).joined(separator: ", ")) to call it")))
+            if m.masterGone == nil {
+                effects.append(
+                    .sendToMaster(.stalled(epoch: m.assignment.epoch, tag: operation.tag, missing: missing)))
+            }
+        }
+    }
+
+    private mutating func requestWake(_ effects: inout [Effect]) {
+        var next: Instant?
+        func consider(_ instant: Instant) { next = min(next ?? instant, instant) }
+        switch phase {
+        case .idle, .dialling, .left: break
+        case .registering: consider(min(nextHeartbeat, masterHeard + timeouts.deadTime))
+        case .newcomer(let newcomer):
+            consider(min(nextHeartbeat, masterHeard + timeouts.deadTime))
+            if let proposal = newcomer.proposal, !proposal.isAnswered { consider(proposal.deadline) }
+        case .member(let m):
+            if m.masterGone == nil { consider(min(nextHeartbeat, masterHeard + timeouts.deadTime)) }
+            if let proposal = m.proposal, !proposal.isAnswered { consider(proposal.deadline) }
+            if m.masterGone == nil, m.flushing == nil { m.reportDownAt.forEach { consider($0.at) } }
+            if m.flushing == nil, let check = m.ledger.earliestStallCheck { consider(check) }
+        }
+        guard let next else { return }
+        if let requested = requestedWake, requested <= next { return }
+        requestedWake = next
+        effects.append(.wake(at: next))
+    }
+}
+
+extension PeerMachine {
+    /// For tests and the simulator.
+    package var operationsInFlight: Int {
+        if case .member(let m) = phase { return m.ledger.inLaunchOrder.count + m.queued.count }
+        return 0
+    }
+    package var isMember: Bool {
+        if case .member = phase { return true }
+        return false
+    }
+    package var view: Assignment? {
+        if case .member(let m) = phase { return m.assignment }
+        return nil
+    }
+}

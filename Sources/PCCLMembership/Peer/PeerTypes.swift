@@ -1,0 +1,88 @@
+import PCCLBase
+import PCCLWire
+
+/// A blocking membership call of the user, from request to answer.
+package struct CallID: Hashable, Comparable, Sendable {
+    package let value: UInt64
+    package init(_ value: UInt64) { self.value = value }
+    package static func < (a: Self, b: Self) -> Bool { a.value < b.value }
+}
+
+package enum Call: Hashable, Sendable {
+    case connect
+    case updateTopology
+    case arePeersPending
+}
+
+package enum CallAnswer: Hashable, Sendable {
+    case done
+    case pending(Bool)
+    case failed(CallFailure)
+}
+
+package enum CallFailure: Hashable, Sendable {
+    case alreadyConnected
+    case notConnected
+    case callInProgress
+    case operationsInFlight
+    /// The master could not be reached, is no master, or did not answer.
+    case masterUnreachable(String)
+    /// The master refused this peer, or declared it lost.
+    case turnedAway(String)
+    case masterLost(String)
+    /// Other members wait in another call.
+    case refused(String)
+    case destroyed
+}
+
+package enum OperationOutcome: Hashable, Sendable {
+    case success(worldSize: Int)
+    /// A member was lost; the input is whole and the view is new.
+    case memberLost
+    case mismatch(String)
+    case misuse(String)
+    case tooFewPeers
+    case notConnected
+    case tagInUse
+    /// The master is gone and a member too: nobody can say whether the others succeeded. This peer has left the run.
+    case masterLost(String)
+    case destroyed
+}
+
+/// A rank's place in a view: what a schedule and the engine need to know.
+package struct Assignment: Hashable, Sendable {
+    package var epoch: Epoch
+    /// In rank order.
+    package var members: [PeerID]
+    package var rank: Int
+    package init(epoch: Epoch, members: [PeerID], rank: Int) {
+        self.epoch = epoch
+        self.members = members
+        self.rank = rank
+    }
+    package var others: [PeerID] { members.enumerated().filter { $0.offset != rank }.map(\.element) }
+}
+
+/// What the attributes of the C API are read from.
+package struct ViewSnapshot: Hashable, Sendable {
+    package var epoch: Epoch
+    package var worldSize: Int
+    package var rank: Int
+    package var world: WorldCounts
+    package init(epoch: Epoch, worldSize: Int, rank: Int, world: WorldCounts) {
+        self.epoch = epoch
+        self.worldSize = worldSize
+        self.rank = rank
+        self.world = world
+    }
+}
+
+/// Who this peer is in its run.
+package struct Registration: Hashable, Sendable {
+    package var peer: PeerID
+    package var run: RunID
+    package init(peer: PeerID, run: RunID) {
+        self.peer = peer
+        self.run = run
+    }
+}

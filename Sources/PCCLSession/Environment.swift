@@ -1,0 +1,47 @@
+import PCCLBase
+import PCCLTransport
+
+/// What the environment may set, read once. docs/operations.md lists the same variables.
+package struct Environment: Sendable {
+    /// `PCCL_TIMEOUT`: the dead time in seconds, between 0.1 and 3600.
+    package var timeouts = Timeouts.standard
+    /// `PCCL_PORT_BASE`: the first port tried for connections from other peers.
+    package var portBase: UInt16 = 48150
+    /// `PCCL_ALGORITHM`: auto, direct or ring. All peers of a group must agree.
+    package var algorithm: Algorithm?
+
+    package static let process = Environment()
+
+    package init() {
+        if let text = environment("PCCL_TIMEOUT") {
+            if let seconds = Double(text), (0.1...3600).contains(seconds) {
+                timeouts = Timeouts(deadTime: .seconds(seconds))
+            } else {
+                Log.write(.error, "PCCL_TIMEOUT=\(text) is not a number of seconds from 0.1 to 3600; 5 is used")
+            }
+        }
+        if let text = environment("PCCL_PORT_BASE") {
+            if let port = UInt16(text), port > 0 {
+                portBase = port
+            } else {
+                Log.write(.error, "PCCL_PORT_BASE=\(text) is not a port; \(portBase) is used")
+            }
+        }
+        if let text = environment("PCCL_ALGORITHM") {
+            switch text {
+            case "auto": break
+            case "direct": algorithm = .direct
+            case "ring": algorithm = .ring
+            default: Log.write(.error, "PCCL_ALGORITHM=\(text) is none of auto, direct, ring; auto is used")
+            }
+        }
+    }
+
+    /// Up to this many ranks, sending everything straight to its owner costs two one-way delays whatever their number
+    /// is, and the number of connections is no burden yet. Beyond it the ring sends few large pieces to one neighbour.
+    private static let largestDirectWorldSize = 32
+
+    package func algorithm(worldSize: Int) -> Algorithm {
+        algorithm ?? (worldSize <= Environment.largestDirectWorldSize ? .direct : .ring)
+    }
+}

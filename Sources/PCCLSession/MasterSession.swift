@@ -1,0 +1,160 @@
+import PCCLBase
+import PCCLMembership
+import PCCLTransport
+import PCCLWire
+
+/// The world around one `MasterMachine`: its event loop, listener and control connections. Any thread may call it.
+package final class MasterSession: @unchecked Sendable {
+    private typealias ConnectionID = MasterMachine.ConnectionID
+
+    private let loop: EventLoop
+    private let ended = Completion<Void>()
+    private let isClosed = Guarded(false)
+    private let timeouts: Timeouts
+    /// Where it listens; the port is the real one if 0 was asked for.
+    package private(set) var address: SocketAddress
+
+    // The loop's thread only.
+    private var machine: MasterMachine
+    private var listener: Listener?
+    private var timer: LoopTimer?
+    private var connections: [ConnectionID: ControlConnection] = [:]
+    /// Connections whose first message has not come yet, oldest first, with the end of our patience.
+    private var strangers: [(id: ConnectionID, deadline: Instant)] = []
+    private var strangerTimer: LoopTimer?
+    private var nextConnection: UInt64 = 1
+    private var events: [MasterMachine.Event] = []
+    private var isPumping = false
+
+    /// Strangers beyond this number push out the oldest: connections that say nothing cannot use up the descriptors.
+    private static let strangerLimit = 256
+
+    /// Binds and begins to serve.
+    package init(listen address: SocketAddress, timeouts: Timeouts) throws(SystemError) {
+        self.timeouts = timeouts
+        self.address = address
+        loop = try EventLoop(name: "pccl-master")
+        var random = SystemRandomNumberGenerator()
+        machine = MasterMachine(
+            run: RunID(high: random.next(), low: random.next()), timeouts: timeouts, now: EventLoop.now)
+        let opened = Completion<Result<SocketAddress, SystemError>>()
+        loop.submit { [self] in opened.set(open(address)) }
+        switch opened.wait() {
+        case .success(let real): self.address = real
+        case .failure(let error):
+            loop.submit { [self] in tearDown() }
+            loop.stop()
+            throw error
+        }
+    }
+
+    /// Ends the master: connections are closed, the port is free when this returns. A second call does nothing.
+    package func close() {
+        let isFirst = isClosed.withLock { closed in
+            defer { closed = true }
+            return !closed
+        }
+        guard isFirst else { return }
+        loop.submit { [self] in tearDown() }
+        loop.stop()
+        ended.set(())
+    }
+
+    /// Blocks until `close` is done.
+    package func awaitEnd() { ended.wait() }
+
+    // MARK: - on the loop's thread
+
+    private func open(_ address: SocketAddress) -> Result<SocketAddress, SystemError> {
+        do {
+            let listener = try Listener(
+                loop, at: address, onAccept: { [weak self] socket, host in self?.accept(socket, host) })
+            self.listener = listener
+            timer = LoopTimer(loop) { [weak self] in self?.pump(.tick) }
+            strangerTimer = LoopTimer(loop) { [weak self] in self?.dropSilentStrangers() }
+            listener.start()
+            pump(.tick)
+            return .success(listener.address)
+        } catch {
+            return .failure(error)
+        }
+    }
+
+    private func tearDown() {
+        listener?.close()
+        listener = nil
+        connections.values.forEach { $0.closeNow() }
+        connections = [:]
+        strangers = []
+        timer?.close()
+        timer = nil
+        strangerTimer?.close()
+        strangerTimer = nil
+    }
+
+    private func accept(_ socket: consuming Socket, _ host: SocketAddress.Host) {
+        if strangers.count >= MasterSession.strangerLimit { drop(strangers[0].id, "too many strangers") }
+        let id = ConnectionID(nextConnection)
+        nextConnection += 1
+        let connection = ControlConnection(loop, socket, .acceptor(host))
+        connections[id] = connection
+        if strangers.isEmpty { strangerTimer?.fire(at: loop.now + timeouts.dialPatience) }
+        strangers.append((id, loop.now + timeouts.dialPatience))
+        connection.onGreeted = { [weak self] in self?.pump(.connected(id, from: host)) }
+        connection.onMessage = { [weak self] bytes in self?.take(bytes, from: id) }
+        connection.onClosed = { [weak self] reason in
+            guard let self else { return }
+            Log.write(.debug, "a control connection ended: \(reason)")
+            connections[id] = nil
+            strangers.removeAll { $0.id == id }
+            pump(.closed(id, reason: reason))
+        }
+        connection.start()
+    }
+
+    private func take(_ bytes: [UInt8], from id: ConnectionID) {
+        strangers.removeAll { $0.id == id }
+        do {
+            pump(.received(id, try ToMaster(bytes)))
+        } catch {
+            pump(.violated(id, reason: "\(error)"))
+        }
+    }
+
+    private func drop(_ id: ConnectionID, _ reason: String) {
+        strangers.removeAll { $0.id == id }
+        connections.removeValue(forKey: id)?.closeNow()
+        pump(.closed(id, reason: reason))
+    }
+
+    private func dropSilentStrangers() {
+        let now = loop.now
+        while let oldest = strangers.first, oldest.deadline <= now { drop(oldest.id, "it said nothing") }
+        if let oldest = strangers.first { strangerTimer?.fire(at: oldest.deadline) }
+    }
+
+    private func pump(_ event: MasterMachine.Event) {
+        events.append(event)
+        guard !isPumping else { return }
+        isPumping = true
+        defer { isPumping = false }
+        var effects: [MasterMachine.Effect] = []
+        var next = 0
+        while next < events.count {
+            machine.handle(events[next], at: loop.now, effects: &effects)
+            next += 1
+            for effect in effects { perform(effect) }
+            effects.removeAll(keepingCapacity: true)
+        }
+        events.removeAll(keepingCapacity: true)
+    }
+
+    private func perform(_ effect: MasterMachine.Effect) {
+        switch effect {
+        case .send(let id, let message): connections[id]?.send(message.bytes)
+        case .close(let id): connections.removeValue(forKey: id)?.closeWhenSent()
+        case .wake(let instant): timer?.fire(at: instant)
+        case .log(let line): Log.write(Log.Level(line.level), line.text)
+        }
+    }
+}

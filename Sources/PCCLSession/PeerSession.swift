@@ -1,0 +1,330 @@
+import PCCLBase
+import PCCLEngine
+import PCCLMembership
+import PCCLTransport
+import PCCLWire
+
+/// The world around one `PeerMachine`: its event loop, timer, master connection, links and engine.
+///
+/// Any thread may call it. Everything below the first section runs on the loop's thread: events are handed to the
+/// machine one at a time, and its effects are performed in order before the next.
+package final class PeerSession: @unchecked Sendable {
+    package struct Configuration: Sendable {
+        /// Tried in this order.
+        package var master: [SocketAddress]
+        package var group: GroupID
+        package var stripesPerLink: UInt16
+        package var timeouts: Timeouts
+        package var portBase: UInt16
+        package init(
+            master: [SocketAddress], group: GroupID, stripesPerLink: UInt16, timeouts: Timeouts, portBase: UInt16
+        ) {
+            self.master = master
+            self.group = group
+            self.stripesPerLink = stripesPerLink
+            self.timeouts = timeouts
+            self.portBase = portBase
+        }
+    }
+
+    package struct OperationResult: Sendable {
+        package var outcome: OperationOutcome
+        package var traffic: Traffic
+    }
+    package typealias OperationCompletion = Completion<OperationResult>
+    package typealias CallCompletion = Completion<CallAnswer>
+
+    private struct PendingOperation {
+        var buffers: ReduceBuffers
+        var completion: OperationCompletion
+        var traffic = Traffic()
+    }
+
+    private let loop: EventLoop
+    private let configuration: Configuration
+    private let view = Guarded<ViewSnapshot?>(nil)
+    private let isClosed = Guarded(false)
+
+    // The loop's thread only.
+    private var machine: PeerMachine?
+    private var mesh: Mesh?
+    private var engine: Engine?
+    private var control: ControlConnection?
+    private var masterAddresses: [SocketAddress] = []
+    private var masterErrors: [String] = []
+    private var dialTimer: LoopTimer?
+    private var wakeTimer: LoopTimer?
+    private var events: [PeerMachine.Event] = []
+    private var isPumping = false
+    private var calls: [CallID: CallCompletion] = [:]
+    private var operations: [OperationID: PendingOperation] = [:]
+    private var operationsByLaunch: [LaunchNumber: OperationID] = [:]
+    private var nextID: UInt64 = 1
+
+    /// Starts the loop's thread and opens the port for other peers.
+    package init(_ configuration: Configuration) throws(SystemError) {
+        self.configuration = configuration
+        loop = try EventLoop(name: "pccl-peer")
+        let opened = Completion<Result<Void, SystemError>>()
+        loop.submit { [self] in opened.set(open()) }
+        switch opened.wait() {
+        case .success: break
+        case .failure(let error):
+            loop.submit { [self] in tearDown() }
+            loop.stop()
+            throw error
+        }
+    }
+
+    /// The view as of now; nil when not a member.
+    package var currentView: ViewSnapshot? { view.withLock { $0 } }
+
+    /// Blocks until the answer.
+    package func call(_ call: Call) -> CallAnswer {
+        let completion = CallCompletion()
+        let isTaken = loop.submit { [self] in
+            let id = CallID(nextID)
+            nextID += 1
+            calls[id] = completion
+            pump(.call(id, call))
+        }
+        return isTaken ? completion.wait() : .failed(.destroyed)
+    }
+
+    /// The buffers are lent until the completion is set.
+    package func launch(
+        _ tag: Tag, _ descriptor: OperationDescriptor, _ buffers: ReduceBuffers, _ completion: OperationCompletion
+    ) {
+        let isTaken = loop.submit { [self] in
+            let id = OperationID(nextID)
+            nextID += 1
+            operations[id] = PendingOperation(buffers: buffers, completion: completion)
+            pump(.launch(id, tag, descriptor))
+        }
+        if !isTaken { completion.set(OperationResult(outcome: .destroyed, traffic: Traffic())) }
+    }
+
+    /// Leaves the run, ends all calls and operations, and joins the thread. A second call does nothing.
+    package func close() {
+        let isFirst = isClosed.withLock { closed in
+            defer { closed = true }
+            return !closed
+        }
+        guard isFirst else { return }
+        loop.submit { [self] in
+            pump(.leave)
+            tearDown()
+        }
+        loop.stop()
+    }
+
+    // MARK: - on the loop's thread
+
+    private func open() -> Result<Void, SystemError> {
+        let engine = Engine(loop, configuration: EngineConfiguration(), delegate: self)
+        let mesh = Mesh(
+            loop, stripes: configuration.stripesPerLink, timeouts: configuration.timeouts, delegate: self,
+            linkDelegate: engine)
+        self.engine = engine
+        self.mesh = mesh
+        wakeTimer = LoopTimer(loop) { [weak self] in self?.pump(.tick) }
+        dialTimer = LoopTimer(loop) { [weak self] in self?.dialTimedOut() }
+        let anyHost = SocketAddress.Host.v6(high: 0, low: 0)
+        do {
+            let port: UInt16
+            do {
+                port = try mesh.listen(on: anyHost, basePort: configuration.portBase)
+            } catch {
+                // A kernel without IPv6.
+                port = try mesh.listen(on: .v4(0), basePort: configuration.portBase)
+            }
+            machine = PeerMachine(
+                PeerMachine.Configuration(
+                    group: configuration.group, listenPort: port, addresses: [],
+                    stripes: configuration.stripesPerLink, timeouts: configuration.timeouts))
+            return .success(())
+        } catch {
+            return .failure(error)
+        }
+    }
+
+    private func tearDown() {
+        control?.closeNow()
+        control = nil
+        mesh?.close()
+        mesh = nil
+        engine = nil
+        wakeTimer?.close()
+        wakeTimer = nil
+        dialTimer?.close()
+        dialTimer = nil
+        machine = nil
+    }
+
+    private func pump(_ event: PeerMachine.Event) {
+        events.append(event)
+        guard !isPumping else { return }
+        isPumping = true
+        defer { isPumping = false }
+        var effects: [PeerMachine.Effect] = []
+        var next = 0
+        while next < events.count {
+            machine?.handle(events[next], at: loop.now, effects: &effects)
+            next += 1
+            for effect in effects { perform(effect) }
+            effects.removeAll(keepingCapacity: true)
+        }
+        events.removeAll(keepingCapacity: true)
+    }
+
+    private func perform(_ effect: PeerMachine.Effect) {
+        switch effect {
+        case .dialMaster:
+            masterAddresses = configuration.master
+            masterErrors = []
+            dialNextMaster()
+        case .closeMaster:
+            control?.closeWhenSent()
+            control = nil
+            dialTimer?.cancel()
+        case .sendToMaster(let message):
+            control?.send(message.bytes)
+        case .wantLinks(let registration, let members):
+            mesh?.want(run: registration.run, me: registration.peer, members)
+            forgetUnwantedLinks(members)
+        case .adopt(let assignment):
+            engine?.adopt(epoch: assignment.epoch, members: assignment.members)
+        case .halt:
+            engine?.halt()
+        case .start(let id, let tag, let launch, let descriptor, let assignment):
+            guard let operation = operations[id] else { return }
+            operationsByLaunch[launch] = id
+            engine?.start(
+                tag: tag, launch: launch, descriptor: descriptor,
+                place: Place(epoch: assignment.epoch, members: assignment.members, rank: assignment.rank),
+                buffers: operation.buffers)
+        case .bind(let launch, let peer, let theirs):
+            engine?.bind(launch, peer, theirs: theirs)
+        case .ignore(let peer, let theirs):
+            engine?.ignore(peer, theirs: theirs)
+        case .finish(_, let launch, let succeeded):
+            let traffic = engine?.finish(launch, succeeded: succeeded) ?? Traffic()
+            if let id = operationsByLaunch.removeValue(forKey: launch) { operations[id]?.traffic += traffic }
+        case .announcePrepared(let tag, let launch, let epoch, let peers):
+            engine?.announcePrepared(tag, launch, epoch, to: peers)
+        case .complete(let id, let outcome):
+            guard let operation = operations.removeValue(forKey: id) else { return }
+            operation.completion.set(OperationResult(outcome: outcome, traffic: operation.traffic))
+        case .answer(let id, let answer):
+            calls.removeValue(forKey: id)?.set(answer)
+        case .view(let snapshot):
+            view.withLock { $0 = snapshot }
+        case .wake(let instant):
+            wakeTimer?.fire(at: instant)
+        case .log(let line):
+            Log.write(Log.Level(line.level), line.text)
+        }
+    }
+
+    private var linkedPeers: [PeerID] = []
+
+    private func forgetUnwantedLinks(_ members: [Member]) {
+        for peer in linkedPeers where !members.contains(where: { $0.id == peer }) {
+            engine?.linkDown(peer)
+            linkedPeers.removeAll { $0 == peer }
+        }
+    }
+
+    // MARK: the master
+
+    private func dialNextMaster() {
+        guard !masterAddresses.isEmpty else {
+            let reason = masterErrors.isEmpty ? "no address is known" : masterErrors.joined(separator: "; ")
+            return pump(.masterUnreachable(reason))
+        }
+        let address = masterAddresses.removeFirst()
+        let connection: ControlConnection
+        do {
+            connection = ControlConnection(loop, try Socket.connecting(to: address), .dialler(address))
+        } catch {
+            masterErrors.append("\(error)")
+            return dialNextMaster()
+        }
+        control = connection
+        connection.onGreeted = { [weak self] in
+            self?.dialTimer?.cancel()
+            self?.pump(.masterConnected)
+        }
+        connection.onMessage = { [weak self] bytes in self?.takeFromMaster(bytes) }
+        var isGreeted = false
+        connection.onClosed = { [weak self] reason in
+            guard let self else { return }
+            control = nil
+            if isGreeted {
+                pump(.masterClosed("\(address): \(reason)"))
+            } else {
+                dialTimer?.cancel()
+                masterErrors.append("\(address): \(reason)")
+                dialNextMaster()
+            }
+        }
+        let greeted = connection.onGreeted
+        connection.onGreeted = {
+            isGreeted = true
+            greeted?()
+        }
+        dialTimer?.fire(at: loop.now + configuration.timeouts.dialPatience)
+        connection.start()
+    }
+
+    private func dialTimedOut() {
+        control?.closeNow()
+        control = nil
+        masterErrors.append(
+            "no greeting came within \(configuration.timeouts.dialPatience.seconds) s: is it a pccl-master?")
+        dialNextMaster()
+    }
+
+    private func takeFromMaster(_ bytes: [UInt8]) {
+        do {
+            pump(.fromMaster(try ToPeer(bytes)))
+        } catch {
+            pump(.masterClosed("the master sent what cannot be read: \(error)"))
+        }
+    }
+}
+
+extension PeerSession: MeshDelegate {
+    package func meshLinked(_ link: Link) {
+        linkedPeers.append(link.peer)
+        engine?.linkUp(link)
+        pump(.linkUp(link.peer))
+    }
+    package func meshUnlinked(_ peer: PeerID, reason: String) {
+        linkedPeers.removeAll { $0 == peer }
+        engine?.linkDown(peer)
+        pump(.linkDown(peer, reason))
+    }
+}
+
+extension PeerSession: EngineDelegate {
+    package func engineEntered(
+        _ peer: PeerID, _ epoch: Epoch, _ tag: Tag, _ launch: LaunchNumber, _ descriptor: OperationDescriptor
+    ) { pump(.entered(peer, epoch, tag, launch, descriptor)) }
+    package func enginePrepared(_ peer: PeerID, _ epoch: Epoch, _ tag: Tag, _ launch: LaunchNumber) {
+        pump(.prepared(peer, epoch, tag, launch))
+    }
+    package func engineHoldsResult(_ tag: Tag, _ launch: LaunchNumber) { pump(.resultWhole(tag, launch)) }
+}
+
+extension Log.Level {
+    init(_ level: LogLine.Level) {
+        switch level {
+        case .trace: self = .trace
+        case .debug: self = .debug
+        case .info: self = .info
+        case .warning: self = .warning
+        case .error: self = .error
+        }
+    }
+}

@@ -1,0 +1,310 @@
+import Glibc
+import PCCLBase
+import PCCLWire
+
+/// What the mesh tells. All calls come on the loop's thread, at the end of a turn.
+package protocol MeshDelegate: AnyObject {
+    func meshLinked(_ link: Link)
+    /// The link broke, or could not be made within the dial patience (it is tried further while it is wanted).
+    func meshUnlinked(_ peer: PeerID, reason: String)
+}
+
+/// The links to all wanted peers: made, kept and made again.
+///
+/// Of two peers the one with the greater id dials. The other may be dialled before it has heard that it wants the link;
+/// such a connection is kept for a while.
+package final class Mesh {
+    private let loop: EventLoop
+    private let timeouts: Timeouts
+    private let stripes: UInt16
+    private weak var delegate: (any MeshDelegate)?
+    private weak var linkDelegate: (any LinkDelegate)?
+    private var listener: Listener?
+    private var identity: (run: RunID, me: PeerID)?
+    private var wanted: [Member] = []
+    private var links: [PeerID: Link] = [:]
+    private var dials: [PeerID: Dial] = [:]
+    private var assemblies: [PeerID: Assembly] = [:]
+    private var handshakes: [StripeHandshake] = []
+    private var nextAttempt: UInt32 = 1
+    private var timer: LoopTimer?
+    private var isTicking = false
+
+    /// Strangers that may be about to greet at the same time; the oldest goes first.
+    private static let handshakeLimit = 512
+    private static let tickPeriod = Interval.milliseconds(20)
+    private static let firstBackoff = Interval.milliseconds(20)
+    private static let longestBackoff = Interval.milliseconds(1000)
+
+    private struct Assembly {
+        var attempt: UInt32
+        var stripes: [StripeHandshake]
+    }
+
+    private struct Dial {
+        var member: Member
+        var addressIndex = 0
+        var attempt: UInt32 = 0
+        var stripes: [StripeHandshake] = []
+        var answered = 0
+        var attemptDeadline: Instant
+        var retryAt: Instant?
+        var backoff = Mesh.firstBackoff
+        var reportAt: Instant
+        var lastError = "no answer"
+    }
+
+    package init(
+        _ loop: EventLoop, stripes: UInt16, timeouts: Timeouts, delegate: any MeshDelegate,
+        linkDelegate: any LinkDelegate
+    ) {
+        self.loop = loop
+        self.stripes = stripes
+        self.timeouts = timeouts
+        self.delegate = delegate
+        self.linkDelegate = linkDelegate
+    }
+
+    /// Opens the listener; returns its port.
+    package func listen(on host: SocketAddress.Host, basePort: UInt16) throws(SystemError) -> UInt16 {
+        let listener = try Listener(
+            loop, host: host, bumpingFrom: basePort, count: 512,
+            onAccept: { [weak self] socket, _ in self?.welcome(socket) })
+        listener.start()
+        self.listener = listener
+        return listener.address.port
+    }
+
+    package func link(to peer: PeerID) -> Link? { links[peer] }
+
+    /// Exactly these links are wanted from now on.
+    package func want(run: RunID, me: PeerID, _ members: [Member]) {
+        identity = (run, me)
+        wanted = members.filter { $0.id != me }
+        let ids = Set(wanted.map(\.id))
+        for (peer, link) in links where !ids.contains(peer) {
+            link.close()
+            links[peer] = nil
+        }
+        for (peer, dial) in dials where !ids.contains(peer) {
+            dial.stripes.forEach { $0.close() }
+            dials[peer] = nil
+        }
+        for (peer, assembly) in assemblies where !ids.contains(peer) {
+            assembly.stripes.forEach { $0.close() }
+            assemblies[peer] = nil
+        }
+        for member in wanted where member.id < me && links[member.id] == nil && dials[member.id] == nil {
+            dial(member)
+        }
+        for handshake in handshakes { if let hello = handshake.hello { settle(handshake, hello) } }
+    }
+
+    package func close() {
+        listener?.close()
+        listener = nil
+        timer?.close()
+        timer = nil
+        links.values.forEach { $0.close() }
+        dials.values.forEach { $0.stripes.forEach { $0.close() } }
+        assemblies.values.forEach { $0.stripes.forEach { $0.close() } }
+        handshakes.forEach { $0.close() }
+        links = [:]
+        dials = [:]
+        assemblies = [:]
+        handshakes = []
+        wanted = []
+    }
+
+    // MARK: dialling
+
+    private func dial(_ member: Member) {
+        let now = loop.now
+        dials[member.id] = Dial(
+            member: member, attemptDeadline: now, retryAt: now, reportAt: now + timeouts.dialPatience)
+        // Not at once: this may be called from inside a callback of the link that has just broken.
+        loop.atEndOfTurn { [weak self] in self?.tick() }
+    }
+
+    private func attempt(_ peer: PeerID) {
+        guard var dial = dials[peer], let identity, !dial.member.addresses.isEmpty else { return }
+        let now = loop.now
+        let address = dial.member.addresses[dial.addressIndex % dial.member.addresses.count]
+        let count = max(stripes, dial.member.stripes)
+        dial.attempt = nextAttempt
+        nextAttempt += 1
+        dial.retryAt = nil
+        dial.answered = 0
+        dial.attemptDeadline = now + timeouts.dialPatience / 2
+        dial.stripes = []
+        var failure: String?
+        for stripe in 0..<count {
+            do {
+                let hello = StripeHello(
+                    run: identity.run, from: identity.me, to: peer, attempt: dial.attempt, stripe: stripe,
+                    stripeCount: count)
+                let number = dial.attempt
+                let handshake = StripeHandshake(
+                    loop, try Socket.connecting(to: address), .dialler(hello), deadline: dial.attemptDeadline
+                ) { [weak self] _, step in self?.advanceDial(peer, attempt: number, step) }
+                dial.stripes.append(handshake)
+            } catch {
+                failure = "\(error)"
+                break
+            }
+        }
+        dials[peer] = dial
+        if let failure { failAttempt(peer, "\(address): \(failure)") }
+    }
+
+    private func advanceDial(_ peer: PeerID, attempt: UInt32, _ step: StripeHandshake.Step) {
+        guard var dial = dials[peer], dial.attempt == attempt, dial.retryAt == nil else { return }
+        let address = dial.member.addresses[dial.addressIndex % dial.member.addresses.count]
+        switch step {
+        case .hello: break
+        case .failed(let reason): failAttempt(peer, "\(address): \(reason)")
+        case .answer(.accepted):
+            dial.answered += 1
+            dials[peer] = dial
+            guard dial.answered == dial.stripes.count else { return }
+            dials[peer] = nil
+            establish(peer, dial.stripes)
+        case .answer(.otherRun): failAttempt(peer, "\(address): a peer of another run answered")
+        case .answer(.notMe): failAttempt(peer, "\(address): another peer of this run answered")
+        case .answer(.unknownPeer): failAttempt(peer, "\(address): it does not know this peer")
+        }
+    }
+
+    private func failAttempt(_ peer: PeerID, _ reason: String) {
+        guard var dial = dials[peer] else { return }
+        dial.stripes.forEach { $0.close() }
+        dial.stripes = []
+        dial.lastError = reason
+        dial.addressIndex += 1
+        let hasMoreAddresses = dial.addressIndex % dial.member.addresses.count != 0
+        dial.retryAt = loop.now + (hasMoreAddresses ? .milliseconds(0) : dial.backoff)
+        if !hasMoreAddresses { dial.backoff = min(dial.backoff * 2, Mesh.longestBackoff) }
+        dials[peer] = dial
+        Log.write(.debug, "\(peer) cannot be reached yet: \(reason)")
+        keepTicking()
+    }
+
+    // MARK: being dialled
+
+    private func welcome(_ socket: consuming Socket) {
+        if handshakes.count >= Mesh.handshakeLimit {
+            let oldest = handshakes.firstIndex { $0.hello == nil } ?? 0
+            handshakes.remove(at: oldest).close()
+        }
+        let handshake = StripeHandshake(
+            loop, socket, .listener, deadline: loop.now + timeouts.dialPatience
+        ) { [weak self] handshake, step in
+            switch step {
+            case .hello(let hello): self?.settle(handshake, hello)
+            case .failed(let reason):
+                Log.write(.debug, "a connection to the peer port was dropped: \(reason)")
+                self?.forget(handshake)
+            case .answer: break
+            }
+        }
+        handshakes.append(handshake)
+        keepTicking()
+    }
+
+    /// Decides about a stranger that has said who it is; leaves it waiting if it may become wanted yet.
+    private func settle(_ handshake: StripeHandshake, _ hello: StripeHello) {
+        guard let identity else { return }
+        guard hello.run == identity.run else { return refuse(handshake, .otherRun) }
+        guard hello.to == identity.me else { return refuse(handshake, .notMe) }
+        guard wanted.contains(where: { $0.id == hello.from }), hello.from > identity.me else { return }
+        forget(handshake)
+        var assembly = assemblies[hello.from] ?? Assembly(attempt: hello.attempt, stripes: [])
+        if hello.attempt < assembly.attempt { return handshake.close() }
+        if hello.attempt > assembly.attempt {
+            assembly.stripes.forEach { $0.close() }
+            assembly = Assembly(attempt: hello.attempt, stripes: [])
+        }
+        if assembly.stripes.contains(where: { $0.hello?.stripe == hello.stripe }) { return handshake.close() }
+        assembly.stripes.append(handshake)
+        assemblies[hello.from] = assembly
+        guard assembly.stripes.count == Int(hello.stripeCount) else { return }
+        assemblies[hello.from] = nil
+        assembly.stripes.forEach { $0.answer(.accepted) }
+        establish(hello.from, assembly.stripes)
+    }
+
+    private func refuse(_ handshake: StripeHandshake, _ answer: StripeAnswer) {
+        forget(handshake)
+        handshake.answer(answer)
+        handshake.close()
+    }
+
+    private func forget(_ handshake: StripeHandshake) { handshakes.removeAll { $0 === handshake } }
+
+    // MARK: links
+
+    private func establish(_ peer: PeerID, _ stripes: [StripeHandshake]) {
+        guard let linkDelegate else { return }
+        let descriptors = stripes.compactMap { $0.release() }
+        if let old = links[peer] {
+            // The other side knew before us that it broke.
+            old.close()
+            links[peer] = nil
+            delegate?.meshUnlinked(peer, reason: "the other side made it anew")
+        }
+        let link = Link(
+            loop, peer: peer, descriptors: descriptors, timeouts: timeouts, delegate: linkDelegate)
+        link.onBroken = { [weak self] link, reason in self?.dropBroken(link, reason) }
+        links[peer] = link
+        loop.atEndOfTurn { [weak self] in
+            guard let self, links[peer] === link else { return }
+            delegate?.meshLinked(link)
+            link.start()
+        }
+    }
+
+    private func dropBroken(_ link: Link, _ reason: String) {
+        guard links[link.peer] === link else { return }
+        links[link.peer] = nil
+        if let identity, link.peer < identity.me, let member = wanted.first(where: { $0.id == link.peer }) {
+            dial(member)
+        }
+        delegate?.meshUnlinked(link.peer, reason: reason)
+    }
+
+    // MARK: time
+
+    private func keepTicking() {
+        guard !isTicking, listener != nil else { return }
+        isTicking = true
+        let timer = self.timer ?? LoopTimer(loop) { [weak self] in
+            self?.isTicking = false
+            self?.tick()
+        }
+        self.timer = timer
+        timer.fire(at: loop.now + Mesh.tickPeriod)
+    }
+
+    private func tick() {
+        let now = loop.now
+        for handshake in handshakes where handshake.deadline <= now {
+            if handshake.hello != nil { refuse(handshake, .unknownPeer) } else {
+                forget(handshake)
+                handshake.close()
+            }
+        }
+        for peer in dials.keys.sorted() {
+            guard let dial = dials[peer] else { continue }
+            if dial.reportAt <= now {
+                dials[peer]?.reportAt = now + timeouts.dialPatience
+                delegate?.meshUnlinked(peer, reason: dial.lastError)
+            }
+            if let retryAt = dial.retryAt {
+                if retryAt <= now { attempt(peer) }
+            } else if dial.attemptDeadline <= now {
+                failAttempt(peer, "no answer within \(timeouts.dialPatience.seconds / 2) s")
+            }
+        }
+        if !handshakes.isEmpty || !dials.isEmpty { keepTicking() }
+    }
+}

@@ -1,0 +1,191 @@
+import CShims
+import Glibc
+import PCCLBase
+
+/// An open descriptor with one owner; closed when the owner lets it go.
+package struct Socket: ~Copyable {
+    package let descriptor: CInt
+
+    package init(owning descriptor: CInt) { self.descriptor = descriptor }
+    deinit { Glibc.close(descriptor) }
+
+    /// Gives the descriptor to another owner.
+    package consuming func release() -> CInt {
+        let descriptor = self.descriptor
+        discard self
+        return descriptor
+    }
+
+    /// A listening TCP socket. Port 0 takes any free one.
+    package static func listening(at address: SocketAddress, backlog: CInt = 1024) throws(SystemError) -> Socket {
+        let socket = try stream(like: address)
+        // Without it a restarted listener would have to wait for old connections to time out.
+        socket.set(SOL_SOCKET, SO_REUSEADDR, 1)
+        if case .v6(let high, let low) = address.host, high == 0, low == 0 {
+            // `::` stands for every address of both families.
+            socket.set(CInt(IPPROTO_IPV6), IPV6_V6ONLY, 0)
+        }
+        let bound = address.withSockAddr { bind(socket.descriptor, $0, $1) }
+        guard bound == 0 else { throw SystemError(doing: "binding \(address)") }
+        guard listen(socket.descriptor, backlog) == 0 else { throw SystemError(doing: "listening at \(address)") }
+        return socket
+    }
+
+    /// Begins to connect. The socket becomes writable when it is connected or has failed: see `connectError`.
+    package static func connecting(to address: SocketAddress) throws(SystemError) -> Socket {
+        let socket = try stream(like: address)
+        let status = address.withSockAddr { connect(socket.descriptor, $0, $1) }
+        guard status == 0 || errno == EINPROGRESS else { throw SystemError(doing: "connecting to \(address)") }
+        return socket
+    }
+
+    private static func stream(like address: SocketAddress) throws(SystemError) -> Socket {
+        let family = if case .v4 = address.host { AF_INET } else { AF_INET6 }
+        let descriptor = socket(
+            family, CInt(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else { throw SystemError(doing: "making a socket") }
+        return Socket(owning: descriptor)
+    }
+
+    package enum AcceptResult: ~Copyable {
+        case accepted(Socket, from: SocketAddress.Host)
+        case nothing
+        /// The process or the system is out of descriptors or memory: try again later.
+        case exhausted(SystemError)
+    }
+
+    package func accept() -> AcceptResult {
+        var storage = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        let descriptor = withUnsafeMutablePointer(to: &storage) { storage in
+            storage.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                pccl_shim_accept(self.descriptor, $0, &length)
+            }
+        }
+        if descriptor >= 0 {
+            return .accepted(Socket(owning: descriptor), from: SocketAddress(storage)?.host ?? .v4(0))
+        }
+        switch errno {
+        case EMFILE, ENFILE, ENOBUFS, ENOMEM: return .exhausted(SystemError(doing: "accepting a connection"))
+        default: return .nothing  // None waits, or it was gone before it was taken.
+        }
+    }
+
+    /// What became of a connect: 0 when it stands.
+    package var connectError: CInt {
+        var code: CInt = 0
+        var length = socklen_t(MemoryLayout<CInt>.size)
+        return getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &code, &length) == 0 ? code : errno
+    }
+
+    package var localAddress: SocketAddress? {
+        var storage = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        let status = withUnsafeMutablePointer(to: &storage) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(descriptor, $0, &length) }
+        }
+        return status == 0 ? SocketAddress(storage) : nil
+    }
+
+    /// Options of a connection that stands. `SO_RCVBUF` stays unset: setting it ends the kernel's own tuning.
+    package func tune(deadTime: Interval) {
+        set(CInt(IPPROTO_TCP), TCP_NODELAY, 1)
+        // Unacknowledged bytes for that long mean that nobody is there, whatever the retransmission schedule says.
+        set(CInt(IPPROTO_TCP), TCP_USER_TIMEOUT, CInt(clamping: deadTime.milliseconds))
+        set(SOL_SOCKET, SO_KEEPALIVE, 1)
+    }
+
+    private func set(_ level: CInt, _ option: CInt, _ value: CInt) {
+        var value = value
+        setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<CInt>.size))
+    }
+}
+
+extension SocketAddress {
+    package init?(_ storage: sockaddr_storage) {
+        var storage = storage
+        let result: SocketAddress? = withUnsafePointer(to: &storage) { pointer in
+            switch CInt(pointer.pointee.ss_family) {
+            case AF_INET:
+                return pointer.withMemoryRebound(to: sockaddr_in.self, capacity: 1) {
+                    SocketAddress(
+                        .v4(UInt32(bigEndian: $0.pointee.sin_addr.s_addr)), port: UInt16(bigEndian: $0.pointee.sin_port))
+                }
+            case AF_INET6:
+                return pointer.withMemoryRebound(to: sockaddr_in6.self, capacity: 1) { v6 in
+                    let bytes = withUnsafeBytes(of: v6.pointee.sin6_addr) { Array($0) }
+                    return SocketAddress(
+                        SocketAddress.host(fromSixteen: bytes), port: UInt16(bigEndian: v6.pointee.sin6_port))
+                }
+            default: return nil
+            }
+        }
+        guard let result else { return nil }
+        self = result
+    }
+
+    /// A v4 address in v6 clothes, as a dual-stack listener shows it, is the v4 address.
+    private static func host(fromSixteen bytes: [UInt8]) -> Host {
+        let words = stride(from: 0, to: 16, by: 8).map { start in
+            bytes[start..<start + 8].reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
+        }
+        if words[0] == 0, words[1] >> 32 == 0xffff { return .v4(UInt32(truncatingIfNeeded: words[1])) }
+        return .v6(high: words[0], low: words[1])
+    }
+
+    func withSockAddr<R>(_ body: (UnsafePointer<sockaddr>, socklen_t) -> R) -> R {
+        switch host {
+        case .v4(let bits):
+            var address = sockaddr_in()
+            address.sin_family = sa_family_t(AF_INET)
+            address.sin_port = port.bigEndian
+            address.sin_addr.s_addr = bits.bigEndian
+            return withUnsafePointer(to: &address) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    body($0, socklen_t(MemoryLayout<sockaddr_in>.size))
+                }
+            }
+        case .v6(let high, let low):
+            var address = sockaddr_in6()
+            address.sin6_family = sa_family_t(AF_INET6)
+            address.sin6_port = port.bigEndian
+            withUnsafeMutableBytes(of: &address.sin6_addr) {
+                $0.storeBytes(of: high.bigEndian, as: UInt64.self)
+                $0.storeBytes(of: low.bigEndian, toByteOffset: 8, as: UInt64.self)
+            }
+            return withUnsafePointer(to: &address) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    body($0, socklen_t(MemoryLayout<sockaddr_in6>.size))
+                }
+            }
+        }
+    }
+
+    /// Numeric addresses and names, by the system's resolver; blocking. In the resolver's order.
+    package static func resolve(host: String, port: UInt16) throws(SystemError) -> [SocketAddress] {
+        var hints = addrinfo()
+        hints.ai_socktype = CInt(SOCK_STREAM.rawValue)
+        var list: UnsafeMutablePointer<addrinfo>?
+        let status = getaddrinfo(host, nil, &hints, &list)
+        defer { if let list { freeaddrinfo(list) } }
+        guard status == 0 else {
+            let text = gai_strerror(status).map { String(cString: $0) } ?? "error \(status)"
+            throw SystemError(code: EHOSTUNREACH, doing: "looking up the name \(host) (\(text))")
+        }
+        var addresses: [SocketAddress] = []
+        var entry = list
+        while let info = entry {
+            var storage = sockaddr_storage()
+            withUnsafeMutableBytes(of: &storage) {
+                $0.copyMemory(
+                    from: UnsafeRawBufferPointer(start: info.pointee.ai_addr, count: Int(info.pointee.ai_addrlen)))
+            }
+            if var address = SocketAddress(storage) {
+                address.port = port
+                addresses.append(address)
+            }
+            entry = info.pointee.ai_next
+        }
+        return addresses
+    }
+}

@@ -1,0 +1,125 @@
+import PCCLBase
+
+/// The 32 bytes before every payload between peers.
+///
+/// `launch` is the sender's launch number of the operation, except in `credit`, which speaks of the receiver's.
+package struct FrameHeader: Hashable, Sendable {
+    package enum Kind: UInt8, Sendable {
+        /// The sender's caller has called. Payload: `Entry`.
+        case enter = 1
+        /// A piece of a chunk, for the receiver to reduce or to keep.
+        case data = 2
+        /// The receiver of this frame may send the named part of its operation up to `offset` bytes of the chunk.
+        case credit = 3
+        /// The sender holds the whole result.
+        case prepared = 4
+        /// The sender lives. Says nothing else.
+        case idle = 5
+    }
+    /// In which part of a schedule a chunk travels.
+    package enum Phase: UInt8, Sendable {
+        case reduce = 0
+        case gather = 1
+    }
+
+    package static let byteCount = 32
+
+    package var payloadBytes: UInt32
+    package var kind: Kind
+    package var phase: Phase
+    package var chunk: UInt16
+    package var epoch: Epoch
+    package var launch: LaunchNumber
+    package var tag: Tag
+    /// In bytes from the start of the chunk, counted in the units that travel (accumulators, where partial sums do).
+    package var offset: UInt64
+
+    package init(
+        kind: Kind, phase: Phase = .reduce, chunk: UInt16 = 0, epoch: Epoch, launch: LaunchNumber, tag: Tag,
+        offset: UInt64 = 0, payloadBytes: UInt32 = 0
+    ) {
+        self.payloadBytes = payloadBytes
+        self.kind = kind
+        self.phase = phase
+        self.chunk = chunk
+        self.epoch = epoch
+        self.launch = launch
+        self.tag = tag
+        self.offset = offset
+    }
+
+    /// Writes the header without taking memory; `to` has room for `byteCount` bytes.
+    package func store(to: UnsafeMutableRawPointer) {
+        to.storeBytes(of: payloadBytes.littleEndian, as: UInt32.self)
+        to.storeBytes(of: kind.rawValue, toByteOffset: 4, as: UInt8.self)
+        to.storeBytes(of: phase.rawValue, toByteOffset: 5, as: UInt8.self)
+        to.storeBytes(of: chunk.littleEndian, toByteOffset: 6, as: UInt16.self)
+        to.storeBytes(of: epoch.value.littleEndian, toByteOffset: 8, as: UInt32.self)
+        to.storeBytes(of: launch.value.littleEndian, toByteOffset: 12, as: UInt32.self)
+        to.storeBytes(of: tag.value.littleEndian, toByteOffset: 16, as: UInt64.self)
+        to.storeBytes(of: offset.littleEndian, toByteOffset: 24, as: UInt64.self)
+    }
+
+    /// Reads a header of `byteCount` bytes that lie anywhere.
+    package init(_ from: UnsafeRawPointer) throws(WireError) {
+        payloadBytes = UInt32(littleEndian: from.loadUnaligned(as: UInt32.self))
+        let kind = from.loadUnaligned(fromByteOffset: 4, as: UInt8.self)
+        guard let kind = Kind(rawValue: kind) else { throw .unknownKind(kind) }
+        let phase = from.loadUnaligned(fromByteOffset: 5, as: UInt8.self)
+        guard let phase = Phase(rawValue: phase) else { throw .unknownValue(field: "phase", value: UInt64(phase)) }
+        guard payloadBytes <= WireLimits.framePayloadBytes else {
+            throw .tooMany(
+                field: "payload bytes", count: Int(payloadBytes), limit: WireLimits.framePayloadBytes)
+        }
+        self.kind = kind
+        self.phase = phase
+        chunk = UInt16(littleEndian: from.loadUnaligned(fromByteOffset: 6, as: UInt16.self))
+        epoch = Epoch(UInt32(littleEndian: from.loadUnaligned(fromByteOffset: 8, as: UInt32.self)))
+        launch = LaunchNumber(UInt32(littleEndian: from.loadUnaligned(fromByteOffset: 12, as: UInt32.self)))
+        tag = Tag(UInt64(littleEndian: from.loadUnaligned(fromByteOffset: 16, as: UInt64.self)))
+        offset = UInt64(littleEndian: from.loadUnaligned(fromByteOffset: 24, as: UInt64.self))
+    }
+}
+
+/// The payload of an `enter` frame: what the sender's caller asked for, and how many bytes of each chunk that the sender
+/// reduces it can hold before it has granted more.
+package struct Entry: Hashable, Sendable {
+    package static let byteCount = 15
+    package var descriptor: OperationDescriptor
+    package var windowBytes: UInt32
+
+    package init(descriptor: OperationDescriptor, windowBytes: UInt32) {
+        self.descriptor = descriptor
+        self.windowBytes = windowBytes
+    }
+
+    package var bytes: [UInt8] {
+        var w = ByteWriter()
+        w.write(descriptor.count)
+        w.write(UInt8(descriptor.type.rawValue))
+        w.write(UInt8(descriptor.operation.rawValue))
+        w.write(descriptor.algorithm.rawValue)
+        w.write(windowBytes)
+        return w.bytes
+    }
+
+    package init(_ bytes: [UInt8]) throws(WireError) {
+        var r = ByteReader(bytes)
+        let count: UInt64 = try r.read()
+        let type = try r.read(UInt8.self)
+        guard let type = DataType(rawValue: UInt32(type)) else {
+            throw .unknownValue(field: "data type", value: UInt64(type))
+        }
+        let operation = try r.read(UInt8.self)
+        guard let operation = ReduceOperation(rawValue: UInt32(operation)) else {
+            throw .unknownValue(field: "operation", value: UInt64(operation))
+        }
+        let algorithm = try r.read(UInt8.self)
+        guard let algorithm = Algorithm(rawValue: algorithm) else {
+            throw .unknownValue(field: "algorithm", value: UInt64(algorithm))
+        }
+        descriptor = OperationDescriptor(count: count, type: type, operation: operation, algorithm: algorithm)
+        windowBytes = try r.read()
+        try r.finish()
+    }
+}

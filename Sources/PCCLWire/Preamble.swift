@@ -1,0 +1,65 @@
+/// The first sixteen bytes in either direction of every connection: who speaks, and which version of the protocol.
+///
+/// Both sides send theirs at once, so that a wrong port (a web server, a peer instead of a master, another version) is
+/// recognised from the first bytes that come back.
+package struct Preamble: Equatable, Sendable {
+    package enum Role: UInt8, Sendable {
+        /// A peer towards its master, and the master's answer.
+        case control = 1
+        /// A peer towards a peer.
+        case stripe = 2
+    }
+
+    package static let byteCount = 16
+    package static let magic: [UInt8] = Array("\u{7f}pccl-sw".utf8)
+    package static let currentVersion: UInt16 = 1
+
+    package var version: UInt16
+    package var role: Role
+    package init(version: UInt16 = Preamble.currentVersion, role: Role) {
+        self.version = version
+        self.role = role
+    }
+
+    package var bytes: [UInt8] {
+        var writer = ByteWriter()
+        for byte in Preamble.magic { writer.write(byte) }
+        writer.write(version)
+        writer.write(role.rawValue)
+        for _ in 0..<5 { writer.write(UInt8(0)) }
+        return writer.bytes
+    }
+
+    package enum Problem: Error, Equatable, Sendable, CustomStringConvertible {
+        case notPCCL(beginsWith: String)
+        case otherVersion(UInt16)
+        case otherRole(UInt8)
+
+        package var description: String {
+            switch self {
+            case .notPCCL(let text): "what answered does not speak this protocol (it began with \"\(text)\")"
+            case .otherVersion(let version):
+                "the other side speaks protocol version \(version), this library version \(Preamble.currentVersion)"
+            case .otherRole(1): "a master or a control connection answered where a peer was expected"
+            case .otherRole(2): "a peer answered where a master was expected"
+            case .otherRole(let role): "the other side has the unknown role \(role)"
+            }
+        }
+    }
+
+    /// Checks as many bytes as have arrived: a wrong first byte is enough to turn a stranger away.
+    /// Returns false while more bytes are needed.
+    package static func check(_ bytes: [UInt8], expecting role: Role) throws(Problem) -> Bool {
+        let known = min(bytes.count, magic.count)
+        guard bytes[..<known].elementsEqual(magic[..<known]) else { throw .notPCCL(beginsWith: printable(bytes)) }
+        guard bytes.count >= byteCount else { return false }
+        let version = UInt16(bytes[8]) | UInt16(bytes[9]) << 8
+        guard version == currentVersion else { throw .otherVersion(version) }
+        guard bytes[10] == role.rawValue else { throw .otherRole(bytes[10]) }
+        return true
+    }
+
+    private static func printable(_ bytes: [UInt8]) -> String {
+        String(decoding: bytes.prefix(byteCount).map { (32..<127).contains($0) ? $0 : UInt8(ascii: ".") }, as: UTF8.self)
+    }
+}

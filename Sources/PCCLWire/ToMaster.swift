@@ -1,0 +1,156 @@
+import PCCLBase
+
+/// What a peer says to its master.
+package enum ToMaster: Hashable, Sendable {
+    /// The first message: asks to be registered. `listenPort` is where other peers may dial, at the address this
+    /// connection comes from and at `addresses`.
+    case hello(group: GroupID, listenPort: UInt16, addresses: [SocketAddress], stripes: UInt16)
+    case heartbeat
+    /// The caller is at a join point of its group.
+    case voteJoin
+    /// The caller asks, jointly with its group, whether newcomers wait.
+    case votePending
+    /// Links to everybody in the proposed view stand.
+    case linked(epoch: Epoch)
+    /// Links to these members of the proposed view could not be made.
+    case cannotReach(epoch: Epoch, peers: [PeerID])
+    /// A link of the current view broke while operations were in flight, or could not be made again.
+    case brokenLink(epoch: Epoch, peer: PeerID, gaveUp: Bool)
+    /// The answer to a flush: every operation in flight here.
+    case flushReport(epoch: Epoch, operations: [OperationReport])
+    /// An operation has waited for a third of the time-out for members that did not enter it.
+    case stalled(epoch: Epoch, tag: Tag, missing: [PeerID])
+    case leave
+}
+
+/// One operation in flight at a peer, as it tells the master in a flush.
+package struct OperationReport: Hashable, Sendable {
+    package enum State: UInt8, Sendable {
+        case inProgress = 0
+        /// This peer holds the whole result.
+        case prepared = 1
+    }
+    package var tag: Tag
+    package var launch: LaunchNumber
+    package var state: State
+    /// The launch numbers under which other peers are known to have entered the same operation.
+    package var known: [KnownLaunch]
+
+    package init(tag: Tag, launch: LaunchNumber, state: State, known: [KnownLaunch]) {
+        self.tag = tag
+        self.launch = launch
+        self.state = state
+        self.known = known
+    }
+}
+
+package struct KnownLaunch: Hashable, Sendable {
+    package var peer: PeerID
+    package var launch: LaunchNumber
+    package init(peer: PeerID, launch: LaunchNumber) {
+        self.peer = peer
+        self.launch = launch
+    }
+}
+
+extension ToMaster {
+    package var bytes: [UInt8] {
+        var w = ByteWriter()
+        switch self {
+        case .hello(let group, let listenPort, let addresses, let stripes):
+            w.write(UInt8(1))
+            w.write(group.value)
+            w.write(listenPort)
+            w.write(stripes)
+            w.write(addresses) { $0.write($1) }
+        case .heartbeat:
+            w.write(UInt8(2))
+        case .voteJoin:
+            w.write(UInt8(3))
+        case .votePending:
+            w.write(UInt8(4))
+        case .linked(let epoch):
+            w.write(UInt8(5))
+            w.write(epoch.value)
+        case .cannotReach(let epoch, let peers):
+            w.write(UInt8(6))
+            w.write(epoch.value)
+            w.write(peers) { $0.write($1.value) }
+        case .brokenLink(let epoch, let peer, let gaveUp):
+            w.write(UInt8(7))
+            w.write(epoch.value)
+            w.write(peer.value)
+            w.write(gaveUp)
+        case .flushReport(let epoch, let operations):
+            w.write(UInt8(8))
+            w.write(epoch.value)
+            w.write(operations) { $0.write($1) }
+        case .stalled(let epoch, let tag, let missing):
+            w.write(UInt8(9))
+            w.write(epoch.value)
+            w.write(tag.value)
+            w.write(missing) { $0.write($1.value) }
+        case .leave:
+            w.write(UInt8(10))
+        }
+        return w.bytes
+    }
+
+    package init(_ bytes: [UInt8]) throws(WireError) {
+        var r = ByteReader(bytes)
+        let kind = try r.read(UInt8.self)
+        switch kind {
+        case 1:
+            let group = GroupID(try r.read())
+            let port: UInt16 = try r.read()
+            let stripes: UInt16 = try r.read()
+            self = .hello(group: group, listenPort: port, addresses: try r.readAddresses(), stripes: stripes)
+        case 2: self = .heartbeat
+        case 3: self = .voteJoin
+        case 4: self = .votePending
+        case 5: self = .linked(epoch: Epoch(try r.read()))
+        case 6: self = .cannotReach(epoch: Epoch(try r.read()), peers: try r.readPeers())
+        case 7:
+            self = .brokenLink(epoch: Epoch(try r.read()), peer: PeerID(try r.read()), gaveUp: try r.readBool())
+        case 8:
+            let epoch = Epoch(try r.read())
+            self = .flushReport(
+                epoch: epoch,
+                operations: try r.readList("operations", limit: WireLimits.operations) { (r) throws(WireError) in
+                    try r.readOperationReport()
+                })
+        case 9:
+            self = .stalled(epoch: Epoch(try r.read()), tag: Tag(try r.read()), missing: try r.readPeers())
+        case 10: self = .leave
+        default: throw .unknownKind(kind)
+        }
+        try r.finish()
+    }
+}
+
+extension ByteWriter {
+    fileprivate mutating func write(_ report: OperationReport) {
+        write(report.tag.value)
+        write(report.launch.value)
+        write(report.state.rawValue)
+        write(report.known) {
+            $0.write($1.peer.value)
+            $0.write($1.launch.value)
+        }
+    }
+}
+
+extension ByteReader {
+    fileprivate mutating func readOperationReport() throws(WireError) -> OperationReport {
+        let tag = Tag(try read())
+        let launch = LaunchNumber(try read())
+        let state = try read(UInt8.self)
+        guard let state = OperationReport.State(rawValue: state) else {
+            throw .unknownValue(field: "operation state", value: UInt64(state))
+        }
+        let known = try readList("known launches", limit: WireLimits.members) { (r) throws(WireError) in
+            KnownLaunch(peer: PeerID(try r.read()), launch: LaunchNumber(try r.read()))
+        }
+        return OperationReport(tag: tag, launch: launch, state: state, known: known)
+    }
+}

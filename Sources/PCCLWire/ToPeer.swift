@@ -1,0 +1,147 @@
+import PCCLBase
+
+/// What the master says to a peer.
+package enum ToPeer: Hashable, Sendable {
+    /// The answer to `hello`. The dead time is the master's: one knob for the whole run.
+    case welcome(peer: PeerID, run: RunID, deadTimeMilliseconds: UInt32)
+    /// The peer is not, or no longer, part of the run. The connection ends with this message.
+    case turnedAway(reason: String)
+    case heartbeat
+    /// Make the links that this view needs, then answer `linked` or `cannotReach`.
+    case propose(epoch: Epoch, members: [Member])
+    /// The proposed view holds from now on.
+    case view(epoch: Epoch, members: [Member], world: WorldCounts)
+    /// The join point is over and nobody was admitted: view and epoch stay.
+    case joinUnchanged(world: WorldCounts)
+    case pendingAnswer(arePending: Bool)
+    /// Another group's view changed.
+    case world(WorldCounts)
+    /// Stop every operation in flight and report it. `epoch` is the epoch that the verdict will open.
+    case flush(epoch: Epoch)
+    /// The outcome of every operation that this peer reported, and the view that holds from now on.
+    case verdict(epoch: Epoch, members: [Member], world: WorldCounts, operations: [OperationVerdict])
+    /// The joint call this peer waits in cannot be: other members wait in another one.
+    case callRefused(reason: String)
+}
+
+/// The master's word on one operation of the peer it is sent to.
+package struct OperationVerdict: Hashable, Sendable {
+    package enum Outcome: UInt8, Sendable {
+        /// Every survivor holds the whole result: it is a success everywhere.
+        case commit = 0
+        /// Some survivor has not entered the call: begin again in the new epoch; no caller learns of it.
+        case restart = 1
+        /// The input is to be made whole and the caller told that a member was lost.
+        case abort = 2
+        /// The members are in calls that wait for each other.
+        case misuse = 3
+    }
+    package var tag: Tag
+    package var launch: LaunchNumber
+    package var outcome: Outcome
+    package init(tag: Tag, launch: LaunchNumber, outcome: Outcome) {
+        self.tag = tag
+        self.launch = launch
+        self.outcome = outcome
+    }
+}
+
+extension ToPeer {
+    package var bytes: [UInt8] {
+        var w = ByteWriter()
+        switch self {
+        case .welcome(let peer, let run, let deadTime):
+            w.write(UInt8(1))
+            w.write(peer.value)
+            w.write(run.high)
+            w.write(run.low)
+            w.write(deadTime)
+        case .turnedAway(let reason):
+            w.write(UInt8(2))
+            w.write(reason)
+        case .heartbeat:
+            w.write(UInt8(3))
+        case .propose(let epoch, let members):
+            w.write(UInt8(4))
+            w.write(epoch.value)
+            w.write(members) { $0.write($1) }
+        case .view(let epoch, let members, let world):
+            w.write(UInt8(5))
+            w.write(epoch.value)
+            w.write(world)
+            w.write(members) { $0.write($1) }
+        case .joinUnchanged(let world):
+            w.write(UInt8(6))
+            w.write(world)
+        case .pendingAnswer(let arePending):
+            w.write(UInt8(7))
+            w.write(arePending)
+        case .world(let world):
+            w.write(UInt8(8))
+            w.write(world)
+        case .flush(let epoch):
+            w.write(UInt8(9))
+            w.write(epoch.value)
+        case .verdict(let epoch, let members, let world, let operations):
+            w.write(UInt8(10))
+            w.write(epoch.value)
+            w.write(world)
+            w.write(members) { $0.write($1) }
+            w.write(operations) {
+                $0.write($1.tag.value)
+                $0.write($1.launch.value)
+                $0.write($1.outcome.rawValue)
+            }
+        case .callRefused(let reason):
+            w.write(UInt8(11))
+            w.write(reason)
+        }
+        return w.bytes
+    }
+
+    package init(_ bytes: [UInt8]) throws(WireError) {
+        var r = ByteReader(bytes)
+        let kind = try r.read(UInt8.self)
+        switch kind {
+        case 1:
+            let peer = PeerID(try r.read())
+            let run = RunID(high: try r.read(), low: try r.read())
+            self = .welcome(peer: peer, run: run, deadTimeMilliseconds: try r.read())
+        case 2: self = .turnedAway(reason: try r.readText())
+        case 3: self = .heartbeat
+        case 4: self = .propose(epoch: Epoch(try r.read()), members: try r.readMembers())
+        case 5:
+            let epoch = Epoch(try r.read())
+            let world = try r.readCounts()
+            self = .view(epoch: epoch, members: try r.readMembers(), world: world)
+        case 6: self = .joinUnchanged(world: try r.readCounts())
+        case 7: self = .pendingAnswer(arePending: try r.readBool())
+        case 8: self = .world(try r.readCounts())
+        case 9: self = .flush(epoch: Epoch(try r.read()))
+        case 10:
+            let epoch = Epoch(try r.read())
+            let world = try r.readCounts()
+            let members = try r.readMembers()
+            self = .verdict(
+                epoch: epoch, members: members, world: world,
+                operations: try r.readList("operations", limit: WireLimits.operations) { (r) throws(WireError) in
+                    try r.readOperationVerdict()
+                })
+        case 11: self = .callRefused(reason: try r.readText())
+        default: throw .unknownKind(kind)
+        }
+        try r.finish()
+    }
+}
+
+extension ByteReader {
+    fileprivate mutating func readOperationVerdict() throws(WireError) -> OperationVerdict {
+        let tag = Tag(try read())
+        let launch = LaunchNumber(try read())
+        let outcome = try read(UInt8.self)
+        guard let outcome = OperationVerdict.Outcome(rawValue: outcome) else {
+            throw .unknownValue(field: "outcome", value: UInt64(outcome))
+        }
+        return OperationVerdict(tag: tag, launch: launch, outcome: outcome)
+    }
+}

@@ -1,0 +1,10 @@
+import ArgumentParser
+
+/// The tool beside the library.
+@main
+struct Tool: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "pccl",
+        abstract: "Shows, tests and measures fault-tolerant collectives.",
+        subcommands: [DemoCommand.self, DemoPeerCommand.self])
+}

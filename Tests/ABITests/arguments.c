@@ -1,0 +1,414 @@
+// What one process can ask of every function: null pointers, wrong values, wrong states, a group of one. Nothing here
+// needs a second peer, and nothing leaves the loopback interface.
+#define _POSIX_C_SOURCE 200809L
+#include "testing.h"
+
+// Stands for objects that must not be looked at: zeros, so that a function which does look fails in a tame way.
+static union {
+    uint64_t alignment;
+    unsigned char bytes[4096];
+} nothing;
+
+static void beforeInit(void) {
+    testing_phase = "functions before pcclInit";
+    pcclComm_t *fake = (pcclComm_t *)&nothing;
+    pcclCommCreateParams_t parameters = parametersFor(1);
+    pcclComm_t *made = NULL;
+    int number = 77;
+    bool pending = true;
+    float send[2] = {1, 2}, receive[2] = {3, 4};
+    pcclReduceDescriptor_t descriptor = reduction(1, 2, pcclFloat, pcclSum);
+    pcclReduceOpDescriptor_t operation = {send, receive, descriptor};
+    pcclAsyncReduceOp_t handle = {fake, 1};
+    pcclSharedState_t state = {0, 0, NULL};
+
+    EXPECT(pcclNotInitialized, pcclCreateCommunicator(&parameters, &made));
+    EXPECT(pcclNotInitialized, pcclGetAttribute(fake, PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, &number));
+    EXPECT(pcclNotInitialized, pcclConnect(fake));
+    EXPECT(pcclNotInitialized, pcclUpdateTopology(fake));
+    EXPECT(pcclNotInitialized, pcclArePeersPending(fake, &pending));
+    EXPECT(pcclNotInitialized, pcclOptimizeTopology(fake));
+    EXPECT(pcclNotInitialized, pcclAllReduce(send, receive, &descriptor, fake, NULL));
+    EXPECT(pcclNotInitialized, pcclAllReduceAsync(send, receive, &descriptor, fake, &handle));
+    EXPECT(pcclNotInitialized, pcclAwaitAsyncReduce(&handle, NULL));
+    EXPECT(pcclNotInitialized, pcclAllReduceMultipleWithRetry(&operation, 1, fake, NULL, 1));
+    EXPECT(pcclNotInitialized,
+           pcclSynchronizeSharedState(fake, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
+    EXPECT(pcclNotInitialized, pcclDestroyCommunicator(fake));
+    CHECK(made == NULL && number == 77 && pending && receive[0] == 3 && receive[1] == 4);
+}
+
+static void masterAndBuildInfoNeedNoInit(void) {
+    testing_phase = "a master and the build info before pcclInit";
+    union {
+        unsigned char byte;
+        pcclBuildInfo_t info;
+    } build;
+    build.byte = 0xAA;
+    EXPECT(pcclSuccess, pcclGetBuildInfo(&build.info));
+    CHECK(build.byte == 0 || build.byte == 1);
+    EXPECT(pcclInvalidArgument, pcclGetBuildInfo(NULL));
+
+    uint16_t port;
+    stopMaster(startMaster(&port));
+}
+
+static void masterStates(void) {
+    testing_phase = "null and wrong arguments of the master";
+    pcclMasterInstance_t *master = NULL;
+    EXPECT(pcclInvalidArgument, pcclCreateMaster(loopback(freePort()), NULL));
+    ccoip_socket_address_t wrong = loopback(freePort());
+    wrong.inet.protocol = (ccoip_inet_protocol_t)7;
+    EXPECT(pcclInvalidArgument, pcclCreateMaster(wrong, &master));
+    CHECK(master == NULL);
+    EXPECT(pcclInvalidArgument, pcclRunMaster(NULL));
+    EXPECT(pcclInvalidArgument, pcclInterruptMaster(NULL));
+    EXPECT(pcclInvalidArgument, pcclMasterAwaitTermination(NULL));
+    EXPECT(pcclInvalidArgument, pcclDestroyMaster(NULL));
+
+    testing_phase = "a master that was never run";
+    EXPECT(pcclSuccess, pcclCreateMaster(loopback(freePort()), &master));
+    EXPECT(pcclInvalidUsage, pcclInterruptMaster(master));
+    EXPECT(pcclInvalidUsage, pcclMasterAwaitTermination(master));
+    EXPECT(pcclSuccess, pcclDestroyMaster(master));
+
+    testing_phase = "a running master";
+    uint16_t port;
+    master = startMaster(&port);
+    EXPECT(pcclInvalidUsage, pcclRunMaster(master));
+
+    testing_phase = "a second master on the same port";
+    pcclMasterInstance_t *second = NULL;
+    EXPECT(pcclSuccess, pcclCreateMaster(loopback(port), &second));
+    EXPECT(pcclInvalidUsage, pcclRunMaster(second));
+    EXPECT(pcclSuccess, pcclDestroyMaster(second));
+
+    testing_phase = "a master that ends";
+    EXPECT(pcclSuccess, pcclInterruptMaster(master));
+    EXPECT(pcclSuccess, pcclInterruptMaster(master));
+    EXPECT(pcclSuccess, pcclMasterAwaitTermination(master));
+    EXPECT(pcclSuccess, pcclMasterAwaitTermination(master));
+    EXPECT(pcclSuccess, pcclInterruptMaster(master));
+    EXPECT(pcclInvalidUsage, pcclRunMaster(master));
+    EXPECT(pcclSuccess, pcclDestroyMaster(master));
+
+    testing_phase = "a port that somebody else listens on";
+    int listener = openListener(&port);
+    EXPECT(pcclSuccess, pcclCreateMaster(loopback(port), &master));
+    EXPECT(pcclInvalidUsage, pcclRunMaster(master));
+    EXPECT(pcclSuccess, pcclDestroyMaster(master));
+    close(listener);
+
+    testing_phase = "destroying a running master ends it";
+    master = startMaster(&port);
+    EXPECT(pcclSuccess, pcclDestroyMaster(master));
+    // Nobody listens there any more, which a connection attempt sees without waiting.
+    struct sockaddr_in address;
+    memset(&address, 0, sizeof(address));
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(port);
+    int probe = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(probe >= 0 && connect(probe, (struct sockaddr *)&address, sizeof(address)) != 0);
+    close(probe);
+}
+
+static void *interruptFromThread(void *master) {
+    EXPECT(pcclSuccess, pcclInterruptMaster((pcclMasterInstance_t *)master));
+    return NULL;
+}
+
+static void awaitBlocksUntilInterrupted(void) {
+    testing_phase = "awaiting a master that another thread interrupts";
+    uint16_t port;
+    pcclMasterInstance_t *master = startMaster(&port);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, interruptFromThread, master) == 0);
+    EXPECT(pcclSuccess, pcclMasterAwaitTermination(master));
+    pthread_join(thread, NULL);
+    EXPECT(pcclSuccess, pcclDestroyMaster(master));
+}
+
+static void nullPointers(void) {
+    testing_phase = "null pointers";
+    pcclCommCreateParams_t parameters = parametersFor(1);
+    pcclComm_t *made = NULL;
+    int number;
+    bool pending;
+    float send[2] = {1, 2}, receive[2];
+    pcclReduceDescriptor_t descriptor = reduction(1, 2, pcclFloat, pcclSum);
+    pcclReduceOpDescriptor_t operation = {send, receive, descriptor};
+    pcclAsyncReduceOp_t handle = {NULL, 1};
+    pcclSharedState_t state = {0, 0, NULL};
+
+    EXPECT(pcclInvalidArgument, pcclCreateCommunicator(NULL, &made));
+    EXPECT(pcclInvalidArgument, pcclCreateCommunicator(&parameters, NULL));
+    EXPECT(pcclInvalidArgument, pcclGetAttribute(NULL, PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, &number));
+    EXPECT(pcclInvalidArgument, pcclConnect(NULL));
+    EXPECT(pcclInvalidArgument, pcclUpdateTopology(NULL));
+    EXPECT(pcclInvalidArgument, pcclArePeersPending(NULL, &pending));
+    EXPECT(pcclInvalidArgument, pcclOptimizeTopology(NULL));
+    EXPECT(pcclInvalidArgument, pcclAllReduce(send, receive, &descriptor, NULL, NULL));
+    EXPECT(pcclInvalidArgument, pcclAllReduceAsync(send, receive, &descriptor, NULL, &handle));
+    EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduce(NULL, NULL));
+    handle.comm = NULL;
+    EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduce(&handle, NULL));
+    EXPECT(pcclInvalidArgument, pcclAllReduceMultipleWithRetry(&operation, 1, NULL, NULL, 1));
+    EXPECT(pcclInvalidArgument,
+           pcclSynchronizeSharedState(NULL, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
+    EXPECT(pcclInvalidArgument, pcclDestroyCommunicator(NULL));
+    CHECK(made == NULL);
+}
+
+static void notConnected(void) {
+    testing_phase = "a communicator that is not connected";
+    uint16_t port = freePort();
+    pcclCommCreateParams_t parameters = parametersFor(port);
+    pcclComm_t *communicator = NULL;
+    parameters.master_address.inet.protocol = (ccoip_inet_protocol_t)7;
+    EXPECT(pcclInvalidArgument, pcclCreateCommunicator(&parameters, &communicator));
+    CHECK(communicator == NULL);
+    parameters.master_address.inet.protocol = inetIPv4;
+    EXPECT(pcclSuccess, pcclCreateCommunicator(&parameters, &communicator));
+    CHECK(communicator != NULL);
+
+    int number = 77;
+    bool pending = true;
+    float send[2] = {1, 2}, receive[2] = {3, 4};
+    pcclReduceDescriptor_t descriptor = reduction(1, 2, pcclFloat, pcclSum);
+    pcclReduceOpDescriptor_t operation = {send, receive, descriptor};
+    pcclAsyncReduceOp_t handle;
+    pcclAsyncReduceOp_t unknown = {communicator, 1};
+    pcclSharedState_t state = {0, 0, NULL};
+    EXPECT(pcclInvalidUsage, pcclGetAttribute(communicator, PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, &number));
+    EXPECT(pcclInvalidUsage, pcclUpdateTopology(communicator));
+    EXPECT(pcclInvalidUsage, pcclArePeersPending(communicator, &pending));
+    EXPECT(pcclInvalidUsage, pcclOptimizeTopology(communicator));
+    EXPECT(pcclInvalidUsage, pcclAllReduce(send, receive, &descriptor, communicator, NULL));
+    EXPECT(pcclInvalidUsage, pcclAllReduceAsync(send, receive, &descriptor, communicator, &handle));
+    EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduce(&unknown, NULL));
+    EXPECT(pcclInvalidUsage, pcclAllReduceMultipleWithRetry(&operation, 1, communicator, NULL, 1));
+    EXPECT(pcclInvalidUsage,
+           pcclSynchronizeSharedState(communicator, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
+    CHECK(number == 77 && pending && receive[0] == 3 && receive[1] == 4);
+
+    testing_phase = "connecting where nobody listens, then again";
+    EXPECT(pcclMasterConnectionFailed, pcclConnect(communicator));
+    EXPECT(pcclMasterConnectionFailed, pcclConnect(communicator));
+    EXPECT(pcclInvalidUsage, pcclUpdateTopology(communicator));
+    EXPECT(pcclSuccess, pcclDestroyCommunicator(communicator));
+}
+
+// The communicator is tried while there is no master, and must be usable once there is one.
+static void connectAgainOnceThereIsAMaster(void) {
+    testing_phase = "connecting again once there is a master";
+    for (int attempt = 0; attempt < 20; attempt++) {
+        uint16_t port = freePort();
+        pcclCommCreateParams_t parameters = parametersFor(port);
+        pcclComm_t *communicator = NULL;
+        EXPECT(pcclSuccess, pcclCreateCommunicator(&parameters, &communicator));
+        EXPECT(pcclMasterConnectionFailed, pcclConnect(communicator));
+        pcclMasterInstance_t *master = NULL;
+        EXPECT(pcclSuccess, pcclCreateMaster(loopback(port), &master));
+        pcclResult_t running = pcclRunMaster(master);
+        if (running == pcclSuccess) {
+            EXPECT(pcclSuccess, pcclConnect(communicator));
+            CHECK(groupSize(communicator) == 1);
+        }
+        EXPECT(pcclSuccess, pcclDestroyCommunicator(communicator));
+        EXPECT(pcclSuccess, pcclDestroyMaster(master));
+        if (running == pcclSuccess)
+            return;
+        if (running != pcclInvalidUsage)
+            FAIL("pcclRunMaster: %s", resultName(running));
+    }
+    FAIL("twenty ports in a row were taken");
+}
+
+static void reduceArguments(pcclComm_t *communicator) {
+    testing_phase = "wrong arguments of the reductions";
+    float send[4] = {1, 2, 3, 4}, receive[4] = {5, 6, 7, 8};
+    pcclAsyncReduceOp_t handle;
+    const pcclReduceDescriptor_t right = reduction(1, 4, pcclFloat, pcclSum);
+    EXPECT(pcclInvalidArgument, pcclAllReduceAsync(NULL, receive, &right, communicator, &handle));
+    EXPECT(pcclInvalidArgument, pcclAllReduceAsync(send, NULL, &right, communicator, &handle));
+    EXPECT(pcclInvalidArgument, pcclAllReduceAsync(send, receive, NULL, communicator, &handle));
+    EXPECT(pcclInvalidArgument, pcclAllReduceAsync(send, receive, &right, communicator, NULL));
+    EXPECT(pcclInvalidArgument, pcclAllReduce(NULL, receive, &right, communicator, NULL));
+    EXPECT(pcclInvalidArgument, pcclAllReduce(send, NULL, &right, communicator, NULL));
+    EXPECT(pcclInvalidArgument, pcclAllReduce(send, receive, NULL, communicator, NULL));
+
+    // Alone in the group, every wrong descriptor is refused before the number of peers is looked at.
+    enum {
+        badType,
+        negativeType,
+        badQuantizedType,
+        badAlgorithm,
+        badOperation,
+        zeroCount,
+        overflow,
+        overflowByOne,
+        wrongDescriptors
+    };
+    for (int which = 0; which < wrongDescriptors; which++) {
+        pcclReduceDescriptor_t wrong = right;
+        switch (which) {
+        case badType:
+            wrong.src_descriptor.datatype = (pcclDataType_t)12;
+            break;
+        case negativeType:
+            wrong.src_descriptor.datatype = (pcclDataType_t)-1;
+            break;
+        case badQuantizedType:
+            wrong.quantization_options.algorithm = pcclQuantMinMax;
+            wrong.quantization_options.quantized_datatype = (pcclDataType_t)12;
+            break;
+        case badAlgorithm:
+            wrong.quantization_options.algorithm = (pcclQuantizationAlgorithm_t)3;
+            break;
+        case badOperation:
+            wrong.op = (pcclRedOp_t)5;
+            break;
+        case zeroCount:
+            wrong.count = 0;
+            break;
+        case overflow:
+            wrong.count = SIZE_MAX;
+            break;
+        case overflowByOne:
+            wrong.count = SIZE_MAX / 4 + 1;
+            break;
+        }
+        pcclReduceOpDescriptor_t operation = {send, receive, wrong};
+        pcclResult_t result = pcclAllReduceAsync(send, receive, &wrong, communicator, &handle);
+        if (result != pcclInvalidArgument)
+            FAIL("wrong descriptor %d: %s", which, resultName(result));
+        EXPECT(pcclInvalidArgument, pcclAllReduce(send, receive, &wrong, communicator, NULL));
+        EXPECT(pcclInvalidArgument, pcclAllReduceMultipleWithRetry(&operation, 1, communicator, NULL, 1));
+    }
+
+    pcclReduceOpDescriptor_t operation = {send, receive, right};
+    EXPECT(pcclInvalidArgument, pcclAllReduceMultipleWithRetry(NULL, 1, communicator, NULL, 1));
+    EXPECT(pcclInvalidArgument, pcclAllReduceMultipleWithRetry(&operation, 0, communicator, NULL, 1));
+    EXPECT(pcclInvalidArgument, pcclAllReduceMultipleWithRetry(&operation, 1, communicator, NULL, 0));
+    EXPECT(pcclInvalidArgument, pcclAllReduceMultipleWithRetry(&operation, 1, communicator, NULL, -1));
+    operation.sendbuf = NULL;
+    EXPECT(pcclInvalidArgument, pcclAllReduceMultipleWithRetry(&operation, 1, communicator, NULL, 1));
+    operation.sendbuf = send;
+    operation.recvbuf = NULL;
+    EXPECT(pcclInvalidArgument, pcclAllReduceMultipleWithRetry(&operation, 1, communicator, NULL, 1));
+
+    pcclAsyncReduceOp_t unknown = {communicator, 12345};
+    EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduce(&unknown, NULL));
+
+    testing_phase = "reductions in a group of one";
+    operation.recvbuf = receive;
+    pcclReduceInfo_t info;
+    EXPECT(pcclTooFewPeers, pcclAllReduce(send, receive, &right, communicator, &info));
+    EXPECT(pcclTooFewPeers, pcclAllReduce(send, send, &right, communicator, NULL));
+    EXPECT(pcclTooFewPeers, pcclAllReduceAsync(send, receive, &right, communicator, &handle));
+    EXPECT(pcclTooFewPeers, pcclAllReduceMultipleWithRetry(&operation, 1, communicator, &info, 1));
+    pcclReduceDescriptor_t ignored = right;
+    ignored.quantization_options.quantized_datatype = (pcclDataType_t)12;
+    EXPECT(pcclTooFewPeers, pcclAllReduce(send, receive, &ignored, communicator, NULL));
+    for (int i = 0; i < 4; i++)
+        CHECK(send[i] == (float)(1 + i) && receive[i] == (float)(5 + i));
+}
+
+static void laterReleases(pcclComm_t *communicator) {
+    testing_phase = "what this release does not have";
+    float send[4] = {1, 2, 3, 4}, receive[4] = {5, 6, 7, 8};
+    pcclAsyncReduceOp_t handle;
+    for (int algorithm = pcclQuantMinMax; algorithm <= pcclQuantZeroPointScale; algorithm++) {
+        pcclReduceDescriptor_t quantised = reduction(1, 4, pcclFloat, pcclSum);
+        quantised.quantization_options.quantized_datatype = pcclUint8;
+        quantised.quantization_options.algorithm = (pcclQuantizationAlgorithm_t)algorithm;
+        pcclReduceOpDescriptor_t operation = {send, receive, quantised};
+        EXPECT(pcclInvalidUsage, pcclAllReduce(send, receive, &quantised, communicator, NULL));
+        EXPECT(pcclInvalidUsage, pcclAllReduceAsync(send, receive, &quantised, communicator, &handle));
+        EXPECT(pcclInvalidUsage, pcclAllReduceMultipleWithRetry(&operation, 1, communicator, NULL, 1));
+    }
+    CHECK(receive[0] == 5 && receive[3] == 8);
+
+    pcclTensorInfo_t tensor = {"weights", send, 4, pcclFloat, pcclDeviceCpu, false};
+    pcclSharedState_t state = {1, 1, &tensor};
+    pcclSharedStateSyncInfo_t info;
+    EXPECT(pcclInvalidArgument,
+           pcclSynchronizeSharedState(communicator, NULL, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, &info));
+    EXPECT(pcclInvalidUsage,
+           pcclSynchronizeSharedState(communicator, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, &info));
+    EXPECT(pcclInvalidUsage,
+           pcclSynchronizeSharedState(communicator, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_RECEIVE_ONLY, NULL));
+    CHECK(state.revision == 1 && state.count == 1 && state.infos == &tensor && send[0] == 1 && send[3] == 4);
+    EXPECT(pcclInvalidUsage, pcclOptimizeTopology(communicator));
+}
+
+static void aloneInTheGroup(void) {
+    testing_phase = "the first peer of a group";
+    uint16_t port;
+    pcclMasterInstance_t *master = startMaster(&port);
+    pcclCommCreateParams_t parameters = parametersFor(port);
+    pcclComm_t *communicator = NULL;
+    EXPECT(pcclSuccess, pcclCreateCommunicator(&parameters, &communicator));
+    EXPECT(pcclSuccess, pcclConnect(communicator));
+    EXPECT(pcclInvalidUsage, pcclConnect(communicator));
+    for (int which = PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE; which <= PCCL_ATTRIBUTE_LARGEST_PEER_GROUP_WORLD_SIZE; which++)
+        CHECK(attribute(communicator, (pcclAttribute_t)which) == 1);
+
+    testing_phase = "wrong arguments of a connected communicator";
+    int number = 77;
+    EXPECT(pcclInvalidArgument, pcclGetAttribute(communicator, PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, NULL));
+    EXPECT(pcclInvalidArgument, pcclGetAttribute(communicator, (pcclAttribute_t)0, &number));
+    EXPECT(pcclInvalidArgument, pcclGetAttribute(communicator, (pcclAttribute_t)5, &number));
+    EXPECT(pcclInvalidArgument, pcclGetAttribute(communicator, (pcclAttribute_t)-1, &number));
+    EXPECT(pcclInvalidArgument, pcclArePeersPending(communicator, NULL));
+    CHECK(number == 77);
+
+    testing_phase = "the join point of a group of one";
+    for (int turn = 0; turn < 3; turn++) {
+        bool pending = true;
+        EXPECT(pcclSuccess, pcclArePeersPending(communicator, &pending));
+        CHECK(!pending);
+        EXPECT(pcclSuccess, pcclUpdateTopology(communicator));
+        CHECK(groupSize(communicator) == 1);
+    }
+
+    reduceArguments(communicator);
+    laterReleases(communicator);
+
+    testing_phase = "the group of one is well after all that";
+    EXPECT(pcclSuccess, pcclUpdateTopology(communicator));
+    CHECK(groupSize(communicator) == 1);
+
+    testing_phase = "a second group does not wait for the first";
+    pcclComm_t *other = NULL;
+    parameters.peer_group = 5;
+    EXPECT(pcclSuccess, pcclCreateCommunicator(&parameters, &other));
+    EXPECT(pcclSuccess, pcclConnect(other));
+    EXPECT(pcclSuccess, pcclUpdateTopology(other));
+    CHECK(attribute(other, PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE) == 2);
+    CHECK(attribute(other, PCCL_ATTRIBUTE_PEER_GROUP_WORLD_SIZE) == 1);
+    CHECK(attribute(other, PCCL_ATTRIBUTE_NUM_DISTINCT_PEER_GROUPS) == 2);
+    CHECK(attribute(other, PCCL_ATTRIBUTE_LARGEST_PEER_GROUP_WORLD_SIZE) == 1);
+
+    testing_phase = "leaving";
+    EXPECT(pcclSuccess, pcclDestroyCommunicator(other));
+    EXPECT(pcclSuccess, pcclDestroyCommunicator(communicator));
+    stopMaster(master);
+}
+
+int main(void) {
+    startWatchdog();
+    beforeInit();
+    masterAndBuildInfoNeedNoInit();
+    EXPECT(pcclSuccess, pcclInit());
+    EXPECT(pcclSuccess, pcclInit());
+    masterStates();
+    awaitBlocksUntilInterrupted();
+    nullPointers();
+    notConnected();
+    connectAgainOnceThereIsAMaster();
+    aloneInTheGroup();
+    printf("arguments: every call as documented\n");
+    return 0;
+}

@@ -1,0 +1,24 @@
+// Every function of pccl.h, once: FUNCTION(name, parameters). The tests expand it to pointers of exactly that
+// type, so a function that is missing does not link and one whose signature has changed does not compile.
+FUNCTION(pcclInit, (void))
+FUNCTION(pcclCreateCommunicator, (const pcclCommCreateParams_t *, pcclComm_t **))
+FUNCTION(pcclGetAttribute, (const pcclComm_t *, pcclAttribute_t, int *))
+FUNCTION(pcclDestroyCommunicator, (pcclComm_t *))
+FUNCTION(pcclConnect, (pcclComm_t *))
+FUNCTION(pcclUpdateTopology, (pcclComm_t *))
+FUNCTION(pcclArePeersPending, (const pcclComm_t *, bool *))
+FUNCTION(pcclOptimizeTopology, (const pcclComm_t *))
+FUNCTION(pcclAllReduce, (const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *, pcclReduceInfo_t *))
+FUNCTION(pcclAllReduceAsync,
+         (const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *, pcclAsyncReduceOp_t *))
+FUNCTION(pcclAwaitAsyncReduce, (const pcclAsyncReduceOp_t *, pcclReduceInfo_t *))
+FUNCTION(pcclAllReduceMultipleWithRetry,
+         (const pcclReduceOpDescriptor_t *, size_t, const pcclComm_t *, pcclReduceInfo_t *, int))
+FUNCTION(pcclSynchronizeSharedState,
+         (const pcclComm_t *, pcclSharedState_t *, pcclSharedStateSyncStrategy_t, pcclSharedStateSyncInfo_t *))
+FUNCTION(pcclCreateMaster, (ccoip_socket_address_t, pcclMasterInstance_t **))
+FUNCTION(pcclRunMaster, (pcclMasterInstance_t *))
+FUNCTION(pcclInterruptMaster, (pcclMasterInstance_t *))
+FUNCTION(pcclMasterAwaitTermination, (pcclMasterInstance_t *))
+FUNCTION(pcclDestroyMaster, (pcclMasterInstance_t *))
+FUNCTION(pcclGetBuildInfo, (pcclBuildInfo_t *))

@@ -1,0 +1,78 @@
+#!/bin/sh
+# The ABI tests: compiles them against an installed tree and runs them.
+#
+#     Tests/ABITests/run.sh [prefix]        prefix has include/ and lib/libpccl.so; "dist" if not given
+#
+# CC and CXX choose the compilers. Prints "ok NAME" or "FAILED NAME" for each test, with the output of those that
+# failed, and ends with a non-zero status if any did.
+set -u
+
+prefix=${1:-dist}
+here=$(cd "$(dirname "$0")" && pwd) || exit 2
+library=$prefix/lib/libpccl.so
+if [ ! -e "$library" ] || [ ! -e "$prefix/include/pccl.h" ]; then
+    echo "$0: $prefix has no lib/libpccl.so or no include/pccl.h; build and install the library there first" >&2
+    exit 2
+fi
+prefix=$(cd "$prefix" && pwd) || exit 2
+library=$prefix/lib/libpccl.so
+
+work=$(mktemp -d) || exit 2
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+failed=0
+
+# check NAME COMMAND...: one line for the outcome; the command's output only when it failed.
+check() {
+    name=$1
+    shift
+    if "$@" >"$work/output" 2>&1; then
+        echo "ok $name"
+    else
+        echo "FAILED $name"
+        sed 's/^/    /' "$work/output"
+        failed=1
+        return 1
+    fi
+}
+
+warnings="-Wall -Wextra -Wpedantic -Werror"
+c99() { ${CC:-cc} -std=c99 $warnings -O1 -g -pthread -I"$prefix/include" "$@"; }
+cxx() { ${CXX:-c++} $warnings -I"$prefix/include" "$@"; }
+link="-L$prefix/lib -Wl,-rpath,$prefix/lib -lpccl"
+
+only_pccl_symbols() {
+    nm -D --defined-only "$library" >"$work/symbols" || return 1
+    # The last column is the name; a version after an @ is no part of it.
+    others=$(awk '{ sub(/@.*/, "", $NF); if ($NF !~ /^pccl/) print $NF }' "$work/symbols")
+    [ -s "$work/symbols" ] || { echo "no symbols at all"; return 1; }
+    [ -z "$others" ] || { echo "exported, and not of the API:"; echo "$others"; return 1; }
+}
+
+self_contained() {
+    ldd "$library" >"$work/needed" || return 1
+    if grep -E 'libswift|[Ff]oundation|libdispatch|libBlocksRuntime|not found' "$work/needed"; then
+        echo "the library must bring its Swift runtime with it"
+        return 1
+    fi
+}
+
+for order in 1 2 3 4 5; do
+    check "header_c99_order_$order" c99 -DORDER=$order -fsyntax-only "$here/header_c99.c"
+done
+
+for standard in c++11 c++20; do
+    check "header_cxx_${standard}_compiles" \
+        cxx -std=$standard "$here/header_cxx.cpp" -o "$work/header_$standard" $link &&
+        check "header_cxx_$standard" "$work/header_$standard"
+done
+
+for test in layout arguments two_peers; do
+    check "${test}_compiles" c99 "$here/$test.c" -o "$work/$test" $link &&
+        check "$test" "$work/$test"
+done
+
+check exports_only_pccl only_pccl_symbols
+check needs_no_swift_runtime self_contained
+
+exit $failed

@@ -1,0 +1,98 @@
+"""Fault-tolerant collective communication over TCP: all-reduce among peers that come and go.
+
+A *master* admits peers and tells them of losses; the peers reduce among themselves. A minimal peer::
+
+    import numpy, pccl
+
+    with pccl.Communicator("127.0.0.1:48148") as communicator:
+        communicator.connect(attempts=10)
+        while True:
+            gradient = numpy.ones(1000, dtype=numpy.float32)
+            try:
+                communicator.all_reduce(gradient, op=pccl.ReduceOp.AVG)
+            except pccl.RankConnectionLostError:
+                continue        # a peer died; the gradient is whole, the world size is new: try again
+            except pccl.TooFewPeersError:
+                pass            # alone so far
+            if communicator.are_peers_pending():
+                communicator.update_topology()
+
+The order matters: a newcomer's ``connect()`` returns where the members' ``update_topology()`` does, and what comes next
+must be the same call for both.
+
+The shared library is loaded at the first use, not at the import: from the file that the environment variable
+``PCCL_LIBRARY`` names, else from the package itself. Neither torch nor CUDA is needed.
+"""
+
+from __future__ import annotations
+
+from ._errors import (
+    InternalError,
+    InvalidArgumentError,
+    InvalidUsageError,
+    MasterConnectionFailedError,
+    NoSharedStateAvailableError,
+    NotInitializedError,
+    PCCLError,
+    PendingAsyncOpsError,
+    RankConnectionFailedError,
+    RankConnectionLostError,
+    TooFewPeersError,
+    TopologyOptimizationFailedError,
+    UpdateTopologyFailedError,
+)
+from ._native import BuildInfo, build_info, library_path
+from ._types import (
+    Attribute,
+    DataType,
+    DistributionHint,
+    QuantizationAlgorithm,
+    QuantizationOptions,
+    ReduceInfo,
+    ReduceOp,
+    ReduceOperand,
+    Result,
+    SharedState,
+    SharedStateSyncInfo,
+    SharedStateSyncStrategy,
+    TensorInfo,
+)
+from .communicator import AsyncReduceHandle, Communicator
+from .master import MasterNode
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncReduceHandle",
+    "Attribute",
+    "BuildInfo",
+    "Communicator",
+    "DataType",
+    "DistributionHint",
+    "InternalError",
+    "InvalidArgumentError",
+    "InvalidUsageError",
+    "MasterConnectionFailedError",
+    "MasterNode",
+    "NoSharedStateAvailableError",
+    "NotInitializedError",
+    "PCCLError",
+    "PendingAsyncOpsError",
+    "QuantizationAlgorithm",
+    "QuantizationOptions",
+    "RankConnectionFailedError",
+    "RankConnectionLostError",
+    "ReduceInfo",
+    "ReduceOp",
+    "ReduceOperand",
+    "Result",
+    "SharedState",
+    "SharedStateSyncInfo",
+    "SharedStateSyncStrategy",
+    "TensorInfo",
+    "TooFewPeersError",
+    "TopologyOptimizationFailedError",
+    "UpdateTopologyFailedError",
+    "build_info",
+    "library_path",
+]

@@ -1,0 +1,115 @@
+"""Tensors of several libraries, seen as plain memory. Nothing is copied; what cannot be lent as it is, is refused."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Dict
+
+import numpy
+
+from ._types import DataType
+
+__all__ = ["Region", "region_of"]
+
+
+@dataclass(frozen=True)
+class Region:
+    """C-contiguous memory of ``count`` elements, valid and pinned for as long as ``keep`` is referenced."""
+
+    address: int
+    count: int
+    datatype: DataType
+    keep: Any
+
+
+_NUMPY_TYPES: Dict[str, DataType] = {
+    "uint8": DataType.UINT8,
+    "int8": DataType.INT8,
+    "int16": DataType.INT16,
+    "uint16": DataType.UINT16,
+    "uint32": DataType.UINT32,
+    "int32": DataType.INT32,
+    "uint64": DataType.UINT64,
+    "int64": DataType.INT64,
+    "float16": DataType.FLOAT16,
+    # NumPy has no such type itself; the package ml_dtypes adds it under this name.
+    "bfloat16": DataType.BFLOAT16,
+    "float32": DataType.FLOAT32,
+    "float64": DataType.FLOAT64,
+}
+_SUPPORTED = ", ".join(_NUMPY_TYPES)
+
+
+def region_of(tensor: Any, name: str, writable: bool) -> Region:
+    """The memory of ``tensor``; ``name`` is the argument's name for error texts.
+
+    Raises TypeError for objects and element types that are not supported, ValueError for memory that cannot be used as
+    it is: strided, read-only (where it is to be written), on another device, in foreign byte order, or empty.
+    """
+    # A torch tensor can only exist when torch has been imported, so there is no need to import it here.
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(tensor, getattr(torch, "Tensor", ())):
+        region = _region_of_torch(tensor, name)
+    else:
+        region = _region_of_array(tensor, name, writable)
+    if region.count == 0:
+        raise ValueError(f"{name} has no elements")
+    return region
+
+
+def _region_of_torch(tensor: Any, name: str) -> Region:
+    if tensor.device.type != "cpu":
+        raise ValueError(
+            f"{name} is a torch tensor on device {str(tensor.device)!r}; only CPU memory can be used. Pass a copy made "
+            "with tensor.cpu(), and copy the result back."
+        )
+    if str(tensor.layout) != "torch.strided":
+        raise ValueError(f"{name} is a torch tensor of layout {tensor.layout}; pass tensor.to_dense()")
+    datatype = _NUMPY_TYPES.get(str(tensor.dtype).replace("torch.", "", 1))
+    if datatype is None:
+        raise TypeError(f"{name} is a torch tensor of {tensor.dtype}, which is not one of {_SUPPORTED}")
+    if tensor.requires_grad:
+        raise ValueError(
+            f"{name} is a torch tensor that requires grad, and autograd would not see it change. Pass "
+            "tensor.detach(), which shares its memory."
+        )
+    if not tensor.is_contiguous():
+        raise ValueError(
+            f"{name} is a torch tensor with strides {tuple(tensor.stride())}, which is not contiguous. Pass "
+            "tensor.contiguous(), and copy the result back with tensor.copy_(result)."
+        )
+    if tensor.is_neg():
+        raise ValueError(f"{name} is a negated view of a torch tensor; pass tensor.resolve_neg()")
+    return Region(tensor.data_ptr(), tensor.numel(), datatype, tensor)
+
+
+def _region_of_array(tensor: Any, name: str, writable: bool) -> Region:
+    if isinstance(tensor, numpy.ndarray):
+        array = tensor
+    else:
+        try:
+            # The array holds on to the exported buffer, so a bytearray, say, cannot be resized under the library.
+            array = numpy.asarray(memoryview(tensor))
+        except (TypeError, ValueError, NotImplementedError) as reason:
+            raise TypeError(
+                f"{name} is of type {type(tensor).__name__}; expected a NumPy array, a torch CPU tensor or an object "
+                f"with the buffer protocol ({reason})"
+            ) from reason
+    datatype = _NUMPY_TYPES.get(array.dtype.name)
+    if datatype is None:
+        raise TypeError(f"{name} has elements of type {array.dtype}, which is not one of {_SUPPORTED}")
+    if not array.dtype.isnative:
+        raise ValueError(
+            f"{name} is in the other byte order ({array.dtype.str}); pass array.astype(array.dtype.newbyteorder('='))"
+        )
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"{name} has shape {array.shape} and strides {array.strides}, which is not C-contiguous. Pass "
+            "numpy.ascontiguousarray(array), and copy the result back with array[...] = result."
+        )
+    if not array.flags.aligned:
+        raise ValueError(f"{name} is not aligned to its element size; pass array.copy()")
+    if writable and not array.flags.writeable:
+        raise ValueError(f"{name} is read-only, but the result goes there; pass a writable array as recv")
+    return Region(array.ctypes.data, array.size, datatype, array)

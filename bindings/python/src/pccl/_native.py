@@ -1,0 +1,219 @@
+"""The C interface as cffi sees it, and the one loaded library.
+
+cffi gives up the interpreter lock for the time of each call, so a blocking collective does not stop other threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cffi import FFI
+
+__all__ = ["BuildInfo", "build_info", "ffi", "initialized_library", "library", "library_path"]
+
+ffi = FFI()
+ffi.cdef(
+    """
+    typedef enum { inetIPv4 = 0, inetIPv6 = 1 } ccoip_inet_protocol_t;
+    typedef struct { uint8_t data[4]; } ccoip_ipv4_address_t;
+    typedef struct { uint8_t data[16]; } ccoip_ipv6_address_t;
+    typedef struct {
+        ccoip_inet_protocol_t protocol;
+        ccoip_ipv4_address_t ipv4;
+        ccoip_ipv6_address_t ipv6;
+    } ccoip_inet_address_t;
+    typedef struct { ccoip_inet_address_t inet; uint16_t port; } ccoip_socket_address_t;
+
+    typedef enum {
+        pcclSuccess = 0, pcclNotInitialized = 1, pcclInternalError = 2, pcclInvalidArgument = 3,
+        pcclInvalidUsage = 4, pcclTooFewPeers = 5, pcclMasterConnectionFailed = 6, pcclRankConnectionFailed = 7,
+        pcclRankConnectionLost = 8, pcclNoSharedStateAvailable = 9, pcclPendingAsyncOps = 10,
+        pcclUpdateTopologyFailed = 11, pcclTopologyOptimizationFailed = 12
+    } pcclResult_t;
+    typedef enum {
+        pcclUint8 = 0, pcclInt8 = 1, pcclInt16 = 2, pcclUint16 = 3, pcclUint32 = 4, pcclInt32 = 5, pcclUint64 = 6,
+        pcclInt64 = 7, pcclFloat16 = 8, pcclBFloat16 = 9, pcclFloat = 10, pcclDouble = 11
+    } pcclDataType_t;
+    typedef enum { pcclDeviceCpu = 0, pcclDeviceCuda = 1 } pcclDeviceType_t;
+    typedef enum { pcclSum = 0, pcclAvg = 1, pcclProd = 2, pcclMax = 3, pcclMin = 4 } pcclRedOp_t;
+    typedef enum {
+        PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE = 1, PCCL_ATTRIBUTE_PEER_GROUP_WORLD_SIZE = 2,
+        PCCL_ATTRIBUTE_NUM_DISTINCT_PEER_GROUPS = 3, PCCL_ATTRIBUTE_LARGEST_PEER_GROUP_WORLD_SIZE = 4
+    } pcclAttribute_t;
+    typedef enum {
+        PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR = 0, PCCL_SHARED_STATE_SYNC_STRATEGY_RECEIVE_ONLY = 1,
+        PCCL_SHARED_STATE_SYNC_STRATEGY_SEND_ONLY = 2
+    } pcclSharedStateSyncStrategy_t;
+    typedef enum {
+        pcclDistributionNone = 0, pcclDistributionNormal = 1, pcclDistributionUniform = 2
+    } pcclDistributionHint_t;
+    typedef enum { pcclQuantNone = 0, pcclQuantMinMax = 1, pcclQuantZeroPointScale = 2 } pcclQuantizationAlgorithm_t;
+
+    typedef struct pcclComm_t pcclComm_t;
+    typedef struct pcclMasterInstanceState_t pcclMasterInstance_t;
+
+    typedef struct {
+        ccoip_socket_address_t master_address;
+        uint32_t peer_group;
+        uint32_t p2p_connection_pool_size;
+    } pcclCommCreateParams_t;
+    typedef struct { uint32_t local_world_size; uint64_t tx_bytes; uint64_t rx_bytes; } pcclReduceInfo_t;
+    typedef struct {
+        pcclDataType_t datatype;
+        pcclDistributionHint_t distribution_hint;
+    } pcclReduceOperandDescriptor_t;
+    typedef struct {
+        pcclDataType_t quantized_datatype;
+        pcclQuantizationAlgorithm_t algorithm;
+    } pcclQuantizationOptions_t;
+    typedef struct {
+        size_t count;
+        pcclRedOp_t op;
+        uint64_t tag;
+        pcclReduceOperandDescriptor_t src_descriptor;
+        pcclQuantizationOptions_t quantization_options;
+    } pcclReduceDescriptor_t;
+    typedef struct pcclReduceSingleDescriptor_t {
+        void *sendbuf;
+        void *recvbuf;
+        pcclReduceDescriptor_t descriptor;
+    } pcclReduceOpDescriptor_t;
+    typedef struct { pcclComm_t *comm; uint64_t tag; } pcclAsyncReduceOp_t;
+    typedef struct {
+        const char *name;
+        void *data;
+        size_t count;
+        pcclDataType_t datatype;
+        pcclDeviceType_t device_type;
+        bool allow_content_inequality;
+    } pcclTensorInfo_t;
+    typedef struct { uint64_t revision; size_t count; pcclTensorInfo_t *infos; } pcclSharedState_t;
+    typedef struct { uint64_t tx_bytes; uint64_t rx_bytes; } pcclSharedStateSyncInfo_t;
+    typedef struct { bool has_cuda_support; } pcclBuildInfo_t;
+
+    pcclResult_t pcclInit(void);
+    pcclResult_t pcclCreateCommunicator(const pcclCommCreateParams_t *, pcclComm_t **);
+    pcclResult_t pcclGetAttribute(const pcclComm_t *, pcclAttribute_t, int *);
+    pcclResult_t pcclDestroyCommunicator(pcclComm_t *);
+    pcclResult_t pcclConnect(pcclComm_t *);
+    pcclResult_t pcclUpdateTopology(pcclComm_t *);
+    pcclResult_t pcclArePeersPending(const pcclComm_t *, bool *);
+    pcclResult_t pcclOptimizeTopology(const pcclComm_t *);
+    pcclResult_t pcclAllReduce(const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *,
+                               pcclReduceInfo_t *);
+    pcclResult_t pcclAllReduceAsync(const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *,
+                                    pcclAsyncReduceOp_t *);
+    pcclResult_t pcclAwaitAsyncReduce(const pcclAsyncReduceOp_t *, pcclReduceInfo_t *);
+    pcclResult_t pcclAllReduceMultipleWithRetry(const pcclReduceOpDescriptor_t *, size_t, const pcclComm_t *,
+                                                pcclReduceInfo_t *, int);
+    pcclResult_t pcclSynchronizeSharedState(const pcclComm_t *, pcclSharedState_t *, pcclSharedStateSyncStrategy_t,
+                                            pcclSharedStateSyncInfo_t *);
+    pcclResult_t pcclCreateMaster(ccoip_socket_address_t, pcclMasterInstance_t **);
+    pcclResult_t pcclRunMaster(pcclMasterInstance_t *);
+    pcclResult_t pcclInterruptMaster(pcclMasterInstance_t *);
+    pcclResult_t pcclMasterAwaitTermination(pcclMasterInstance_t *);
+    pcclResult_t pcclDestroyMaster(pcclMasterInstance_t *);
+    pcclResult_t pcclGetBuildInfo(pcclBuildInfo_t *);
+    """
+)
+
+FUNCTIONS = (
+    "pcclInit",
+    "pcclCreateCommunicator",
+    "pcclGetAttribute",
+    "pcclDestroyCommunicator",
+    "pcclConnect",
+    "pcclUpdateTopology",
+    "pcclArePeersPending",
+    "pcclOptimizeTopology",
+    "pcclAllReduce",
+    "pcclAllReduceAsync",
+    "pcclAwaitAsyncReduce",
+    "pcclAllReduceMultipleWithRetry",
+    "pcclSynchronizeSharedState",
+    "pcclCreateMaster",
+    "pcclRunMaster",
+    "pcclInterruptMaster",
+    "pcclMasterAwaitTermination",
+    "pcclDestroyMaster",
+    "pcclGetBuildInfo",
+)
+
+_loading = threading.Lock()
+_library: Any = None
+_initialized = False
+
+
+def library_path() -> str:
+    """The file of the shared library that is used: the one that ``PCCL_LIBRARY`` names, else the package's own.
+
+    Raises ImportError when there is none. Changes of ``PCCL_LIBRARY`` after the first use have no effect.
+    """
+    named = os.environ.get("PCCL_LIBRARY")
+    if named:
+        if not Path(named).is_file():
+            raise ImportError(f"PCCL_LIBRARY names {named!r}, which is not a file. Correct or unset it.")
+        return named
+    package = Path(__file__).resolve().parent
+    packed = package / "libpccl.so"
+    if packed.is_file():
+        return str(packed)
+    # An editable installation runs from the checkout: <root>/bindings/python/src/pccl.
+    if package.parts[-4:] == ("bindings", "python", "src", "pccl"):
+        built = package.parents[3] / "dist" / "lib" / "libpccl.so"
+        if built.is_file():
+            return str(built)
+        raise ImportError(f"{built} is missing. Run `make lib` in {package.parents[3]}, or set PCCL_LIBRARY.")
+    raise ImportError(f"{packed} is missing. Install the package again, or set PCCL_LIBRARY to a libpccl.so.")
+
+
+def library() -> Any:
+    """The loaded library. Raises ImportError when it is missing, cannot be loaded, or is some other library."""
+    global _library
+    with _loading:
+        if _library is None:
+            path = library_path()
+            try:
+                opened = ffi.dlopen(os.path.abspath(path))
+            except OSError as reason:
+                raise ImportError(f"{path} cannot be loaded: {reason}. Was it built for this machine?") from reason
+            for name in FUNCTIONS:
+                if not hasattr(opened, name):
+                    raise ImportError(f"{path} has no function {name}: it is not a libpccl that this package can use.")
+            _library = opened
+    return _library
+
+
+def initialized_library() -> Any:
+    """The loaded library, after pcclInit, which communicators need."""
+    global _initialized
+    from ._errors import check
+
+    lib = library()
+    with _loading:
+        if not _initialized:
+            check(lib.pcclInit(), "pcclInit")
+            _initialized = True
+    return lib
+
+
+@dataclass(frozen=True)
+class BuildInfo:
+    """How the loaded library was built."""
+
+    has_cuda_support: bool
+    library: str
+    """File that it was loaded from."""
+
+
+def build_info() -> BuildInfo:
+    """Tells how the loaded library was built. Raises ImportError when it cannot be loaded."""
+    from ._errors import check
+
+    info = ffi.new("pcclBuildInfo_t *")
+    check(library().pcclGetBuildInfo(info), "pcclGetBuildInfo")
+    return BuildInfo(has_cuda_support=bool(info.has_cuda_support), library=library_path())

@@ -1,0 +1,213 @@
+"""Enumerations and plain records. The values are those of the C header and never change."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, List, Mapping, Optional
+
+__all__ = [
+    "Attribute",
+    "DataType",
+    "DistributionHint",
+    "QuantizationAlgorithm",
+    "QuantizationOptions",
+    "ReduceInfo",
+    "ReduceOp",
+    "ReduceOperand",
+    "Result",
+    "SharedState",
+    "SharedStateSyncInfo",
+    "SharedStateSyncStrategy",
+    "TensorInfo",
+]
+
+
+class Result(enum.IntEnum):
+    """What a C function answered. Every value but SUCCESS is raised as its own subclass of :class:`PCCLError`."""
+
+    SUCCESS = 0
+    NOT_INITIALIZED = 1
+    INTERNAL_ERROR = 2
+    INVALID_ARGUMENT = 3
+    INVALID_USAGE = 4
+    TOO_FEW_PEERS = 5
+    MASTER_CONNECTION_FAILED = 6
+    RANK_CONNECTION_FAILED = 7
+    RANK_CONNECTION_LOST = 8
+    NO_SHARED_STATE_AVAILABLE = 9
+    PENDING_ASYNC_OPS = 10
+    UPDATE_TOPOLOGY_FAILED = 11
+    TOPOLOGY_OPTIMIZATION_FAILED = 12
+
+
+class DataType(enum.IntEnum):
+    """Type of one element."""
+
+    UINT8 = 0
+    INT8 = 1
+    INT16 = 2
+    UINT16 = 3
+    UINT32 = 4
+    INT32 = 5
+    UINT64 = 6
+    INT64 = 7
+    FLOAT16 = 8
+    BFLOAT16 = 9
+    FLOAT32 = 10
+    FLOAT64 = 11
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return _ITEM_SIZES[self]
+
+
+_ITEM_SIZES = {
+    DataType.UINT8: 1,
+    DataType.INT8: 1,
+    DataType.INT16: 2,
+    DataType.UINT16: 2,
+    DataType.UINT32: 4,
+    DataType.INT32: 4,
+    DataType.UINT64: 8,
+    DataType.INT64: 8,
+    DataType.FLOAT16: 2,
+    DataType.BFLOAT16: 2,
+    DataType.FLOAT32: 4,
+    DataType.FLOAT64: 8,
+}
+
+
+class DeviceType(enum.IntEnum):
+    """Where a tensor's memory is."""
+
+    CPU = 0
+    CUDA = 1
+
+
+class ReduceOp(enum.IntEnum):
+    """How contributions are combined, element by element.
+
+    Integer sums and products wrap. AVG of integers truncates towards zero. 16-bit floats are accumulated in 32 bits.
+    MAX and MIN are NaN where any contribution is NaN.
+    """
+
+    SUM = 0
+    AVG = 1
+    PROD = 2
+    MAX = 3
+    MIN = 4
+
+
+class Attribute(enum.IntEnum):
+    """What :meth:`Communicator.get_attribute` can be asked. Only admitted peers count."""
+
+    GLOBAL_WORLD_SIZE = 1
+    """Peers of all groups."""
+    PEER_GROUP_WORLD_SIZE = 2
+    """Peers of this communicator's own group: those that its collectives run among."""
+    NUM_DISTINCT_PEER_GROUPS = 3
+    """Groups with at least one peer."""
+    LARGEST_PEER_GROUP_WORLD_SIZE = 4
+    """Peers of the largest group."""
+
+
+class SharedStateSyncStrategy(enum.IntEnum):
+    """What a peer is ready to do in :meth:`Communicator.sync_shared_state`."""
+
+    ENFORCE_POPULAR = 0
+    """Send or receive, so that all end with the most popular content."""
+    RECEIVE_ONLY = 1
+    """Receive what the others hold; own content is not elected."""
+    SEND_ONLY = 2
+    """Own content must be the one that is elected."""
+
+
+class DistributionHint(enum.IntEnum):
+    """How the values of a tensor are distributed; a hint for quantisation, never needed."""
+
+    NONE = 0
+    NORMAL = 1
+    UNIFORM = 2
+
+
+class QuantizationAlgorithm(enum.IntEnum):
+    """How elements are made smaller for the way over the network."""
+
+    NONE = 0
+    MIN_MAX = 1
+    ZERO_POINT_SCALE = 2
+
+
+@dataclass(frozen=True)
+class QuantizationOptions:
+    """Send elements as ``datatype`` (a smaller type than the tensor's), made by ``algorithm``. All peers must agree."""
+
+    datatype: DataType
+    algorithm: QuantizationAlgorithm = QuantizationAlgorithm.MIN_MAX
+
+
+@dataclass(frozen=True)
+class ReduceInfo:
+    """About a collective that succeeded."""
+
+    world_size: int
+    """Peers that contributed to the result. AVG was divided by it."""
+    tx_bytes: int
+    """Payload bytes that this peer sent."""
+    rx_bytes: int
+    """Payload bytes that this peer received."""
+
+
+@dataclass
+class ReduceOperand:
+    """One tensor of :meth:`Communicator.all_reduce_multiple_with_retry`."""
+
+    send: Any
+    """Contribution: a NumPy array, a torch CPU tensor or any C-contiguous buffer. Never written, unless in place."""
+    recv: Any = None
+    """Where the result goes: same type and count as ``send``. None: into ``send``, in place."""
+    op: ReduceOp = ReduceOp.SUM
+    tag: Optional[int] = None
+    """Name of this reduction among all that run at once, the same on every peer. None: its place in the list."""
+    quantization: Optional[QuantizationOptions] = None
+    distribution_hint: DistributionHint = DistributionHint.NONE
+
+
+@dataclass
+class TensorInfo:
+    """One entry of a :class:`SharedState`."""
+
+    name: str
+    """Key of the entry, the same on every peer."""
+    data: Any
+    """A writable NumPy array, torch CPU tensor or buffer, C-contiguous. Lent to the library during the call only."""
+    allow_content_inequality: bool = False
+    """True: the content may differ between peers; it is not compared and not sent on its own."""
+
+
+@dataclass
+class SharedState:
+    """Named tensors that all peers of a group hold alike, and their revision.
+
+    The revision grows by exactly one with each synchronisation; a peer that was behind finds it updated in place.
+    """
+
+    revision: int = 0
+    tensors: List[TensorInfo] = field(default_factory=list)
+
+    @classmethod
+    def from_mapping(cls, tensors: Mapping[str, Any], revision: int = 0) -> SharedState:
+        """The state that holds each value of ``tensors`` under its key. The values are referenced, not copied."""
+        return cls(revision, [TensorInfo(name, data) for name, data in tensors.items()])
+
+
+@dataclass(frozen=True)
+class SharedStateSyncInfo:
+    """About a synchronisation that succeeded."""
+
+    tx_bytes: int
+    """Payload bytes that this peer sent."""
+    rx_bytes: int
+    """Payload bytes that this peer received: 0 when it already held the elected content."""

@@ -1,0 +1,545 @@
+"""A peer, and the collectives that it takes part in."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+import warnings
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Deque, List, Optional, Sequence, Type, Union
+
+from ._address import Address, describe_address, resolve_address, split_address
+from ._buffers import Region, region_of
+from ._errors import InvalidUsageError, MasterConnectionFailedError, PCCLError, check, error
+from ._lifetime import Lifetime
+from ._native import ffi, initialized_library
+from ._types import (
+    Attribute,
+    DeviceType,
+    DistributionHint,
+    QuantizationAlgorithm,
+    QuantizationOptions,
+    ReduceInfo,
+    ReduceOp,
+    ReduceOperand,
+    Result,
+    SharedState,
+    SharedStateSyncInfo,
+    SharedStateSyncStrategy,
+)
+
+__all__ = ["AsyncReduceHandle", "Communicator"]
+
+_UINT32_MAX = 2**32 - 1
+_UINT64_MAX = 2**64 - 1
+_INT_MAX = 2**31 - 1
+
+
+class Communicator:
+    """This process as a peer of a run.
+
+    Args:
+        address: the master's address: ``"host:port"``, ``"[IPv6 address]:port"`` or ``(host, port)``. A name is looked
+            up once, here; its IPv4 address is preferred.
+        peer_group: collectives run among the peers of the same group. 0 unless a run has several.
+        p2p_connection_pool_size: connections to each other peer. 0: the library chooses.
+
+    Raises:
+        ValueError, TypeError: an argument is malformed. OSError: the host name is not known.
+        ImportError: the shared library is missing or cannot be loaded.
+
+    **Joint calls.** All peers of a group must make the same joint calls in the same order: :meth:`update_topology`,
+    :meth:`are_peers_pending`, :meth:`optimize_topology`, :meth:`sync_shared_state`. Collectives are matched by tag.
+
+    **Threads.** Any thread may call any method, but :meth:`destroy` only when no other is inside a call; the
+    interpreter lock is free while a call blocks. Python runs signal
+    handlers (Ctrl-C) only after a blocking call has returned. A communicator does not survive ``fork()``.
+
+    **Ownership.** Buffers are lent for the time of a call, or until an operation's ``wait()`` has returned; do not
+    write to them, nor read results from them, before. Nothing is copied on the way in.
+
+    As a context manager it is destroyed, which tells the others goodbye, at the end of the block.
+    """
+
+    def __init__(self, address: Address, peer_group: int = 0, p2p_connection_pool_size: int = 0) -> None:
+        # Operations whose handle was dropped before it was awaited. They still write to their buffers, which are kept
+        # alive here until somebody awaits them. Filled by __del__, hence a deque: its append needs no lock.
+        self._abandoned: Deque[_Operation] = collections.deque()
+        self._address = describe_address(*split_address(address))
+        parameters = ffi.new("pcclCommCreateParams_t *")
+        parameters.master_address = resolve_address(address)[0]
+        parameters.peer_group = _checked_integer(peer_group, "peer_group", 0, _UINT32_MAX)
+        parameters.p2p_connection_pool_size = _checked_integer(
+            p2p_connection_pool_size, "p2p_connection_pool_size", 0, _UINT32_MAX
+        )
+        self._library = initialized_library()
+        created = ffi.new("pcclComm_t **")
+        check(self._library.pcclCreateCommunicator(parameters, created), "pcclCreateCommunicator", self._subject)
+        self._lifetime = Lifetime(created[0], f"the communicator ({self._subject})")
+
+    # Membership
+
+    def connect(self, attempts: int = 1, interval: float = 1.0) -> None:
+        """Joins the run, and blocks until this peer is admitted.
+
+        The first peer of a group is admitted at once, others when the members call :meth:`update_topology`. After that
+        the members go on, to reduce, say: do not call ``update_topology()`` in the same turn.
+
+        Args:
+            attempts: how often to try when the master cannot be reached or refuses.
+            interval: seconds between two attempts.
+
+        Raises:
+            MasterConnectionFailedError: the last attempt failed too. ``connect()`` may be called again.
+            InvalidUsageError: connected already.
+        """
+        _checked_integer(attempts, "attempts", 1, _INT_MAX)
+        if not interval >= 0:
+            raise ValueError(f"interval is {interval!r}; expected seconds, 0 or more")
+        for attempt in range(1, attempts + 1):
+            try:
+                with self._lifetime.inside() as pointer:
+                    check(self._library.pcclConnect(pointer), "pcclConnect", self._subject)
+                return
+            except MasterConnectionFailedError:
+                if attempt == attempts:
+                    raise
+            time.sleep(interval)
+
+    def update_topology(self) -> None:
+        """Join point: blocks until all peers of the group have called it, and admits those who wait in ``connect()``.
+
+        Raises:
+            UpdateTopologyFailedError: this peer was evicted, or the master stayed away.
+            PendingAsyncOpsError: operations are not awaited.
+            InvalidUsageError: not connected, or the peers are in different calls.
+        """
+        self._settle_abandoned()
+        with self._lifetime.inside() as pointer:
+            check(self._library.pcclUpdateTopology(pointer), "pcclUpdateTopology", self._subject)
+
+    def are_peers_pending(self) -> bool:
+        """Tells whether peers wait in ``connect()``. Joint: all peers of the group call it and get the same answer.
+
+        It may be called while asynchronous operations run.
+
+        Raises:
+            InvalidUsageError: not connected, the master is gone, or the peers are in different calls.
+        """
+        pending = ffi.new("bool *")
+        with self._lifetime.inside() as pointer:
+            check(self._library.pcclArePeersPending(pointer, pending), "pcclArePeersPending", self._subject)
+        return bool(pending[0])
+
+    def optimize_topology(self) -> None:
+        """Measures the connections between the peers and adopts the best order. Joint; admits nobody.
+
+        **Not in this release: InvalidUsageError, always.**
+
+        Raises:
+            TopologyOptimizationFailedError: it failed, or operations are not awaited; the old order stays.
+            InvalidUsageError: not in this release; else not connected, or alone in the group.
+        """
+        self._settle_abandoned()
+        with self._lifetime.inside() as pointer:
+            check(self._library.pcclOptimizeTopology(pointer), "pcclOptimizeTopology", self._subject)
+
+    @property
+    def world_size(self) -> int:
+        """Peers of this group now, this one included. Never blocks. InvalidUsageError when not connected."""
+        return self.get_attribute(Attribute.PEER_GROUP_WORLD_SIZE)
+
+    def get_attribute(self, attribute: Attribute) -> int:
+        """A number about the run as it is now. Never blocks.
+
+        Raises:
+            InvalidUsageError: not connected.
+            ValueError: no such attribute.
+        """
+        value = ffi.new("int *")
+        with self._lifetime.inside() as pointer:
+            code = self._library.pcclGetAttribute(pointer, Attribute(attribute), value)
+        check(code, "pcclGetAttribute", self._subject)
+        return int(value[0])
+
+    # Collectives
+
+    def all_reduce(
+        self,
+        send: Any,
+        recv: Any = None,
+        op: ReduceOp = ReduceOp.SUM,
+        tag: int = 0,
+        *,
+        quantization: Optional[QuantizationOptions] = None,
+        distribution_hint: DistributionHint = DistributionHint.NONE,
+    ) -> ReduceInfo:
+        """Combines the tensors of all peers of the group, element by element; all get the same bits.
+
+        Args:
+            send: this peer's contribution: a NumPy array, a torch CPU tensor, or an object with the buffer protocol;
+                C-contiguous, of any shape, with the same number of elements and the same type on every peer.
+            recv: where the result goes; as many elements of the same type as ``send``. None: into ``send``, in place.
+                It may be ``send`` itself, but not overlap it in part. Unspecified content after an error, unless it is
+                ``send``.
+            op: how elements are combined.
+            tag: name of this operation among all that run at once, 0 to 2**64 - 1, the same on every peer.
+            quantization: how elements are made smaller for the network; the same on every peer. None: not at all.
+                **Not in this release: InvalidUsageError.**
+            distribution_hint: how values are distributed.
+
+        Returns:
+            The number of contributors and the bytes moved.
+
+        Raises:
+            RankConnectionLostError: a peer was lost. ``send`` is whole, the world size is new: call it again. All
+                surviving peers get this same error.
+            TooFewPeersError: this peer is alone.
+            InvalidArgumentError: the peers' arguments do not match, the tag is in use, or the buffers overlap.
+            MasterConnectionFailedError: this peer was taken for lost and evicted. ``send`` is whole; ``connect()``
+                again to come back as a newcomer.
+            InvalidUsageError: not connected, or the peers are in different calls.
+            ValueError, TypeError: a buffer cannot be used; the text says what to do.
+        """
+        request = _Request.of(send, recv, op, tag, quantization, distribution_hint)
+        self._settle_abandoned(tag)
+        info = ffi.new("pcclReduceInfo_t *")
+        with self._lifetime.inside() as pointer:
+            code = self._library.pcclAllReduce(
+                ffi.cast("void *", request.send.address),
+                ffi.cast("void *", request.recv.address),
+                request.native_descriptor(),
+                pointer,
+                info,
+            )
+        check(code, "pcclAllReduce", f"tag {tag}, {self._subject}")
+        return _reduce_info(info)
+
+    def all_reduce_async(
+        self,
+        send: Any,
+        recv: Any = None,
+        op: ReduceOp = ReduceOp.SUM,
+        tag: int = 0,
+        *,
+        quantization: Optional[QuantizationOptions] = None,
+        distribution_hint: DistributionHint = DistributionHint.NONE,
+    ) -> AsyncReduceHandle:
+        """Starts what :meth:`all_reduce` does, and returns at once.
+
+        Several may run at the same time under different tags, launched in any order on each peer. The buffers belong to
+        the library until :meth:`AsyncReduceHandle.wait` has returned; the handle keeps them alive.
+
+        Raises:
+            TooFewPeersError, InvalidArgumentError, InvalidUsageError, ValueError, TypeError: as ``all_reduce()``. What
+                is learnt later is raised by ``wait()``.
+        """
+        request = _Request.of(send, recv, op, tag, quantization, distribution_hint)
+        self._settle_abandoned(tag)
+        native = ffi.new("pcclAsyncReduceOp_t *")
+        with self._lifetime.inside() as pointer:
+            code = self._library.pcclAllReduceAsync(
+                ffi.cast("void *", request.send.address),
+                ffi.cast("void *", request.recv.address),
+                request.native_descriptor(),
+                pointer,
+                native,
+            )
+        check(code, "pcclAllReduceAsync", f"tag {tag}, {self._subject}")
+        return AsyncReduceHandle(self, _Operation(native, request))
+
+    def all_reduce_multiple_with_retry(self, operands: Sequence[ReduceOperand], max_in_flight: int = 16) -> ReduceInfo:
+        """Reduces several tensors, ``max_in_flight`` of them at a time, and goes on among the survivors after a loss.
+
+        Returns only when every tensor is reduced. A tensor that was finished before a loss has the lost peer's
+        contribution, one that was finished after it has not.
+
+        Args:
+            operands: what to reduce; the same list, but for the buffers, on every peer. Tags must differ.
+            max_in_flight: most operations at once, 1 or more.
+
+        Returns:
+            The traffic of all, and the world size at the end.
+
+        Raises:
+            TooFewPeersError: nobody else is left. Buffers of unfinished tensors are whole.
+            InvalidArgumentError, InvalidUsageError, ValueError, TypeError: as :meth:`all_reduce`.
+        """
+        if not operands:
+            raise ValueError("operands is empty")
+        _checked_integer(max_in_flight, "max_in_flight", 1, _INT_MAX)
+        requests: List[_Request] = []
+        for index, operand in enumerate(operands):
+            tag = index if operand.tag is None else operand.tag
+            requests.append(
+                _Request.of(
+                    operand.send,
+                    operand.recv,
+                    operand.op,
+                    tag,
+                    operand.quantization,
+                    operand.distribution_hint,
+                    place=f"operands[{index}].",
+                )
+            )
+        tags = collections.Counter(request.tag for request in requests)
+        repeated = sorted(tag for tag, uses in tags.items() if uses > 1)
+        if repeated:
+            raise ValueError(f"tags {repeated[:8]} are used by several operands; each needs its own")
+        for tag in tags:
+            self._settle_abandoned(tag)
+        natives = ffi.new("pcclReduceOpDescriptor_t[]", len(requests))
+        for native, request in zip(natives, requests):
+            native.sendbuf = ffi.cast("void *", request.send.address)
+            native.recvbuf = ffi.cast("void *", request.recv.address)
+            request.fill(native.descriptor)
+        info = ffi.new("pcclReduceInfo_t *")
+        with self._lifetime.inside() as pointer:
+            code = self._library.pcclAllReduceMultipleWithRetry(natives, len(requests), pointer, info, max_in_flight)
+        check(code, "pcclAllReduceMultipleWithRetry", f"{len(requests)} tensors, {self._subject}")
+        return _reduce_info(info)
+
+    # Shared state
+
+    def sync_shared_state(
+        self,
+        shared_state: SharedState,
+        strategy: SharedStateSyncStrategy = SharedStateSyncStrategy.ENFORCE_POPULAR,
+    ) -> SharedStateSyncInfo:
+        """Makes all peers of the group hold the same tensors. Joint. **Not in this release: InvalidUsageError.**
+
+        Args:
+            shared_state: this peer's tensors, written where they differ from the elected content, and its revision,
+                updated where it was behind.
+            strategy: what this peer is ready to do.
+
+        Raises:
+            InvalidUsageError: not in this release; else not connected, or the state was refused (see the log).
+            NoSharedStateAvailableError: no peer can give the content.
+            PendingAsyncOpsError: operations are not awaited.
+            ValueError, TypeError: a tensor cannot be used; the text says what to do.
+        """
+        strategy = SharedStateSyncStrategy(strategy)
+        entries = shared_state.tensors
+        regions = [region_of(entry.data, f"shared state entry {entry.name!r}", writable=True) for entry in entries]
+        names = [ffi.new("char[]", entry.name.encode()) for entry in entries]
+        infos = ffi.new("pcclTensorInfo_t[]", max(len(entries), 1))
+        for info, entry, region, name in zip(infos, entries, regions, names):
+            info.name = name
+            info.data = ffi.cast("void *", region.address)
+            info.count = region.count
+            info.datatype = region.datatype
+            info.device_type = DeviceType.CPU
+            info.allow_content_inequality = bool(entry.allow_content_inequality)
+        native = ffi.new("pcclSharedState_t *")
+        native.revision = _checked_integer(shared_state.revision, "shared_state.revision", 0, _UINT64_MAX)
+        native.count = len(entries)
+        native.infos = infos
+        self._settle_abandoned()
+        moved = ffi.new("pcclSharedStateSyncInfo_t *")
+        with self._lifetime.inside() as pointer:
+            code = self._library.pcclSynchronizeSharedState(pointer, native, strategy, moved)
+        check(code, "pcclSynchronizeSharedState", f"revision {shared_state.revision}, {self._subject}")
+        shared_state.revision = int(native.revision)
+        return SharedStateSyncInfo(tx_bytes=int(moved.tx_bytes), rx_bytes=int(moved.rx_bytes))
+
+    # Life
+
+    def destroy(self) -> None:
+        """Leaves the run, if connected, and frees the communicator. A second call does nothing.
+
+        Operations that are not awaited end; the other peers see this one leave. Buffers are free when it returns.
+
+        Raises:
+            InvalidUsageError: another thread is inside a call on this communicator.
+        """
+        pointer = self._lifetime.end()
+        if pointer is not None:
+            check(self._library.pcclDestroyCommunicator(pointer), "pcclDestroyCommunicator", self._subject)
+        # Only now does the library not touch them any more.
+        self._abandoned.clear()
+
+    @property
+    def _subject(self) -> str:
+        return f"master {self._address}"
+
+    def _settle_abandoned(self, tag: Optional[int] = None) -> None:
+        """Awaits operations whose handles were dropped: all, or the one of ``tag``.
+
+        Else a join point would say "pending operations" for ever, for nobody has a handle left to await. Their
+        outcome was given up with the handle.
+        """
+        for operation in list(self._abandoned):
+            if tag is not None and operation.request.tag != tag:
+                continue
+            try:
+                self._abandoned.remove(operation)
+            except ValueError:
+                continue  # another thread is awaiting it
+            with self._lifetime.inside():
+                self._library.pcclAwaitAsyncReduce(operation.native, ffi.NULL)
+
+    def __enter__(self) -> Communicator:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        value: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        try:
+            self.destroy()
+        except InvalidUsageError:
+            # Another thread is still inside a call. An error that is on its way already matters more than this one.
+            if value is None:
+                raise
+
+    def __del__(self) -> None:
+        lifetime: Optional[Lifetime] = getattr(self, "_lifetime", None)
+        if lifetime is not None and lifetime.is_alive:
+            # First the deed: where warnings are errors, the second line does not return.
+            self.destroy()
+            warnings.warn(f"communicator ({self._subject}) was never destroyed", ResourceWarning, 2, source=self)
+
+    def __repr__(self) -> str:
+        return f"<pccl.Communicator {self._subject}{'' if self._lifetime.is_alive else ', destroyed'}>"
+
+
+class AsyncReduceHandle:
+    """An all-reduce in flight, made by :meth:`Communicator.all_reduce_async`. It keeps the buffers alive.
+
+    Every handle must be awaited. One that is dropped before gives a ResourceWarning; its buffers then stay alive, and
+    in use, until the next join point, the next operation of its tag, or the end of the communicator.
+    """
+
+    def __init__(self, communicator: Communicator, operation: _Operation) -> None:
+        self._communicator = communicator
+        self._operation = operation
+        self._outcome: Union[ReduceInfo, PCCLError, None] = None
+        self._waiting = threading.Lock()
+
+    @property
+    def tag(self) -> int:
+        """The operation's tag."""
+        return self._operation.request.tag
+
+    def wait(self) -> ReduceInfo:
+        """Blocks until the operation has ended. Any thread may call it, several at once, and again: same outcome.
+
+        Raises:
+            RankConnectionLostError: a peer was lost. The input is whole, the world size is new: launch it again.
+            InvalidArgumentError: the peers' arguments do not match.
+            MasterConnectionFailedError: this peer was taken for lost and evicted. The input is whole.
+            InvalidUsageError: the communicator was destroyed before, or the peers are in different calls.
+        """
+        with self._waiting:
+            if self._outcome is None:
+                communicator = self._communicator
+                info = ffi.new("pcclReduceInfo_t *")
+                with communicator._lifetime.inside():  # the native operation points to the communicator
+                    code = communicator._library.pcclAwaitAsyncReduce(self._operation.native, info)
+                if code == Result.SUCCESS:
+                    self._outcome = _reduce_info(info)
+                else:
+                    subject = f"tag {self.tag}, {communicator._subject}"
+                    self._outcome = error(code, "pcclAwaitAsyncReduce", subject)
+            outcome = self._outcome
+        if isinstance(outcome, PCCLError):
+            raise outcome
+        return outcome
+
+    def __del__(self) -> None:
+        communicator: Optional[Communicator] = getattr(self, "_communicator", None)
+        if communicator is None or self._outcome is not None or not communicator._lifetime.is_alive:
+            return
+        communicator._abandoned.append(self._operation)
+        warnings.warn(f"all-reduce with tag {self.tag} was never awaited", ResourceWarning, 2, source=self)
+
+    def __repr__(self) -> str:
+        state = "in flight" if self._outcome is None else "ended"
+        return f"<pccl.AsyncReduceHandle tag {self.tag}, {state}>"
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One all-reduce whose arguments were checked."""
+
+    send: Region
+    recv: Region
+    op: ReduceOp
+    tag: int
+    quantization: Optional[QuantizationOptions]
+    distribution_hint: DistributionHint
+
+    @classmethod
+    def of(
+        cls,
+        send: Any,
+        recv: Any,
+        op: ReduceOp,
+        tag: int,
+        quantization: Optional[QuantizationOptions],
+        distribution_hint: DistributionHint,
+        place: str = "",
+    ) -> _Request:
+        in_place = recv is None
+        source = region_of(send, f"{place}send", writable=in_place)
+        target = source if in_place else region_of(recv, f"{place}recv", writable=True)
+        if source.datatype != target.datatype:
+            raise TypeError(
+                f"{place}send has elements of type {source.datatype.name}, {place}recv of {target.datatype.name}; "
+                "they must be the same"
+            )
+        if source.count != target.count:
+            raise ValueError(
+                f"{place}send has {source.count} elements, {place}recv {target.count}; they must be as many"
+            )
+        if quantization is not None and not isinstance(quantization, QuantizationOptions):
+            raise TypeError(f"{place}quantization is {quantization!r}; expected pccl.QuantizationOptions or None")
+        return cls(
+            source,
+            target,
+            ReduceOp(op),
+            _checked_integer(tag, f"{place}tag", 0, _UINT64_MAX),
+            quantization,
+            DistributionHint(distribution_hint),
+        )
+
+    def fill(self, descriptor: Any) -> None:
+        descriptor.count = self.send.count
+        descriptor.op = self.op
+        descriptor.tag = self.tag
+        descriptor.src_descriptor.datatype = self.send.datatype
+        descriptor.src_descriptor.distribution_hint = self.distribution_hint
+        chosen = self.quantization or QuantizationOptions(self.send.datatype, QuantizationAlgorithm.NONE)
+        descriptor.quantization_options.quantized_datatype = chosen.datatype
+        descriptor.quantization_options.algorithm = chosen.algorithm
+
+    def native_descriptor(self) -> Any:
+        descriptor = ffi.new("pcclReduceDescriptor_t *")
+        self.fill(descriptor)
+        return descriptor
+
+
+@dataclass(frozen=True, eq=False)
+class _Operation:
+    """An operation in flight, as the library knows it, and the buffers that it uses."""
+
+    native: Any
+    request: _Request
+
+
+def _reduce_info(info: Any) -> ReduceInfo:
+    return ReduceInfo(int(info.local_world_size), int(info.tx_bytes), int(info.rx_bytes))
+
+
+def _checked_integer(value: int, name: str, least: int, most: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} is {value!r}; expected an integer")
+    number = value.__index__()
+    if not least <= number <= most:
+        raise ValueError(f"{name} is {number}; expected {least} to {most}")
+    return number
