@@ -54,9 +54,6 @@ public final class AllReduceHandle: Sendable {
         case .masterLost(let text): result.error = PCCLError(.masterConnectionFailed, text)
         case .destroyed: result.error = PCCLError(.invalidUsage, "the communicator was destroyed")
         }
-        if let error = result.error, error.code != .rankConnectionLost {
-            Log.write(.error, "all-reduce with tag \(tag): \(error.reason)")
-        }
         return result
     }
 }

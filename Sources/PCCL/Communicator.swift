@@ -128,6 +128,16 @@ public final class Communicator: Sendable {
 
     public var isConnected: Bool { session.currentView != nil }
 
+    /// Throws `.invalidUsage` when not connected, `.masterConnectionFailed` with the reason when this peer was a member
+    /// and is no longer.
+    public func requireMembership() throws(PCCLError) { _ = try requireView() }
+
+    private func requireView() throws(PCCLError) -> ViewSnapshot {
+        if let view = session.currentView { return view }
+        if let reason = session.departure { throw PCCLError(.masterConnectionFailed, reason) }
+        throw PCCLError(.invalidUsage, "not connected")
+    }
+
     /// Leaves the run and ends all threads. Operations in flight end with an error here, and as with a lost peer at the
     /// other members. May be called at any time, also twice.
     public func destroy() { session.close() }
@@ -135,7 +145,7 @@ public final class Communicator: Sendable {
     private func answer(to call: Call, ifLost lost: PCCLError.Code) throws(PCCLError) -> CallAnswer {
         let answer = session.call(call)
         guard case .failed(let failure) = answer else { return answer }
-        let error =
+        throw
             switch failure {
             case .alreadyConnected: PCCLError(.invalidUsage, "connected already")
             case .notConnected: PCCLError(.invalidUsage, "not connected")
@@ -148,8 +158,6 @@ public final class Communicator: Sendable {
             case .refused(let reason): PCCLError(.invalidUsage, reason)
             case .destroyed: PCCLError(.invalidUsage, "the communicator was destroyed")
             }
-        Log.write(.error, "\(call): \(error.reason)")
-        throw error
     }
 
     // MARK: all-reduce
@@ -160,7 +168,7 @@ public final class Communicator: Sendable {
     /// launched and not awaited; `.invalidUsage` when not connected; `.tooFewPeers` when alone.
     public func allReduceAsync(_ operand: ReduceOperand) throws(PCCLError) -> AllReduceHandle {
         try operand.validate()
-        guard let view = session.currentView else { throw PCCLError(.invalidUsage, "not connected") }
+        let view = try requireView()
         guard view.worldSize >= 2 else {
             throw PCCLError(.tooFewPeers, "this peer is the only member of its group")
         }
@@ -210,7 +218,7 @@ public final class Communicator: Sendable {
         if let twice = zip(tags, tags.dropFirst()).first(where: { $0 == $1 }) {
             throw PCCLError(.invalidArgument, "tag \(twice.0) is given to two operands")
         }
-        var total = ReduceInfo(worldSize: try attributes().worldSize, sentBytes: 0, receivedBytes: 0)
+        var total = ReduceInfo(worldSize: try requireView().worldSize, sentBytes: 0, receivedBytes: 0)
         let limit = maxInFlight == 0 ? max(operands.count, 1) : maxInFlight
         var waiting = operands[...]
         var flying: [(operand: ReduceOperand, handle: AllReduceHandle)] = []

@@ -22,7 +22,7 @@ public func pcclAllReduceAsync(
 ) -> pcclResult_t {
     result("pcclAllReduceAsync") { () throws(PCCLError) in
         let object = try Handles.communicator(communicator)
-        guard object.isConnected else { throw PCCLError(.invalidUsage, "not connected") }
+        try object.requireMembership()
         let out = try required(reduce_handle_out, "reduce_handle_out")
         let handle = try launch(sendbuf, recvbuf, descriptor, object)
         out.pointee = pcclAsyncReduceOp_t(comm: communicator, tag: handle.tag)
@@ -55,7 +55,7 @@ public func pcclAllReduceMultipleWithRetry(
 ) -> pcclResult_t {
     result("pcclAllReduceMultipleWithRetry") { () throws(PCCLError) in
         let communicator = try Handles.communicator(communicator)
-        guard communicator.isConnected else { throw PCCLError(.invalidUsage, "not connected") }
+        try communicator.requireMembership()
         let descriptors = try required(descriptors, "descriptors")
         guard count > 0 else { throw PCCLError(.invalidArgument, "no operands are given") }
         guard max_in_flight > 0 else { throw PCCLError(.invalidArgument, "max_in_flight is \(max_in_flight)") }
@@ -73,7 +73,7 @@ private func launch(
     _ sendbuf: UnsafeRawPointer?, _ recvbuf: UnsafeMutableRawPointer?,
     _ descriptor: UnsafePointer<pcclReduceDescriptor_t>?, _ communicator: Communicator
 ) throws(PCCLError) -> AllReduceHandle {
-    guard communicator.isConnected else { throw PCCLError(.invalidUsage, "not connected") }
+    try communicator.requireMembership()
     let descriptor = try required(descriptor, "descriptor").pointee
     return try communicator.allReduceAsync(try operand(sendbuf, recvbuf, descriptor))
 }

@@ -1,5 +1,5 @@
 /// Every time-out of the library, derived from the one that a user may set (`PCCL_TIMEOUT`, seconds).
-package struct Timeouts: Sendable, Equatable {
+package struct Timeouts: Hashable, Sendable {
     /// A peer from which nothing was heard for this long is lost.
     package let deadTime: Interval
     package init(deadTime: Interval) { self.deadTime = deadTime }

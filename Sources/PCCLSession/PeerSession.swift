@@ -42,7 +42,7 @@ package final class PeerSession: @unchecked Sendable {
 
     private let loop: EventLoop
     private let configuration: Configuration
-    private let view = Guarded<ViewSnapshot?>(nil)
+    private let view = Guarded<(current: ViewSnapshot?, departure: String?)>((nil, nil))
     private let isClosed = Guarded(false)
 
     // The loop's thread only.
@@ -77,7 +77,9 @@ package final class PeerSession: @unchecked Sendable {
     }
 
     /// The view as of now; nil when not a member.
-    package var currentView: ViewSnapshot? { view.withLock { $0 } }
+    package var currentView: ViewSnapshot? { view.withLock { $0.current } }
+    /// Why this peer is no longer a member, if it was declared lost or lost its master and a member.
+    package var departure: String? { view.withLock { $0.departure } }
 
     /// Blocks until the answer.
     package func call(_ call: Call) -> CallAnswer {
@@ -190,7 +192,7 @@ package final class PeerSession: @unchecked Sendable {
         case .sendToMaster(let message):
             control?.send(message.bytes)
         case .wantLinks(let registration, let members):
-            mesh?.want(run: registration.run, me: registration.peer, members)
+            mesh?.want(run: registration.run, me: registration.peer, members, timeouts: registration.timeouts)
             forgetUnwantedLinks(members)
         case .adopt(let assignment):
             engine?.adopt(epoch: assignment.epoch, members: assignment.members)
@@ -218,7 +220,7 @@ package final class PeerSession: @unchecked Sendable {
         case .answer(let id, let answer):
             calls.removeValue(forKey: id)?.set(answer)
         case .view(let snapshot):
-            view.withLock { $0 = snapshot }
+            view.withLock { $0 = (snapshot, machine?.departure) }
         case .wake(let instant):
             wakeTimer?.fire(at: instant)
         case .log(let line):

@@ -15,7 +15,7 @@ package protocol MeshDelegate: AnyObject {
 /// such a connection is kept for a while.
 package final class Mesh {
     private let loop: EventLoop
-    private let timeouts: Timeouts
+    private var timeouts: Timeouts
     private let stripes: UInt16
     private weak var delegate: (any MeshDelegate)?
     private weak var linkDelegate: (any LinkDelegate)?
@@ -78,7 +78,8 @@ package final class Mesh {
     package func link(to peer: PeerID) -> Link? { links[peer] }
 
     /// Exactly these links are wanted from now on.
-    package func want(run: RunID, me: PeerID, _ members: [Member]) {
+    package func want(run: RunID, me: PeerID, _ members: [Member], timeouts: Timeouts) {
+        self.timeouts = timeouts
         identity = (run, me)
         wanted = members.filter { $0.id != me }
         let ids = Set(wanted.map(\.id))

@@ -138,6 +138,8 @@ package struct PeerMachine: Sendable {
     private var masterHeard = Instant(nanoseconds: 0)
     private var nextHeartbeat = Instant(nanoseconds: 0)
     private var requestedWake: Instant?
+    /// Why this peer is no longer the member that it was, unless it left by itself.
+    package private(set) var departure: String?
 
     package init(_ configuration: Configuration) {
         self.configuration = configuration
@@ -197,6 +199,7 @@ package struct PeerMachine: Sendable {
     private mutating func begin(_ call: Call, _ id: CallID, at now: Instant, _ effects: inout [Effect]) {
         switch (call, phase) {
         case (.connect, .idle):
+            departure = nil
             phase = .dialling(id)
             effects.append(.dialMaster)
         case (.connect, .dialling), (.connect, .registering), (.connect, .newcomer), (.connect, .member):
@@ -222,7 +225,7 @@ package struct PeerMachine: Sendable {
         case (_, .left):
             effects.append(.answer(id, .failed(.destroyed)))
         case (.updateTopology, _), (.arePeersPending, _):
-            effects.append(.answer(id, .failed(.notConnected)))
+            effects.append(.answer(id, .failed(departure.map { .turnedAway($0) } ?? .notConnected)))
         }
     }
 
@@ -259,6 +262,7 @@ package struct PeerMachine: Sendable {
             effects.append(.wantLinks(newcomer.registration, []))
             effects.append(.answer(newcomer.call, .failed(failure)))
         case .member(let m):
+            if case .masterLost(let reason) = outcome { departure = reason }
             effects.append(.halt)
             let operations = m.ledger.inLaunchOrder
             for operation in operations {
@@ -320,7 +324,7 @@ package struct PeerMachine: Sendable {
             // The master's dead time counts for all: a peer that waits longer than its master would be declared lost.
             timeouts = Timeouts(deadTime: .milliseconds(UInt64(max(deadTime, 1))))
             phase = .newcomer(
-                Newcomer(call: call, registration: Registration(peer: peer, run: run), proposal: nil))
+                Newcomer(call: call, registration: Registration(peer: peer, run: run, timeouts: timeouts), proposal: nil))
         case (.turnedAway(let reason), _):
             effects.append(.closeMaster)
             depart(.turnedAway(reason), .masterLost("declared lost by the master: \(reason)"), &effects)
@@ -489,7 +493,8 @@ package struct PeerMachine: Sendable {
     ) {
         guard case .member(var m) = phase else {
             let isGone = if case .left = phase { true } else { false }
-            effects.append(.complete(id, isGone ? .destroyed : .notConnected))
+            effects.append(
+                .complete(id, isGone ? .destroyed : departure.map { .masterLost($0) } ?? .notConnected))
             return
         }
         phase = .idle  // Or the ledger would be copied by the first change to it.

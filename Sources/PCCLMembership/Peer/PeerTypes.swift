@@ -81,8 +81,11 @@ package struct ViewSnapshot: Hashable, Sendable {
 package struct Registration: Hashable, Sendable {
     package var peer: PeerID
     package var run: RunID
-    package init(peer: PeerID, run: RunID) {
+    /// The run's, which the master sets: peers that disagreed about them would take each other for dead.
+    package var timeouts: Timeouts
+    package init(peer: PeerID, run: RunID, timeouts: Timeouts) {
         self.peer = peer
         self.run = run
+        self.timeouts = timeouts
     }
 }

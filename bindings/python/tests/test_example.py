@@ -37,4 +37,6 @@ def test_two_peers_print_the_same_averages() -> None:
     finally:
         for process in started:
             process.kill()
-            process.communicate()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
