@@ -54,9 +54,11 @@ struct MasterCommand: ParsableCommand {
     /// Why it could not start, and what to do about it.
     private func explanation(of error: PCCLError, listenHost: String) -> String {
         let endpoint = endpoint(listenHost, port)
-        let holders = port == 0 ? [] : PortHolder.listeners(onPort: port)
-        if holders.isEmpty { return "cannot listen on \(endpoint): \(error.reason)" }
-        let names = holders.compactMap(\.process).map { "\($0.command) (process \($0.id))" }
+        // Only then is somebody to blame: an address that is not this machine's is nobody's fault.
+        guard error.reason.contains(String(cString: strerror(EADDRINUSE))) else {
+            return "cannot listen on \(endpoint): \(error.reason)"
+        }
+        let names = PortHolder.listeners(onPort: port).compactMap(\.process).map { "\($0.command) (process \($0.id))" }
         let culprit =
             names.isEmpty
             ? "a process that this user may not see (ask as root)"

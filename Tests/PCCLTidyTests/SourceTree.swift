@@ -56,6 +56,18 @@ struct SourceTree {
             }
     }
 
+    /// What Package.swift says of its rooms and tools: name, and names of dependencies.
+    static func declaredDependencies() throws -> [String: Set<String>] {
+        let manifest = try String(contentsOf: root.appendingPathComponent("Package.swift"), encoding: .utf8)
+        let room = /room\(\s*"([^"]+)"\s*,\s*\[([^\]]*)\]/
+        let tool = /executableTarget\(\s*name:\s*"([^"]+)"\s*,\s*dependencies:\s*\[([^\]]*)\]/
+        var declared: [String: Set<String>] = [:]
+        for match in manifest.matches(of: room) + manifest.matches(of: tool) {
+            declared[String(match.1)] = Set(match.2.matches(of: /"([^"]+)"/).map { String($0.1) })
+        }
+        return declared
+    }
+
     static func rooms() throws -> [String] {
         let sources = root.appendingPathComponent("Sources")
         return try FileManager.default.contentsOfDirectory(atPath: sources.path).sorted()

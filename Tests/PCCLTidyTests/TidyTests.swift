@@ -13,6 +13,22 @@ struct TidyTests {
         #expect(imports(of: Self.worldly, in: files) == [])
     }
 
+    /// SwiftPM builds a room whose import the manifest does not list, if the module happens to lie there already; its own
+    /// check (`--explicit-target-dependency-import-check`) does not see every such build.
+    @Test("a room imports no other room than the manifest gives it")
+    func importsAreDeclared() throws {
+        let declared = try SourceTree.declaredDependencies()
+        #expect(declared["PCCLABI"]?.contains("PCCL") == true, "the manifest is written in a new way")
+        #expect(declared["pccl-master"]?.contains("PCCL") == true)
+
+        let rooms = try SourceTree.rooms()
+        for room in rooms {
+            let files = try SourceTree.files(under: "Sources/\(room)")
+            let foreign = (rooms + ["CPCCL"]).filter { $0 != room && !(declared[room] ?? []).contains($0) }
+            #expect(imports(of: foreign, in: files) == [])
+        }
+    }
+
     @Test("the engine and the membership never meet")
     func engineNeverImportsMembership() throws {
         let files = try SourceTree.files(under: "Sources/PCCLEngine")
