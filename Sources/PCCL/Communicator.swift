@@ -64,7 +64,8 @@ public final class Communicator: Sendable {
         guard (0...Communicator.largestStripes).contains(configuration.stripesPerLink) else {
             throw PCCLError(
                 .invalidArgument,
-                "\(configuration.stripesPerLink) connections per link; 0 to \(Communicator.largestStripes) are possible")
+                "\(configuration.stripesPerLink) connections per link; 0 to \(Communicator.largestStripes) are possible"
+            )
         }
         var timeouts = Environment.process.timeouts
         if let seconds = configuration.timeoutSeconds {
@@ -146,18 +147,19 @@ public final class Communicator: Sendable {
         let answer = session.call(call)
         guard case .failed(let failure) = answer else { return answer }
         throw
-            switch failure {
-            case .alreadyConnected: PCCLError(.invalidUsage, "connected already")
-            case .notConnected: PCCLError(.invalidUsage, "not connected")
-            case .callInProgress:
-                PCCLError(.invalidUsage, "another thread waits in a membership call of this communicator")
-            case .operationsInFlight: PCCLError(.pendingAsyncOps, "operations are in flight")
-            case .masterUnreachable(let reason): PCCLError(.masterConnectionFailed, reason)
-            case .turnedAway(let reason): PCCLError(lost, "turned away by the master: \(reason)")
-            case .masterLost(let reason): PCCLError(lost, "the master is lost: \(reason)")
-            case .refused(let reason): PCCLError(.invalidUsage, reason)
-            case .destroyed: PCCLError(.invalidUsage, "the communicator was destroyed")
-            }
+            switch failure
+        {
+        case .alreadyConnected: PCCLError(.invalidUsage, "connected already")
+        case .notConnected: PCCLError(.invalidUsage, "not connected")
+        case .callInProgress:
+            PCCLError(.invalidUsage, "another thread waits in a membership call of this communicator")
+        case .operationsInFlight: PCCLError(.pendingAsyncOps, "operations are in flight")
+        case .masterUnreachable(let reason): PCCLError(.masterConnectionFailed, reason)
+        case .turnedAway(let reason): PCCLError(lost, "turned away by the master: \(reason)")
+        case .masterLost(let reason): PCCLError(lost, "the master is lost: \(reason)")
+        case .refused(let reason): PCCLError(.invalidUsage, reason)
+        case .destroyed: PCCLError(.invalidUsage, "the communicator was destroyed")
+        }
     }
 
     // MARK: all-reduce

@@ -5,12 +5,12 @@ import PCCL
 public func pcclAllReduce(
     _ sendbuf: UnsafeRawPointer!, _ recvbuf: UnsafeMutableRawPointer!,
     _ descriptor: UnsafePointer<pcclReduceDescriptor_t>!, _ communicator: OpaquePointer!,
-    _ reduce_info_out: UnsafeMutablePointer<pcclReduceInfo_t>?
+    _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?
 ) -> pcclResult_t {
     result("pcclAllReduce") { () throws(PCCLError) in
         let communicator = try Handles.communicator(communicator)
         let info = try launch(sendbuf, recvbuf, descriptor, communicator).wait()
-        reduce_info_out?.pointee = pcclReduceInfo_t(info)
+        reduceInfoOut?.pointee = pcclReduceInfo_t(info)
     }
 }
 
@@ -18,12 +18,12 @@ public func pcclAllReduce(
 public func pcclAllReduceAsync(
     _ sendbuf: UnsafeRawPointer!, _ recvbuf: UnsafeMutableRawPointer!,
     _ descriptor: UnsafePointer<pcclReduceDescriptor_t>!, _ communicator: OpaquePointer!,
-    _ reduce_handle_out: UnsafeMutablePointer<pcclAsyncReduceOp_t>!
+    _ reduceHandleOut: UnsafeMutablePointer<pcclAsyncReduceOp_t>!
 ) -> pcclResult_t {
     result("pcclAllReduceAsync") { () throws(PCCLError) in
         let object = try Handles.communicator(communicator)
         try object.requireMembership()
-        let out = try required(reduce_handle_out, "reduce_handle_out")
+        let out = try required(reduceHandleOut, "reduce_handle_out")
         let handle = try launch(sendbuf, recvbuf, descriptor, object)
         out.pointee = pcclAsyncReduceOp_t(comm: communicator, tag: handle.tag)
     }
@@ -31,41 +31,41 @@ public func pcclAllReduceAsync(
 
 @implementation @c
 public func pcclAwaitAsyncReduce(
-    _ reduce_handle: UnsafePointer<pcclAsyncReduceOp_t>!, _ reduce_info_out: UnsafeMutablePointer<pcclReduceInfo_t>?
+    _ reduceHandle: UnsafePointer<pcclAsyncReduceOp_t>!, _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?
 ) -> pcclResult_t {
     result("pcclAwaitAsyncReduce") { () throws(PCCLError) in
         guard Handles.isInitialized.withLock({ $0 }) else {
             throw PCCLError(.notInitialized, "pcclInit was not called")
         }
-        let handle = try required(reduce_handle, "reduce_handle").pointee
+        let handle = try required(reduceHandle, "reduce_handle").pointee
         let communicator = try Handles.communicator(handle.comm)
         guard let operation = communicator.handle(tag: handle.tag) else {
             throw PCCLError(
                 .invalidArgument, "no operation with tag \(handle.tag) is in flight: it was awaited, or never launched")
         }
         let info = try operation.wait()
-        reduce_info_out?.pointee = pcclReduceInfo_t(info)
+        reduceInfoOut?.pointee = pcclReduceInfo_t(info)
     }
 }
 
 @implementation @c
 public func pcclAllReduceMultipleWithRetry(
     _ descriptors: UnsafePointer<pcclReduceOpDescriptor_t>!, _ count: Int, _ communicator: OpaquePointer!,
-    _ reduce_info_out: UnsafeMutablePointer<pcclReduceInfo_t>?, _ max_in_flight: CInt
+    _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?, _ maxInFlight: CInt
 ) -> pcclResult_t {
     result("pcclAllReduceMultipleWithRetry") { () throws(PCCLError) in
         let communicator = try Handles.communicator(communicator)
         try communicator.requireMembership()
         let descriptors = try required(descriptors, "descriptors")
         guard count > 0 else { throw PCCLError(.invalidArgument, "no operands are given") }
-        guard max_in_flight > 0 else { throw PCCLError(.invalidArgument, "max_in_flight is \(max_in_flight)") }
+        guard maxInFlight > 0 else { throw PCCLError(.invalidArgument, "max_in_flight is \(maxInFlight)") }
         var operands: [ReduceOperand] = []
         for i in 0..<count {
             let one = descriptors[i]
             operands.append(try operand(one.sendbuf, one.recvbuf, one.descriptor))
         }
-        let info = try communicator.allReduceWithRetry(operands, maxInFlight: Int(max_in_flight))
-        reduce_info_out?.pointee = pcclReduceInfo_t(info)
+        let info = try communicator.allReduceWithRetry(operands, maxInFlight: Int(maxInFlight))
+        reduceInfoOut?.pointee = pcclReduceInfo_t(info)
     }
 }
 

@@ -9,14 +9,14 @@ public func pcclInit() -> pcclResult_t {
 
 @implementation @c
 public func pcclCreateCommunicator(
-    _ params: UnsafePointer<pcclCommCreateParams_t>!, _ comm_out: UnsafeMutablePointer<OpaquePointer?>!
+    _ params: UnsafePointer<pcclCommCreateParams_t>!, _ commOut: UnsafeMutablePointer<OpaquePointer?>!
 ) -> pcclResult_t {
     result("pcclCreateCommunicator") { () throws(PCCLError) in
         guard Handles.isInitialized.withLock({ $0 }) else {
             throw PCCLError(.notInitialized, "pcclInit was not called")
         }
         let params = try required(params, "params").pointee
-        let out = try required(comm_out, "comm_out")
+        let out = try required(commOut, "comm_out")
         let communicator = try Communicator(
             Communicator.Configuration(
                 master: try SocketAddress(params.master_address), peerGroup: params.peer_group,
@@ -29,11 +29,11 @@ public func pcclCreateCommunicator(
 
 @implementation @c
 public func pcclGetAttribute(
-    _ communicator: OpaquePointer!, _ attribute: pcclAttribute_t, _ p_attribute_out: UnsafeMutablePointer<CInt>!
+    _ communicator: OpaquePointer!, _ attribute: pcclAttribute_t, _ attributeOut: UnsafeMutablePointer<CInt>!
 ) -> pcclResult_t {
     result("pcclGetAttribute") { () throws(PCCLError) in
         let communicator = try Handles.communicator(communicator)
-        let out = try required(p_attribute_out, "p_attribute_out")
+        let out = try required(attributeOut, "p_attribute_out")
         let known = [
             PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, PCCL_ATTRIBUTE_PEER_GROUP_WORLD_SIZE,
             PCCL_ATTRIBUTE_NUM_DISTINCT_PEER_GROUPS, PCCL_ATTRIBUTE_LARGEST_PEER_GROUP_WORLD_SIZE,
@@ -76,11 +76,11 @@ public func pcclUpdateTopology(_ communicator: OpaquePointer!) -> pcclResult_t {
 
 @implementation @c
 public func pcclArePeersPending(
-    _ communicator: OpaquePointer!, _ pending_out: UnsafeMutablePointer<CBool>!
+    _ communicator: OpaquePointer!, _ pendingOut: UnsafeMutablePointer<CBool>!
 ) -> pcclResult_t {
     result("pcclArePeersPending") { () throws(PCCLError) in
         let communicator = try Handles.communicator(communicator)
-        let out = try required(pending_out, "pending_out")
+        let out = try required(pendingOut, "pending_out")
         out.pointee = try communicator.arePeersPending()
     }
 }
@@ -95,12 +95,12 @@ public func pcclOptimizeTopology(_ communicator: OpaquePointer!) -> pcclResult_t
 
 @implementation @c
 public func pcclSynchronizeSharedState(
-    _ communicator: OpaquePointer!, _ shared_state: UnsafeMutablePointer<pcclSharedState_t>!,
-    _ strategy: pcclSharedStateSyncStrategy_t, _ sync_info_out: UnsafeMutablePointer<pcclSharedStateSyncInfo_t>?
+    _ communicator: OpaquePointer!, _ sharedState: UnsafeMutablePointer<pcclSharedState_t>!,
+    _ strategy: pcclSharedStateSyncStrategy_t, _ syncInfoOut: UnsafeMutablePointer<pcclSharedStateSyncInfo_t>?
 ) -> pcclResult_t {
     result("pcclSynchronizeSharedState") { () throws(PCCLError) in
         let communicator = try Handles.communicator(communicator)
-        _ = try required(shared_state, "shared_state")
+        _ = try required(sharedState, "shared_state")
         _ = try communicator.attributes()
         throw PCCLError(.invalidUsage, "shared state cannot be synchronised in this release")
     }

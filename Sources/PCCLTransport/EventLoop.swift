@@ -101,10 +101,17 @@ package final class EventLoop: @unchecked Sendable {
             return inbox.jobs
         }
         for job in jobs { turn(job) }
-        if isStopping { uv_close(UnsafeMutableRawPointer(wakeUp).assumingMemoryBound(to: uv_handle_t.self), nil) }
+        if isStopping {
+            uv_close(UnsafeMutableRawPointer(wakeUp).assumingMemoryBound(to: uv_handle_t.self), nil)
+            // A handle that is still open, of a connection that waits to be written, must not keep the thread.
+            uv_stop(loop)
+        }
     }
 
-    fileprivate func run() { uv_run(loop, UV_RUN_DEFAULT) }
+    fileprivate func run() {
+        uv_run(loop, UV_RUN_DEFAULT)
+        uv_run(loop, UV_RUN_NOWAIT)  // For what was closed last.
+    }
 }
 
 // A global function: a closure passed to pthread_create inherits its context's isolation and may trap at run time.

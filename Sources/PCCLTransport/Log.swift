@@ -37,7 +37,8 @@ package enum Log {
         let thousandths = String(1000 + t.tv_nsec / 1_000_000).dropFirst()
         let line = "\(clock).\(thousandths) pccl[\(getpid())] \(level.label): \(text())\n"
         // One write a line: lines of several threads and processes do not mix.
-        _ = line.utf8.withContiguousStorageIfAvailable { Glibc.write(STDERR_FILENO, $0.baseAddress, $0.count) }
+        _ =
+            line.utf8.withContiguousStorageIfAvailable { Glibc.write(STDERR_FILENO, $0.baseAddress, $0.count) }
             ?? Array(line.utf8).withUnsafeBufferPointer { Glibc.write(STDERR_FILENO, $0.baseAddress, $0.count) }
     }
 }

@@ -278,10 +278,12 @@ package final class Mesh {
     private func keepTicking() {
         guard !isTicking, listener != nil else { return }
         isTicking = true
-        let timer = self.timer ?? LoopTimer(loop) { [weak self] in
-            self?.isTicking = false
-            self?.tick()
-        }
+        let timer =
+            self.timer
+            ?? LoopTimer(loop) { [weak self] in
+                self?.isTicking = false
+                self?.tick()
+            }
         self.timer = timer
         timer.fire(at: loop.now + Mesh.tickPeriod)
     }
@@ -289,7 +291,9 @@ package final class Mesh {
     private func tick() {
         let now = loop.now
         for handshake in handshakes where handshake.deadline <= now {
-            if handshake.hello != nil { refuse(handshake, .unknownPeer) } else {
+            if handshake.hello != nil {
+                refuse(handshake, .unknownPeer)
+            } else {
                 forget(handshake)
                 handshake.close()
             }

@@ -60,6 +60,7 @@ package struct Preamble: Equatable, Sendable {
     }
 
     private static func printable(_ bytes: [UInt8]) -> String {
-        String(decoding: bytes.prefix(byteCount).map { (32..<127).contains($0) ? $0 : UInt8(ascii: ".") }, as: UTF8.self)
+        String(
+            decoding: bytes.prefix(byteCount).map { (32..<127).contains($0) ? $0 : UInt8(ascii: ".") }, as: UTF8.self)
     }
 }

@@ -324,7 +324,8 @@ package struct PeerMachine: Sendable {
             // The master's dead time counts for all: a peer that waits longer than its master would be declared lost.
             timeouts = Timeouts(deadTime: .milliseconds(UInt64(max(deadTime, 1))))
             phase = .newcomer(
-                Newcomer(call: call, registration: Registration(peer: peer, run: run, timeouts: timeouts), proposal: nil))
+                Newcomer(
+                    call: call, registration: Registration(peer: peer, run: run, timeouts: timeouts), proposal: nil))
         case (.turnedAway(let reason), _):
             effects.append(.closeMaster)
             depart(.turnedAway(reason), .masterLost("declared lost by the master: \(reason)"), &effects)
