@@ -20,12 +20,10 @@ public final class AllReduceHandle: Sendable {
     /// be repeated. `.invalidArgument` when members called with different counts, types or operations; the reason names
     /// both. `.invalidUsage` when members wait for each other in different calls. `.masterConnectionFailed` when nobody
     /// can say any more whether the others succeeded, or this peer was declared lost.
-    public func wait() throws(PCCLError) -> ReduceInfo {
-        let result = result()
-        if let error = result.error { throw error }
-        return ReduceInfo(
-            worldSize: result.worldSize, sentBytes: result.sentBytes, receivedBytes: result.receivedBytes)
-    }
+    public func wait() throws(PCCLError) -> ReduceInfo { try result(completion.wait()).info() }
+
+    /// The same for code that may not block its thread.
+    public func outcome() async throws(PCCLError) -> ReduceInfo { try result(await completion.outcome()).info() }
 
     /// Whether `wait` would return at once.
     public var isDone: Bool { completion.current != nil }
@@ -35,10 +33,16 @@ public final class AllReduceHandle: Sendable {
         var worldSize = 0
         var sentBytes: UInt64
         var receivedBytes: UInt64
+
+        func info() throws(PCCLError) -> ReduceInfo {
+            if let error { throw error }
+            return ReduceInfo(worldSize: worldSize, sentBytes: sentBytes, receivedBytes: receivedBytes)
+        }
     }
 
-    func result() -> Result {
-        let outcome = completion.wait()
+    func result() -> Result { result(completion.wait()) }
+
+    private func result(_ outcome: PeerSession.OperationResult) -> Result {
         owner?.forget(self)
         var result = Result(
             sentBytes: outcome.traffic.sentBytes, receivedBytes: outcome.traffic.receivedBytes)

@@ -51,8 +51,8 @@ public final class Communicator: Sendable {
         public let rank: Int
     }
 
-    private let session: PeerSession
-    private let handles = Guarded<[UInt64: AllReduceHandle]>([:])
+    let session: PeerSession
+    let handles = Guarded<[UInt64: AllReduceHandle]>([:])
 
     /// One connection per link suffices on a local network; more are asked for where one is slow.
     private static let defaultStripes = 1
@@ -88,79 +88,6 @@ public final class Communicator: Sendable {
     }
 
     deinit { session.close() }
-
-    // MARK: membership
-
-    /// Blocks until this peer is admitted: the first peer of a group at once, others when the members meet at a join
-    /// point (`updateTopology`). Throws `.invalidUsage` if connected, `.masterConnectionFailed` with the reason if the
-    /// master cannot be reached, is none, or turned this peer away; it may be tried again then.
-    public func connect() throws(PCCLError) {
-        _ = try answer(to: .connect, ifLost: .masterConnectionFailed)
-    }
-
-    /// The group's join point: blocks until all members call it, and admits the peers that wait. Newcomers that cannot be
-    /// reached are turned away without harm to the members.
-    /// Throws `.pendingAsyncOps` while an operation is not awaited, `.updateTopologyFailed` when the master is gone or has
-    /// declared this peer lost, `.invalidUsage` when not connected or when other members wait in another call.
-    public func updateTopology() throws(PCCLError) {
-        if let tag = handles.withLock({ $0.keys.min() }) {
-            throw PCCLError(.pendingAsyncOps, "the operation with tag \(tag) was not awaited")
-        }
-        _ = try answer(to: .updateTopology, ifLost: .updateTopologyFailed)
-    }
-
-    /// Whether peers wait for a join point. Joint: blocks until all members call it, and gives all the same answer.
-    /// Operations may be in flight. Throws `.invalidUsage` when not connected or when the master is gone.
-    public func arePeersPending() throws(PCCLError) -> Bool {
-        guard case .pending(let arePending) = try answer(to: .arePeersPending, ifLost: .invalidUsage) else {
-            throw PCCLError(.internalError, "the question whether peers are pending got no answer")
-        }
-        return arePending
-    }
-
-    /// World sizes as of now; never blocks. Throws `.invalidUsage` when not connected.
-    public func attributes() throws(PCCLError) -> Attributes {
-        guard let view = session.currentView else { throw PCCLError(.invalidUsage, "not connected") }
-        return Attributes(
-            worldSize: view.worldSize, globalWorldSize: Int(view.world.globalWorldSize),
-            groupCount: Int(view.world.groupCount), largestGroupWorldSize: Int(view.world.largestGroupWorldSize),
-            rank: view.rank)
-    }
-
-    public var isConnected: Bool { session.currentView != nil }
-
-    /// Throws `.invalidUsage` when not connected, `.masterConnectionFailed` with the reason when this peer was a member
-    /// and is no longer.
-    public func requireMembership() throws(PCCLError) { _ = try requireView() }
-
-    private func requireView() throws(PCCLError) -> ViewSnapshot {
-        if let view = session.currentView { return view }
-        if let reason = session.departure { throw PCCLError(.masterConnectionFailed, reason) }
-        throw PCCLError(.invalidUsage, "not connected")
-    }
-
-    /// Leaves the run and ends all threads. Operations in flight end with an error here, and as with a lost peer at the
-    /// other members. May be called at any time, also twice.
-    public func destroy() { session.close() }
-
-    private func answer(to call: Call, ifLost lost: PCCLError.Code) throws(PCCLError) -> CallAnswer {
-        let answer = session.call(call)
-        guard case .failed(let failure) = answer else { return answer }
-        throw
-            switch failure
-        {
-        case .alreadyConnected: PCCLError(.invalidUsage, "connected already")
-        case .notConnected: PCCLError(.invalidUsage, "not connected")
-        case .callInProgress:
-            PCCLError(.invalidUsage, "another thread waits in a membership call of this communicator")
-        case .operationsInFlight: PCCLError(.pendingAsyncOps, "operations are in flight")
-        case .masterUnreachable(let reason): PCCLError(.masterConnectionFailed, reason)
-        case .turnedAway(let reason): PCCLError(lost, "turned away by the master: \(reason)")
-        case .masterLost(let reason): PCCLError(lost, "the master is lost: \(reason)")
-        case .refused(let reason): PCCLError(.invalidUsage, reason)
-        case .destroyed: PCCLError(.invalidUsage, "the communicator was destroyed")
-        }
-    }
 
     // MARK: all-reduce
 

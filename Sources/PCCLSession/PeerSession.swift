@@ -51,6 +51,7 @@ package final class PeerSession: @unchecked Sendable {
     private var engine: Engine?
     private var control: ControlConnection?
     private var masterAddresses: [SocketAddress] = []
+    private var dialledAddress: SocketAddress?
     private var masterErrors: [String] = []
     private var dialTimer: LoopTimer?
     private var wakeTimer: LoopTimer?
@@ -81,8 +82,7 @@ package final class PeerSession: @unchecked Sendable {
     /// Why this peer is no longer a member, if it was declared lost or lost its master and a member.
     package var departure: String? { view.withLock { $0.departure } }
 
-    /// Blocks until the answer.
-    package func call(_ call: Call) -> CallAnswer {
+    package func call(_ call: Call) -> CallCompletion {
         let completion = CallCompletion()
         let isTaken = loop.submit { [self] in
             let id = CallID(nextID)
@@ -90,7 +90,8 @@ package final class PeerSession: @unchecked Sendable {
             calls[id] = completion
             pump(.call(id, call))
         }
-        return isTaken ? completion.wait() : .failed(.destroyed)
+        if !isTaken { completion.set(.failed(.destroyed)) }
+        return completion
     }
 
     /// The buffers are lent until the completion is set.
@@ -245,6 +246,7 @@ package final class PeerSession: @unchecked Sendable {
             return pump(.masterUnreachable(reason))
         }
         let address = masterAddresses.removeFirst()
+        dialledAddress = address
         let connection: ControlConnection
         do {
             connection = ControlConnection(loop, try Socket.connecting(to: address), .dialler(address))
@@ -283,7 +285,8 @@ package final class PeerSession: @unchecked Sendable {
         control?.closeNow()
         control = nil
         masterErrors.append(
-            "no greeting came within \(configuration.timeouts.dialPatience.seconds) s: is it a pccl-master?")
+            "\(dialledAddress?.description ?? "the master"): no greeting came within "
+                + "\(configuration.timeouts.dialPatience.seconds) s; is it a pccl-master?")
         dialNextMaster()
     }
 

@@ -30,6 +30,7 @@ package final class Completion<Value: Sendable>: @unchecked Sendable {
     private let mutex: UnsafeMutablePointer<pthread_mutex_t>
     private let condition: UnsafeMutablePointer<pthread_cond_t>
     private var value: Value?
+    private var observers: [@Sendable (Value) -> Void] = []
 
     package init() {
         mutex = .allocate(capacity: 1)
@@ -47,9 +48,27 @@ package final class Completion<Value: Sendable>: @unchecked Sendable {
     /// Later values are dropped: the first one stands.
     package func set(_ newValue: Value) {
         pthread_mutex_lock(mutex)
-        if value == nil { value = newValue }
+        let isFirst = value == nil
+        if isFirst { value = newValue }
+        let observers = self.observers
+        self.observers = []
         pthread_cond_broadcast(condition)
         pthread_mutex_unlock(mutex)
+        if isFirst { for observer in observers { observer(newValue) } }
+    }
+
+    /// Calls back once, with the value: at once if it is there, else on the thread that sets it.
+    package func whenSet(_ observer: @escaping @Sendable (Value) -> Void) {
+        pthread_mutex_lock(mutex)
+        let present = value
+        if present == nil { observers.append(observer) }
+        pthread_mutex_unlock(mutex)
+        if let present { observer(present) }
+    }
+
+    /// Suspends the task, and blocks no thread.
+    package func outcome() async -> Value {
+        await withCheckedContinuation { continuation in whenSet { continuation.resume(returning: $0) } }
     }
 
     package func wait() -> Value {

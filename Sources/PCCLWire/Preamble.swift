@@ -26,7 +26,8 @@ package struct Preamble: Equatable, Sendable {
         for byte in Preamble.magic { writer.write(byte) }
         writer.write(version)
         writer.write(role.rawValue)
-        for _ in 0..<5 { writer.write(UInt8(0)) }
+        // Line ends: a web server, or another service that speaks in lines, answers at once instead of waiting for more.
+        for byte in [13, 10, 13, 10, 0] as [UInt8] { writer.write(byte) }
         return writer.bytes
     }
 

@@ -1,0 +1,47 @@
+import PCCLSchedule
+import Testing
+
+@Suite("Chunks and segments")
+struct LayoutTests {
+    @Test("chunks cover all elements once, in order, and differ by one element at most", arguments: 1...33)
+    func chunks(chunkCount: Int) {
+        for elementCount in Array(0...100) + [1_000, 65_537, 1 << 40] {
+            let layout = ChunkLayout(elementCount: elementCount, chunkCount: chunkCount)
+            let ranges = (0..<chunkCount).map { layout.elements(ofChunk: $0) }
+            #expect(ranges[0].lowerBound == 0)
+            #expect(ranges[chunkCount - 1].upperBound == elementCount)
+            for (one, next) in zip(ranges, ranges.dropFirst()) {
+                #expect(one.upperBound == next.lowerBound)
+                #expect(one.count == next.count || one.count == next.count + 1)
+            }
+            #expect(ranges[0].count - ranges[chunkCount - 1].count <= 1)
+        }
+    }
+
+    @Test("with fewer elements than ranks the first ranks have one each and the others none")
+    func fewElements() {
+        let layout = ChunkLayout(elementCount: 3, chunkCount: 5)
+        #expect((0..<5).map { layout.elements(ofChunk: $0) } == [0..<1, 1..<2, 2..<3, 3..<3, 3..<3])
+    }
+
+    @Test("segments cover a chunk once, in order, all of one size but the last", arguments: [1, 2, 3, 7, 64, 1000])
+    func segments(elementsPerSegment: Int) {
+        for elementCount in Array(0...130) + [999, 1000, 1001, 1_000_003] {
+            let layout = SegmentLayout(elementCount: elementCount, elementsPerSegment: elementsPerSegment)
+            var next = 0
+            for segment in 0..<layout.segmentCount {
+                let elements = layout.elements(ofSegment: segment)
+                #expect(elements.lowerBound == next)
+                #expect(!elements.isEmpty)
+                #expect(elements.count == elementsPerSegment || segment == layout.segmentCount - 1)
+                next = elements.upperBound
+            }
+            #expect(next == elementCount)
+        }
+    }
+
+    @Test("an empty chunk has no segments")
+    func nothing() {
+        #expect(SegmentLayout(elementCount: 0, elementsPerSegment: 64).segmentCount == 0)
+    }
+}
