@@ -456,15 +456,12 @@ package struct PeerMachine: Sendable {
         }
     }
 
-    /// Failed attempts count for a proposal; a link of the present view counts as broken.
+    /// A link of the present view counts as broken. A proposal waits on until its deadline: a newcomer that died while it
+    /// linked resets its links before its death is known, and the survivor of such a pair would be blamed.
     private mutating func loseLink(_ peer: PeerID, _ reason: String, at now: Instant, _ effects: inout [Effect]) {
         linksUp.remove(peer)
         switch phase {
-        case .newcomer(var newcomer):
-            newcomer.proposal?.failed.insert(peer)
-            phase = .newcomer(newcomer)
         case .member(var m):
-            m.proposal?.failed.insert(peer)
             guard m.assignment.members.contains(peer) else {
                 phase = .member(m)
                 break
@@ -482,9 +479,8 @@ package struct PeerMachine: Sendable {
             }
             effects.append(.log(LogLine(.info, "the link to \(peer) is down: \(reason)")))
             phase = .member(m)
-        case .idle, .dialling, .registering, .left: break
+        case .idle, .dialling, .registering, .newcomer, .left: break
         }
-        answerProposalIfReady(&effects)
     }
 
     // MARK: operations

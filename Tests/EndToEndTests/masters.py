@@ -1,0 +1,212 @@
+"""Masters that are killed, stopped, started twice, or are none at all."""
+
+from __future__ import annotations
+
+import http.server
+import signal
+import socket
+import struct
+import subprocess
+import threading
+
+from harness import (INVALID_USAGE, MASTER_CONNECTION_FAILED, RANK_CONNECTION_LOST, SUCCESS, UPDATE_TOPOLOGY_FAILED,
+                     Case, check, check_steps, check_whole, progress, start_loop, start_reduce, stop_loop)
+
+
+def _membership_calls_fail(case: Case, members) -> None:
+    for member in members:
+        member.send("pending")
+    for member in members:
+        line = member.expect("pending")
+        check(line.rc == INVALID_USAGE, f"{member.name}: pending without a master: {line}")
+    for member in members:
+        member.send("update")
+    for member in members:
+        line = member.expect("update")
+        check(line.rc == UPDATE_TOPOLOGY_FAILED, f"{member.name}: a join point without a master: {line}")
+
+
+def master_killed(case: Case) -> None:
+    """Collectives go on, membership calls fail with their codes, newcomers are told."""
+    case.env["PCCL_TIMEOUT"] = "1"
+    members = case.world(3)
+    start_loop(members, "none")
+    progress(members)
+    case.master.kill()
+    for member in members:
+        member.wait_for_log("master is lost")
+    progress(members, steps=50)
+    stop_loop(members)
+    check(check_steps(members, may_lose=False) == 0, "the master's death was seen by collectives")
+    _membership_calls_fail(case, members)
+    start_loop(members, "none")
+    progress(members)
+    stop_loop(members)
+    newcomer = case.worker(5, port=case.master.port)
+    newcomer.send("connect")
+    check(newcomer.expect("connect").rc == MASTER_CONNECTION_FAILED, "a newcomer without a master")
+
+
+def master_killed_during_membership_calls(case: Case) -> None:
+    case.env["PCCL_TIMEOUT"] = "1"
+    members = case.world(3)
+    for member, call in zip(members, ("update", "pending")):
+        member.send(call)
+        member.expect("calling")
+    case.master.kill()
+    check(members[0].expect("update").rc in (UPDATE_TOPOLOGY_FAILED, INVALID_USAGE), "update must end")
+    check(members[1].expect("pending").rc == INVALID_USAGE, "pending must end")
+
+
+def peer_killed_after_the_master(case: Case) -> None:
+    """Nobody can say any more what became of the operation: an error at all survivors, and no hang."""
+    for trial in range(3):
+        case.start_master()
+        members = case.world(3)
+        case.master.kill()
+        for member in members:
+            member.wait_for_log("master is lost")
+        count = (3, 1 << 20, 1 << 20)[trial]
+        start_reduce(members[:2], count)
+        if trial == 1:
+            start_reduce(members[2:], count)
+        for member in members[:2]:
+            member.expect("calling")
+        members[2].kill()
+        for member in members[:2]:
+            line = member.expect("reduce")
+            check(line.rc in (SUCCESS, MASTER_CONNECTION_FAILED, RANK_CONNECTION_LOST), f"{member.name}: {line}")
+            check(line.rc != SUCCESS or trial == 1, f"{member.name}: a success without a member: {line}")
+            check_whole(member, line)
+
+
+def master_killed_while_a_peer_connects(case: Case) -> None:
+    case.env["PCCL_TIMEOUT"] = "1"
+    members = case.world(2)
+    newcomer = case.worker(5)
+    newcomer.send("connect")
+    newcomer.expect("connecting")
+    pending = 0
+    while not pending:
+        for member in members:
+            member.send("pending")
+        pending = [member.expect("pending").pending for member in members][0]
+        check(case.seconds_left() > 0, "the newcomer never came to wait")
+    case.master.kill()
+    line = newcomer.expect("connect")
+    check(line.rc == MASTER_CONNECTION_FAILED, f"{line}")
+    start_loop(members, "none")
+    progress(members)
+    stop_loop(members)
+
+
+def master_terminated(case: Case) -> None:
+    case.env["PCCL_TIMEOUT"] = "1"
+    members = case.world(2)
+    case.master.signal(signal.SIGTERM)
+    check(case.master.wait() == 0, f"SIGTERM should end it cleanly, not with {case.master.popen.returncode}")
+    _membership_calls_fail(case, members)
+    start_loop(members, "none")
+    progress(members)
+    stop_loop(members)
+
+
+def second_master_on_the_port(case: Case) -> None:
+    first = case.start_master()
+    second = subprocess.run(
+        [case.tools.master, "--listen", "127.0.0.1", "--port", str(first.port)], stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=case.seconds_left())
+    check(second.returncode == 1, f"a second master should end with 1, not {second.returncode}: {second.stderr}")
+    for text in (str(first.pid), "pccl-master", str(first.port)):
+        check(text in second.stderr, f"it should name {text}: {second.stderr}")
+    members = case.world(2)
+    start_loop(members, "pending")
+    progress(members)
+    stop_loop(members)
+
+
+def master_restarted(case: Case) -> None:
+    """Who lost the master may start anew with the next one."""
+    case.env["PCCL_TIMEOUT"] = "1"
+    members = case.world(2)
+    case.master.kill()
+    for member in members:
+        member.wait_for_log("master is lost")
+        member.send("destroy")
+        check(member.expect("destroy").rc == SUCCESS, "a destroy always succeeds")
+    case.start_master()
+    fresh = case.world(2)
+    start_loop(fresh, "pending")
+    progress(fresh)
+    stop_loop(fresh)
+
+
+def _no_master(case: Case, port: int, *words: str) -> None:
+    """A connect to this port fails, and the log says why; then it may be tried again."""
+    worker = case.worker(0, port=port, env={"PCCL_TIMEOUT": "1"})
+    for _ in range(2):
+        worker.send("connect")
+        line = worker.expect("connect")
+        check(line.rc == MASTER_CONNECTION_FAILED, f"{line}")
+    log = worker.log_text()
+    for word in words:
+        check(word in log, f"the log should say {word!r}: {log}")
+
+
+def closed_port(case: Case) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        _no_master(case, probe.getsockname()[1], "refused")
+
+
+def web_server_as_master(case: Case) -> None:
+    class Quiet(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_arguments) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    case.cleanups += [server.server_close, server.shutdown]
+    _no_master(case, server.server_address[1], str(server.server_address[1]))
+
+
+def _answering(case: Case, answer: bytes) -> int:
+    """The port of a server that says this to everybody, and keeps the connection."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    case.cleanups.append(listener.close)
+    kept = []
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+                kept.append(connection)
+                connection.sendall(answer)
+            except OSError:
+                return
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener.getsockname()[1]
+
+
+def talking_server_as_master(case: Case) -> None:
+    _no_master(case, _answering(case, b"220 mail.example.org ESMTP ready\r\n"), "220 mail.ex", "protocol")
+
+
+def silent_server_as_master(case: Case) -> None:
+    _no_master(case, _answering(case, b""))
+
+
+def master_of_another_version(case: Case) -> None:
+    _no_master(case, _answering(case, b"\x7fpccl-sw" + struct.pack("<HB5x", 77, 1)), "version 77")
+
+
+def peer_as_master(case: Case) -> None:
+    _no_master(case, _answering(case, b"\x7fpccl-sw" + struct.pack("<HB5x", 1, 2)), "peer")
+
+
+def master_that_talks_nonsense(case: Case) -> None:
+    greeting = b"\x7fpccl-sw" + struct.pack("<HB5x", 1, 1)
+    for nonsense in (b"\xff" * 64, b"\0" * 64, struct.pack("<I", 5) + b"hello", bytes(case.random.randbytes(4096))):
+        _no_master(case, _answering(case, greeting + nonsense))

@@ -1,0 +1,136 @@
+"""Peers that come: under load, many at once, and some that die on the way."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+
+from harness import SUCCESS, Case, Worker, check, check_steps, mask_of, progress, reduce, settle, start_loop, stop_loop
+
+_CONTROL_PREAMBLE = b"\x7fpccl-sw" + struct.pack("<HB5x", 1, 1)
+
+
+def _newcomers_into(case: Case, mode: str) -> None:
+    members = case.world(2)
+    start_loop(members, mode)
+    progress(members)
+    for wave in (1, 3, 4):
+        newcomers = [case.worker(len(members) + i) for i in range(wave)]
+        for newcomer in newcomers:
+            newcomer.send("connect")
+            start_loop([newcomer], mode)
+        for newcomer in newcomers:
+            line = newcomer.expect("connect")
+            check(line.rc == SUCCESS, f"{newcomer.name}: {line}")
+        members += newcomers
+        settle(members, mask_of(members))
+    progress(members)
+    stop_loop(members)
+    check(check_steps(members, may_lose=False) == 0, "nobody was lost")
+
+
+def join_under_load_asking_first(case: Case) -> None:
+    _newcomers_into(case, "pending")
+
+
+def join_under_load_at_every_step(case: Case) -> None:
+    _newcomers_into(case, "update")
+
+
+def join_and_die_under_load(case: Case) -> None:
+    """Members come and are killed while others come: the bits of every step are the same for all who see it."""
+    members = case.world(3)
+    start_loop(members, "pending")
+    for _ in range(6):
+        victim = case.random.choice(members)
+        newcomer = case.worker(victim.number + (16 if victim.number < 16 else -16))
+        newcomer.send("connect")
+        start_loop([newcomer], "pending")
+        time.sleep(case.random.uniform(0, 0.05))
+        victim.kill()
+        line = newcomer.expect("connect")
+        check(line.rc == SUCCESS, f"{newcomer.name}: {line}")
+        members = [member for member in members if member is not victim] + [newcomer]
+        settle(members, mask_of(members))
+    stop_loop(members)
+    check_steps([p for p in case.processes if isinstance(p, Worker)], may_lose=True)
+
+
+def newcomer_killed_while_joining(case: Case) -> None:
+    members = case.world(3)
+    start_loop(members, "pending")
+    progress(members)
+    for trial in range(12):
+        newcomer = case.worker(8 + trial)
+        newcomer.send("connect")
+        newcomer.expect("connecting")
+        time.sleep(case.random.uniform(0, 0.02))
+        newcomer.kill()
+        progress(members)
+    settle(members, mask_of(members))
+    stop_loop(members)
+    check_steps(members, may_lose=True)
+    reduce(members, 1003)
+
+
+def newcomer_killed_while_waiting(case: Case) -> None:
+    """It waits for a join point that never comes in its life; the members never notice."""
+    members = case.world(2)
+    newcomer = case.worker(5)
+    newcomer.send("connect")
+    newcomer.expect("connecting")
+    while True:
+        for member in members:
+            member.send("pending")
+        answers = [member.expect("pending") for member in members]
+        check(answers[0].pending == answers[1].pending, f"different answers: {answers}")
+        if answers[0].pending:
+            break
+        check(case.seconds_left() > 0, "the newcomer never came to wait")
+    newcomer.kill()
+    for member in members:
+        member.send("update")
+    for member in members:
+        line = member.expect("update")
+        check(line.rc == SUCCESS and line.size == 2, f"{line}")
+    reduce(members, 1003)
+
+
+def members_that_only_connect(case: Case) -> None:
+    """A process that greets the master and dies leaves nothing behind."""
+    members = case.world(2)
+    start_loop(members, "update")
+    progress(members)
+    for trial in range(60):
+        stranger = socket.create_connection(("127.0.0.1", case.master.port))
+        if trial % 3:
+            stranger.sendall(_CONTROL_PREAMBLE[:5 if trial % 3 == 1 else 16])
+        if trial % 2:
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stranger.close()
+    progress(members)
+    newcomer = case.worker(2)
+    newcomer.send("connect")
+    start_loop([newcomer], "update")
+    check(newcomer.expect("connect").rc == SUCCESS, "a newcomer after the strangers")
+    members.append(newcomer)
+    settle(members, mask_of(members))
+    stop_loop(members)
+    check(check_steps(members, may_lose=False) == 0, "nobody was lost")
+
+
+def leave_and_come_again(case: Case) -> None:
+    """The same process, a new communicator each time."""
+    members = case.world(3)
+    for _ in range(5):
+        leaver = members.pop(0)
+        leaver.send("destroy")
+        check(leaver.expect("destroy").rc == SUCCESS, "a destroy always succeeds")
+        for member in members:
+            member.send("gather 2")
+        for member in members:
+            check(member.expect("gather").rc == SUCCESS, "the others go on")
+        case.join(members, [leaver])
+        members.append(leaver)
+        reduce(members, 1003)

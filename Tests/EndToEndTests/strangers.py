@@ -1,0 +1,147 @@
+"""Bad neighbours: garbage on every port, and thousands of connections that say nothing. Nobody may notice."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import select
+import socket
+import struct
+from typing import List
+
+from harness import (SUCCESS, Case, Skip, Worker, check, check_steps, mask_of, peer_port, progress, settle, start_loop,
+                     stop_loop)
+
+
+def _garbage(case: Case) -> List[bytes]:
+    magic = b"\x7fpccl-sw"
+    control, stripe = (magic + struct.pack("<HB5x", 1, role) for role in (1, 2))
+    noise = case.random.randbytes
+    return [
+        b"",
+        b"\x7f",
+        b"GET / HTTP/1.1\r\nHost: here\r\n\r\n",
+        noise(3),
+        noise(70000),
+        magic + struct.pack("<HB5x", 2, 1),
+        magic + struct.pack("<HB5x", 1, 9),
+        control[:9],
+        control,
+        stripe,
+        control + b"\xff" * 8,
+        control + b"\0" * 64,
+        control + struct.pack("<I", 0x7FFFFFFF) + noise(100),
+        control + struct.pack("<I", 1) + b"\0",
+        control + struct.pack("<I", 100) + noise(100) + struct.pack("<I", 30) + noise(30),
+        stripe + b"\xff" * 64,
+        stripe + b"\0" * 64,
+        stripe + noise(40),
+        stripe + noise(70000),
+    ]
+
+
+def _throw_garbage(case: Case, port: int) -> None:
+    for garbage in _garbage(case):
+        for with_reset in (False, True):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as stranger:
+                try:
+                    stranger.sendall(garbage)
+                except OSError:
+                    pass  # It was turned away before the end.
+                if with_reset:
+                    stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def garbage_on_every_port(case: Case) -> None:
+    members = case.world(3)
+    start_loop(members, "pending")
+    progress(members)
+    for _ in range(3):
+        for port in [case.master.port] + [peer_port(member) for member in members]:
+            _throw_garbage(case, port)
+            progress(members)
+    newcomer = case.worker(3)
+    newcomer.send("connect")
+    start_loop([newcomer], "pending")
+    check(newcomer.expect("connect").rc == SUCCESS, "a newcomer after the garbage")
+    members.append(newcomer)
+    settle(members, mask_of(members))
+    stop_loop(members)
+    check(check_steps(members, may_lose=False) == 0, "garbage cost a member")
+
+
+def _silent(count: int, port: int) -> List[socket.socket]:
+    """That many connections that say nothing; a few may be turned away while they come."""
+    opened = []
+    for _ in range(count):
+        stranger = socket.socket()
+        stranger.setblocking(False)
+        status = stranger.connect_ex(("127.0.0.1", port))
+        check(status in (0, errno.EINPROGRESS), f"a stranger could not even try: {errno.errorcode.get(status, status)}")
+        opened.append(stranger)
+        if len(opened) % 200 == 0:
+            # Not faster than they can be taken from the backlog.
+            poll = select.poll()
+            poll.register(stranger, select.POLLOUT)
+            poll.poll(5000)
+    return opened
+
+
+def _ten_thousand(case: Case, port: int, members: List[Worker], while_they_wait) -> None:
+    total, batch = 10000, 1000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = (hard if hard != resource.RLIM_INFINITY else 1 << 20) - 500
+    if room < 2 * batch:
+        raise Skip(f"only {hard} descriptors are allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, total + 500) if hard != resource.RLIM_INFINITY else 1 << 14,
+                                                hard))
+    case.cleanups.append(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)))
+    strangers: List[socket.socket] = []
+    case.cleanups.append(lambda: [stranger.close() for stranger in strangers])
+    for i in range(total // batch):
+        if len(strangers) + batch > room:
+            for stranger in strangers[:batch]:
+                stranger.close()
+            del strangers[:batch]
+        strangers += _silent(batch, port)
+        progress(members, steps=2)
+        if i == total // batch // 2:
+            while_they_wait()
+    progress(members)
+
+
+def silent_crowd_at_the_master(case: Case) -> None:
+    """A run goes on, and a newcomer gets in, while ten thousand connections to the master say nothing."""
+    members = case.world(3)
+    start_loop(members, "pending")
+    newcomer = case.worker(3)
+
+    def join() -> None:
+        newcomer.send("connect")
+        start_loop([newcomer], "pending")
+        line = newcomer.expect("connect")
+        check(line.rc == SUCCESS, f"a newcomer among silent strangers: {line}")
+        members.append(newcomer)
+        settle(members, mask_of(members))
+
+    _ten_thousand(case, case.master.port, members, join)
+    stop_loop(members)
+    check(check_steps(members, may_lose=False) == 0, "silence cost a member")
+
+
+def silent_crowd_at_a_peer(case: Case) -> None:
+    members = case.world(3)
+    start_loop(members, "pending")
+    newcomer = case.worker(3)
+
+    def join() -> None:
+        newcomer.send("connect")
+        start_loop([newcomer], "pending")
+        line = newcomer.expect("connect")
+        check(line.rc == SUCCESS, f"a newcomer among silent strangers: {line}")
+        members.append(newcomer)
+        settle(members, mask_of(members))
+
+    _ten_thousand(case, peer_port(members[0]), members, join)
+    stop_loop(members)
+    check(check_steps(members, may_lose=False) == 0, "silence cost a member")
