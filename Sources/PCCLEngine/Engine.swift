@@ -137,7 +137,8 @@ package final class Engine {
             FrameHeader(
                 kind: .enter, epoch: execution.place.epoch, launch: execution.launch, tag: execution.tag,
                 payloadBytes: UInt32(bytes.count)),
-            payload: bytes)
+            // The receiver pairs calls of a tag by the order of their entries.
+            payload: bytes, inOrder: true)
         outbound[peer, default: Outbound()].queue.append(execution)
     }
 

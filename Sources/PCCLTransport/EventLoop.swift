@@ -129,11 +129,19 @@ private func runEventLoop(_ argument: UnsafeMutableRawPointer?) -> UnsafeMutable
 }
 
 /// A one-shot timer of a loop. Its last reference goes on the loop's thread.
+///
+/// A timer that comes late has seen its process stopped or starved, and whoever judges by the clock then would judge by
+/// old news: what the others said meanwhile still lies in the sockets. So it lets the loop read first.
 package final class LoopTimer {
     private let handle: UnsafeMutablePointer<uv_timer_t>
     private let loop: EventLoop
     private let action: () -> Void
     private var isClosed = false
+    private var due = Instant(nanoseconds: 0)
+    private var hasLetRead = false
+
+    private static let lateness = Interval.milliseconds(50)
+    private static let readingTime: UInt64 = 5
 
     package init(_ loop: EventLoop, _ action: @escaping () -> Void) {
         self.loop = loop
@@ -148,16 +156,29 @@ package final class LoopTimer {
     /// Replaces an earlier setting.
     package func fire(at instant: Instant) {
         guard !isClosed else { return }
+        due = instant
+        hasLetRead = false
+        // Rounded up: a timer that fires early would be asked for again at once. And at least one: libuv runs a timer
+        // that is due already before it looks at any socket, again and again if it is always set anew.
+        start(milliseconds: max(((instant - loop.now).nanoseconds + 999_999) / 1_000_000, 1))
+    }
+
+    private func start(milliseconds: UInt64) {
         uv_update_time(loop.loop)
-        // Rounded up: a timer that fires early would be asked for again at once.
-        let milliseconds = ((instant - loop.now).nanoseconds + 999_999) / 1_000_000
         uv_timer_start(
             handle,
             { handle in
                 guard let data = handle?.pointee.data else { return }
-                let timer = Unmanaged<LoopTimer>.fromOpaque(data).takeUnretainedValue()
-                timer.loop.turn(timer.action)
+                Unmanaged<LoopTimer>.fromOpaque(data).takeUnretainedValue().expire()
             }, milliseconds, 0)
+    }
+
+    private func expire() {
+        if !hasLetRead, loop.now - due > LoopTimer.lateness {
+            hasLetRead = true
+            return start(milliseconds: LoopTimer.readingTime)
+        }
+        loop.turn(action)
     }
 
     package func cancel() { if !isClosed { uv_timer_stop(handle) } }

@@ -60,6 +60,8 @@ package final class Link {
 
     /// Small frames, encoded, not yet taken by a stripe.
     fileprivate var smallFrames: [UInt8] = []
+    /// Small frames that keep their order: only the first stripe takes them.
+    fileprivate var orderedFrames: [UInt8] = []
     fileprivate var lastSent: Instant
     fileprivate var lastReceived: Instant
 
@@ -78,7 +80,7 @@ package final class Link {
         for descriptor in descriptors {
             let socket = Socket(owning: descriptor)
             socket.tune(deadTime: timeouts.deadTime)
-            stripes.append(Stripe(loop, socket, self))
+            stripes.append(Stripe(loop, socket, self, isFirst: stripes.isEmpty))
         }
     }
 
@@ -91,15 +93,16 @@ package final class Link {
 
     package var stripeCount: Int { stripes.count }
 
-    /// Queues a frame without payload, or with a small one.
-    package func send(_ header: FrameHeader, payload: [UInt8] = []) {
+    /// Queues a frame without payload, or with a small one. Frames sent in order arrive in order among themselves; all
+    /// others may overtake each other and them.
+    package func send(_ header: FrameHeader, payload: [UInt8] = [], inOrder: Bool = false) {
         guard isOpen else { return }
         withUnsafeTemporaryAllocation(byteCount: FrameHeader.byteCount, alignment: 8) { buffer in
             guard let base = buffer.baseAddress else { return }
             header.store(to: base)
-            smallFrames.append(contentsOf: buffer)
+            if inOrder { orderedFrames.append(contentsOf: buffer) } else { smallFrames.append(contentsOf: buffer) }
         }
-        smallFrames += payload
+        if inOrder { orderedFrames += payload } else { smallFrames += payload }
         kick()
     }
 
@@ -167,6 +170,7 @@ private final class Stripe {
     private let socket: Socket
     private unowned let link: Link
     private let loop: EventLoop
+    private let isFirst: Bool
     private var poll: Poll?
 
     // Reading: headers and small payloads come through `buffer`; a placed payload is read to its place, with the bytes
@@ -202,7 +206,8 @@ private final class Stripe {
     /// Moved per turn and direction before the loop's other sockets have theirs.
     private static let bytesPerTurn = 2 << 20
 
-    init(_ loop: EventLoop, _ socket: consuming Socket, _ link: Link) {
+    init(_ loop: EventLoop, _ socket: consuming Socket, _ link: Link, isFirst: Bool) {
+        self.isFirst = isFirst
         self.loop = loop
         self.socket = socket
         self.link = link
@@ -395,6 +400,10 @@ private final class Stripe {
         small = link.smallFrames
         smallSent = 0
         link.smallFrames = []
+        if isFirst {
+            small = link.orderedFrames + small
+            link.orderedFrames = []
+        }
         guard let next = link.nextSegment() else { return }
         segment = next
         segmentSent = 0

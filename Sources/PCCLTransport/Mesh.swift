@@ -245,14 +245,19 @@ package final class Mesh {
     // MARK: links
 
     private func establish(_ peer: PeerID, _ stripes: [StripeHandshake]) {
+        if let old = links.removeValue(forKey: peer) {
+            // The other side knew before us that it broke.
+            let me = identity?.me
+            old.close()
+            delegate?.meshUnlinked(peer, reason: "the other side made it anew")
+            // That news may have ended this peer's membership, and with it the wish for the link.
+            guard identity?.me == me, wanted.contains(where: { $0.id == peer }) else {
+                for stripe in stripes { stripe.close() }
+                return
+            }
+        }
         guard let linkDelegate else { return }
         let descriptors = stripes.compactMap { $0.release() }
-        if let old = links[peer] {
-            // The other side knew before us that it broke.
-            old.close()
-            links[peer] = nil
-            delegate?.meshUnlinked(peer, reason: "the other side made it anew")
-        }
         let link = Link(
             loop, peer: peer, descriptors: descriptors, timeouts: timeouts, delegate: linkDelegate)
         link.onBroken = { [weak self] link, reason in self?.dropBroken(link, reason) }
