@@ -18,6 +18,7 @@ package final class ControlConnection {
     private var poll: Poll?
     private var isConnecting: Bool
     private var isGreeted = false
+    private var hasIntroducedItself = false
     private var isClosing = false
     private var incoming: [UInt8] = []
     private var outgoing: [UInt8] = []
@@ -132,6 +133,14 @@ package final class ControlConnection {
         }
     }
 
+    /// Who has not said hello yet may not make us hold much.
+    private var messageLimit: Int {
+        switch side {
+        case .acceptor where !hasIntroducedItself: WireLimits.helloBytes
+        case .acceptor, .dialler: WireLimits.controlMessageBytes
+        }
+    }
+
     private func digest() {
         if !isGreeted {
             do {
@@ -146,12 +155,13 @@ package final class ControlConnection {
         var position = 0
         while poll != nil, !isClosing, incoming.count - position >= 4 {
             let length = (0..<4).reduce(0) { $0 | Int(incoming[position + $1]) << (8 * $1) }
-            guard length <= WireLimits.controlMessageBytes else {
-                return fail("a message of \(length) bytes was announced, \(WireLimits.controlMessageBytes) are allowed")
+            guard length <= messageLimit else {
+                return fail("a message of \(length) bytes was announced, \(messageLimit) are allowed")
             }
             guard incoming.count - position - 4 >= length else { break }
             let message = Array(incoming[position + 4..<position + 4 + length])
             position += 4 + length
+            hasIntroducedItself = true
             onMessage?(message)
         }
         incoming.removeFirst(min(position, incoming.count))
