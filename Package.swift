@@ -61,6 +61,10 @@ let package = Package(
         tests("DigitsTrainingTests", ["DigitsTraining"]),
         tests("PCCLMasterTests", ["pccl-master"]),
         tests("PCCLTidyTests", []),
+        tests("PCCLBaseTests", ["PCCLBase"]),
+        tests("PCCLWireTests", ["PCCLBase", "PCCLWire"]),
+        tests("PCCLMembershipTests", ["PCCLBase", "PCCLWire", "PCCLMembership"]),
+        tests("PCCLScheduleTests", ["PCCLBase", "PCCLSchedule"]),
         tests("PCCLComputeTests", ["PCCLBase", "PCCLCompute", "CKernels"]),
     ],
     swiftLanguageModes: [.v6]

@@ -144,7 +144,8 @@ package final class PeerSession: @unchecked Sendable {
             machine = PeerMachine(
                 PeerMachine.Configuration(
                     group: configuration.group, listenPort: port, addresses: [],
-                    stripes: configuration.stripesPerLink, timeouts: configuration.timeouts))
+                    stripes: configuration.stripesPerLink, timeouts: configuration.timeouts,
+                    algorithm: { Environment.process.algorithm(worldSize: $0) }))
             return .success(())
         } catch {
             return .failure(error)

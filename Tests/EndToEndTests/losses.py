@@ -103,11 +103,11 @@ def _kill_again_and_again(case: Case, size: int, count: int, times: int, where: 
 
 
 def kill_in_place_of_3(case: Case) -> None:
-    _kill_again_and_again(case, 3, 2 << 20, 10, "inplace")
+    _kill_again_and_again(case, 3, 2 << 20, 20, "inplace")
 
 
 def kill_in_place_of_4(case: Case) -> None:
-    _kill_again_and_again(case, 4, 2 << 20, 10, "inplace")
+    _kill_again_and_again(case, 4, 2 << 20, 20, "inplace")
 
 
 def kill_apart_of_4(case: Case) -> None:

@@ -41,12 +41,12 @@ def join_under_load_at_every_step(case: Case) -> None:
 def join_and_die_under_load(case: Case) -> None:
     """Members come and are killed while others come: the bits of every step are the same for all who see it."""
     members = case.world(3)
-    start_loop(members, "pending")
+    start_loop(members, "pending", count=100000, pause_microseconds=0)
     for _ in range(6):
         victim = case.random.choice(members)
         newcomer = case.worker(victim.number + (16 if victim.number < 16 else -16))
         newcomer.send("connect")
-        start_loop([newcomer], "pending")
+        start_loop([newcomer], "pending", count=100000, pause_microseconds=0)
         time.sleep(case.random.uniform(0, 0.05))
         victim.kill()
         line = newcomer.expect("connect")

@@ -70,8 +70,8 @@ def garbage_on_every_port(case: Case) -> None:
     check(check_steps(members, may_lose=False) == 0, "garbage cost a member")
 
 
-def _silent(count: int, port: int) -> List[socket.socket]:
-    """That many connections that say nothing; a few may be turned away while they come."""
+def _silent(case: Case, count: int, port: int) -> List[socket.socket]:
+    """That many connections that stand, or stood until they were turned away, and say nothing."""
     opened = []
     for _ in range(count):
         stranger = socket.socket()
@@ -79,11 +79,10 @@ def _silent(count: int, port: int) -> List[socket.socket]:
         status = stranger.connect_ex(("127.0.0.1", port))
         check(status in (0, errno.EINPROGRESS), f"a stranger could not even try: {errno.errorcode.get(status, status)}")
         opened.append(stranger)
-        if len(opened) % 200 == 0:
-            # Not faster than they can be taken from the backlog.
-            poll = select.poll()
-            poll.register(stranger, select.POLLOUT)
-            poll.poll(5000)
+    for stranger in opened:
+        poll = select.poll()
+        poll.register(stranger, select.POLLOUT)
+        check(poll.poll(case.seconds_left() * 1000), "a stranger was not even accepted")
     return opened
 
 
@@ -103,7 +102,7 @@ def _ten_thousand(case: Case, port: int, members: List[Worker], while_they_wait)
             for stranger in strangers[:batch]:
                 stranger.close()
             del strangers[:batch]
-        strangers += _silent(batch, port)
+        strangers += _silent(case, batch, port)
         progress(members, steps=2)
         if i == total // batch // 2:
             while_they_wait()

@@ -32,8 +32,22 @@ package struct FlushResolution {
         var launch: LaunchNumber
     }
 
-    /// Returns the verdicts for each report, in the order of the reports.
-    package static func verdicts(for reports: [Report], cause: Cause) -> [[OperationVerdict]] {
+    /// The survivors in a membership call: in a join point, or asking whether peers are pending.
+    package struct Waiting: Hashable, Sendable {
+        package var joining: SortedPeers
+        package var asking: SortedPeers
+        package init(joining: SortedPeers, asking: SortedPeers) {
+            self.joining = joining
+            self.asking = asking
+        }
+        func contains(_ peer: PeerID) -> Bool { joining.contains(peer) || asking.contains(peer) }
+    }
+
+    /// Returns the verdicts for each report, in the order of the reports. Without `waiting`, everybody may be the one for
+    /// whom others wait in vain.
+    package static func verdicts(
+        for reports: [Report], cause: Cause, waiting: Waiting? = nil
+    ) -> [[OperationVerdict]] {
         var components = Components()
         for report in reports {
             for operation in report.operations {
@@ -57,6 +71,13 @@ package struct FlushResolution {
             }
         }
 
+        var reporting: [Int: SortedPeers] = [:]
+        for report in reports {
+            for operation in report.operations {
+                let index = components.index(of: Node(peer: report.peer, launch: operation.launch))
+                reporting[components.root(of: index), default: SortedPeers()].insert(report.peer)
+            }
+        }
         let survivors = reports.map(\.peer)
         return reports.map { report in
             report.operations.map { operation in
@@ -64,15 +85,41 @@ package struct FlushResolution {
                     of: components.index(of: Node(peer: report.peer, launch: operation.launch)))
                 let allEntered = entered[root]?.isSuperset(of: survivors) ?? false
                 let outcome: OperationVerdict.Outcome
+                // Somebody is known to have entered and yet does not report it: it has finished. While others have not,
+                // that was no commit: the descriptors differed, its caller was told, and it will not come again.
+                let isFailed =
+                    (unfinished[root] ?? false)
+                    && survivors.contains { entered[root]?.contains($0) == true && reporting[root]?.contains($0) != true }
                 switch (allEntered, unfinished[root] ?? false, cause) {
                 case (true, false, _): outcome = .commit
-                case (false, _, .misuse): outcome = .misuse
+                case _ where isFailed: outcome = .misuse
+                case (false, _, .misuse):
+                    let isMissed = isMissed(operation.tag, by: entered[root] ?? SortedPeers(), reports, waiting)
+                    outcome = isMissed ? .misuse : .restart
                 case (false, _, .loss), (false, _, .repair): outcome = .restart
                 case (true, true, .loss): outcome = .abort
                 case (true, true, .repair), (true, true, .misuse): outcome = .restart
                 }
                 return OperationVerdict(tag: operation.tag, launch: operation.launch, outcome: outcome)
             }
+        }
+    }
+
+    /// Whether an operation waits for somebody who waits for its members in another call.
+    ///
+    /// Whoever is in a join point can launch nothing before it ends. Whoever asks may launch from another thread; it waits
+    /// in vain only if those who have not asked all have operations in flight. And whoever has the tag in flight was just
+    /// not heard, over a link that stalls.
+    private static func isMissed(
+        _ tag: Tag, by entered: SortedPeers, _ reports: [Report], _ waiting: Waiting?
+    ) -> Bool {
+        let missing = reports.filter { !entered.contains($0.peer) }
+        guard let waiting else { return !missing.isEmpty }
+        let silent = reports.filter { !waiting.contains($0.peer) }
+        let isAskedInVain = !silent.isEmpty && silent.allSatisfy { !$0.operations.isEmpty }
+        return missing.contains { other in
+            (waiting.joining.contains(other.peer) || (isAskedInVain && waiting.asking.contains(other.peer)))
+                && !other.operations.contains { $0.tag == tag }
         }
     }
 

@@ -41,6 +41,12 @@ package struct MasterGroup: Sendable {
         package var since: Instant
     }
 
+    package struct Stall: Sendable {
+        package var peer: PeerID
+        package var tag: Tag
+        package var since: Instant
+    }
+
     package let id: GroupID
     /// The epoch of the view that holds.
     package var epoch = Epoch.none
@@ -56,6 +62,8 @@ package struct MasterGroup: Sendable {
     /// When the oldest of the votes that now wait was given.
     package var votesSince: Instant?
     package var brokenLinks: [BrokenLink] = []
+    /// Operations that wait for a member that asks whether peers are pending.
+    package var stalls: [Stall] = []
 
     package init(id: GroupID) { self.id = id }
 

@@ -174,6 +174,8 @@ package struct MasterMachine: Sendable {
         answerPending(g, &effects)
         guard groups[g].joinVotes.isSuperset(of: groups[g].members) else { return }
         if groups[g].newcomers.isEmpty {
+            // Also the end of proposals whose newcomers are all gone. The epoch stays: a master that dies between two of
+            // these messages leaves no member in another epoch than the rest.
             guard !groups[g].members.isEmpty else { return }
             groups[g].joinVotes.removeAll()
             groups[g].votesSince = groups[g].pendingVotes.isEmpty ? nil : groups[g].votesSince
@@ -186,6 +188,7 @@ package struct MasterMachine: Sendable {
     private mutating func answerPending(_ g: Int, _ effects: inout [Effect]) {
         guard !groups[g].members.isEmpty, groups[g].pendingVotes.isSuperset(of: groups[g].members) else { return }
         groups[g].pendingVotes.removeAll()
+        groups[g].stalls.removeAll()
         if groups[g].joinVotes.isEmpty { groups[g].votesSince = nil }
         sendToMembers(g, .pendingAnswer(arePending: !groups[g].newcomers.isEmpty), &effects)
     }
@@ -250,13 +253,7 @@ package struct MasterMachine: Sendable {
         }
         groups[g].phase = .settled
         for peer in failed { turnAway(peer, reasons[peer] ?? "unreachable", at: now, advance: false, &effects) }
-        if groups[g].newcomers.isEmpty {
-            // Members made ready for a view that will not be: the old view under a new epoch clears that away.
-            let epoch = groups[g].openEpoch()
-            adopt(groups[g].members, g, epoch, &effects)
-        } else {
-            advance(g, at: now, &effects)
-        }
+        advance(g, at: now, &effects)
     }
 
     private mutating func adopt(_ view: [PeerID], _ g: Int, _ epoch: Epoch, _ effects: inout [Effect]) {
@@ -268,6 +265,7 @@ package struct MasterMachine: Sendable {
         groups[g].pendingVotes.removeAll()
         groups[g].votesSince = nil
         groups[g].brokenLinks.removeAll()
+        groups[g].stalls.removeAll()
         guard !view.isEmpty else { return }
         let members = view.compactMap { member($0) }
         sendToMembers(g, .view(epoch: epoch, members: members, world: worldCounts), &effects)
@@ -300,9 +298,6 @@ package struct MasterMachine: Sendable {
             startFlush(g, cause: .loss, at: now, &effects)
         } else if case .linking(let proposal) = groups[g].phase, proposal.newcomers.contains(id) {
             groups[g].phase = .settled
-            if groups[g].newcomers.isEmpty {
-                adopt(groups[g].members, g, groups[g].openEpoch(), &effects)
-            }
             if goOn { advance(g, at: now, &effects) }
         }
     }
@@ -333,6 +328,7 @@ package struct MasterMachine: Sendable {
         let epoch = groups[g].openEpoch()
         groups[g].phase = .flushing(MasterGroup.Flush(epoch: epoch, cause: cause))
         groups[g].brokenLinks.removeAll { !$0.gaveUp }
+        groups[g].stalls.removeAll()
         sendToMembers(g, .flush(epoch: epoch), &effects)
     }
 
@@ -346,7 +342,8 @@ package struct MasterMachine: Sendable {
         groups[g].phase = .flushing(flush)
         guard flush.reports.count == groups[g].members.count else { return }
 
-        let verdicts = FlushResolution.verdicts(for: flush.reports, cause: flush.cause)
+        let waiting = FlushResolution.Waiting(joining: groups[g].joinVotes, asking: groups[g].pendingVotes)
+        let verdicts = FlushResolution.verdicts(for: flush.reports, cause: flush.cause, waiting: waiting)
         let members = groups[g].members.compactMap { member($0) }
         groups[g].epoch = epoch
         groups[g].phase = .settled
@@ -355,7 +352,7 @@ package struct MasterMachine: Sendable {
                 .verdict(epoch: epoch, members: members, world: worldCounts, operations: operations),
                 to: report.peer, &effects)
         }
-        if flush.cause == .misuse { refuseVotes(g, &effects) }
+        if verdicts.contains(where: { $0.contains { $0.outcome == .misuse } }) { refuseVotes(g, &effects) }
         tellOtherGroups(g, &effects)
         effects.append(
             .log(
@@ -383,15 +380,29 @@ package struct MasterMachine: Sendable {
         _ effects: inout [Effect]
     ) {
         guard isCurrentMember(from, g, epoch), case .settled = groups[g].phase else { return }
-        let voters = missing.filter { groups[g].joinVotes.contains($0) || groups[g].pendingVotes.contains($0) }
-        guard !voters.isEmpty else { return }
+        let joining = missing.filter { groups[g].joinVotes.contains($0) }
+        let asking = missing.filter { groups[g].pendingVotes.contains($0) }
+        guard !joining.isEmpty || hasStalledLong(g, from, tag, asking: asking, at: now) else { return }
         effects.append(
             .log(
                 LogLine(
                     .warning,
-                    "\(from) waits in \(tag) for \(voters.map(\.value)), who wait in a membership call: both are refused"
+                    "\(from) waits in \(tag) for \((joining + asking).map(\.value)), who wait in a membership call"
                 )))
         startFlush(g, cause: .misuse, at: now, &effects)
+    }
+
+    /// Asking is allowed while operations run, so whoever asks may yet launch, and whoever has launched may yet ask: only
+    /// after the dead time it is taken for what it seems. Reports begin a straggler's patience after the launch.
+    private mutating func hasStalledLong(
+        _ g: Int, _ peer: PeerID, _ tag: Tag, asking: [PeerID], at now: Instant
+    ) -> Bool {
+        guard !asking.isEmpty, !groups[g].pendingVotes.contains(peer) else { return false }
+        if let stall = groups[g].stalls.first(where: { $0.peer == peer && $0.tag == tag }) {
+            return stall.since + timeouts.deadTime <= now + timeouts.stragglerPatience
+        }
+        groups[g].stalls.append(MasterGroup.Stall(peer: peer, tag: tag, since: now))
+        return false
     }
 
     private mutating func refuseVotes(_ g: Int, _ effects: inout [Effect]) {
@@ -453,11 +464,7 @@ package struct MasterMachine: Sendable {
         for peer in silent.isEmpty ? proposal.newcomers.array : silent {
             turnAway(peer, "the join point took too long", at: now, advance: false, &effects)
         }
-        if groups[g].newcomers.isEmpty {
-            adopt(groups[g].members, g, groups[g].openEpoch(), &effects)
-        } else {
-            advance(g, at: now, &effects)
-        }
+        advance(g, at: now, &effects)
     }
 
     private mutating func noteVote(_ g: Int, at now: Instant) {
@@ -529,7 +536,9 @@ package struct MasterMachine: Sendable {
 
 extension MasterMachine {
     /// The first thing that is not as it must be, or nil. Asked after every event in tests and in the simulator.
-    package func brokenInvariant() -> String? {
+    package func brokenInvariant() -> String? { MasterMachine.brokenInvariant(groups: groups, peers: peers) }
+
+    package static func brokenInvariant(groups: [MasterGroup], peers: [Peer]) -> String? {
         for group in groups {
             if Set(group.members).count != group.members.count { return "\(group.id) has a member twice" }
             for member in group.members where peers.first(where: { $0.id == member })?.group != group.id {

@@ -53,6 +53,9 @@ package struct OperationLedger: Sendable {
     private var operations: [Tag: Operation] = [:]
     private var early: [PeerTag: [EarlyEntry]] = [:]
     private var owed: [PeerTag: Int] = [:]
+    /// Who is prepared under a launch that it is not known to have entered yet: the stripes of a link keep no order between
+    /// them, so the word may overtake the entry.
+    private var earlyPrepared: Set<KnownLaunch> = []
 
     package init() {}
 
@@ -67,6 +70,7 @@ package struct OperationLedger: Sendable {
         operations = [:]
         early = [:]
         owed = [:]
+        earlyPrepared = []
     }
 
     /// The caller's call. Entries of members that called earlier are taken up; the first that differs is returned, and
@@ -115,7 +119,9 @@ package struct OperationLedger: Sendable {
 
     private mutating func note(_ entry: EarlyEntry, of peer: PeerID, for tag: Tag) -> Mismatch? {
         guard let mine = operations[tag]?.descriptor else { return nil }
-        operations[tag]?.entered.append(KnownLaunch(peer: peer, launch: entry.launch))
+        let known = KnownLaunch(peer: peer, launch: entry.launch)
+        operations[tag]?.entered.append(known)
+        if earlyPrepared.remove(known) != nil { operations[tag]?.preparedPeers.insert(peer) }
         return entry.descriptor == mine ? nil : Mismatch(peer: peer, theirs: entry.descriptor, mine: mine)
     }
 
@@ -126,10 +132,14 @@ package struct OperationLedger: Sendable {
     }
 
     package mutating func notePrepared(_ peer: PeerID, _ tag: Tag, _ launch: LaunchNumber) {
-        guard let operation = operations[tag],
-            operation.entered.contains(KnownLaunch(peer: peer, launch: launch))
-        else { return }
-        operations[tag]?.preparedPeers.insert(peer)
+        let known = KnownLaunch(peer: peer, launch: launch)
+        // Whoever is prepared has heard our entry, so the operation is in flight here, unless it has failed.
+        guard let operation = operations[tag] else { return }
+        if operation.entered.contains(known) {
+            operations[tag]?.preparedPeers.insert(peer)
+        } else {
+            earlyPrepared.insert(known)
+        }
     }
 
     /// True once, when the operation has just become prepared.

@@ -25,9 +25,14 @@ package struct PeerMachine: Sendable {
         package var addresses: [SocketAddress]
         package var stripes: UInt16
         package var timeouts: Timeouts
+        /// The algorithm for a world size. Chosen when an operation starts in an epoch, since its world may be smaller than
+        /// that of the launch; nil: as the launch says.
+        package var algorithm: (@Sendable (Int) -> Algorithm)?
         package init(
-            group: GroupID, listenPort: UInt16, addresses: [SocketAddress], stripes: UInt16, timeouts: Timeouts
+            group: GroupID, listenPort: UInt16, addresses: [SocketAddress], stripes: UInt16, timeouts: Timeouts,
+            algorithm: (@Sendable (Int) -> Algorithm)? = nil
         ) {
+            self.algorithm = algorithm
             self.group = group
             self.listenPort = listenPort
             self.addresses = addresses
@@ -117,6 +122,9 @@ package struct PeerMachine: Sendable {
         var ledger = OperationLedger()
         /// Why the master is gone, if it is.
         var masterGone: String?
+        /// A link broke with operations in flight: what was under way on it is lost, and only a new epoch helps, even if
+        /// the link is made again.
+        var needsRepair = false
         /// Members without a link, and when to tell the master so (again).
         var reportDownAt: [(peer: PeerID, at: Instant)] = []
     }
@@ -252,6 +260,7 @@ package struct PeerMachine: Sendable {
         _ failure: CallFailure, _ outcome: OperationOutcome, _ effects: inout [Effect]
     ) {
         let before = phase
+        if case .left = before { return }
         phase = .idle
         linksUp.removeAll()
         switch before {
@@ -302,7 +311,11 @@ package struct PeerMachine: Sendable {
             guard m.masterGone == nil else { return }
             effects.append(
                 .log(LogLine(.warning, "the master is lost (\(reason)); collectives of the present view go on")))
-            if m.flushing != nil || !linksUp.isSuperset(of: m.assignment.others) {
+            // A verdict, or a view that this peer has agreed to, may have reached others before the master went: they
+            // would be in an epoch that this peer never learns of, and wait for it there.
+            let mayHaveMissedView = m.flushing != nil || m.proposal?.isAnswered ?? false
+            let isStuck = m.needsRepair && !m.ledger.isEmpty
+            if mayHaveMissedView || isStuck || !linksUp.isSuperset(of: m.assignment.others) {
                 return depart(.masterLost(reason), .masterLost(reason), &effects)
             }
             m.masterGone = reason
@@ -332,12 +345,12 @@ package struct PeerMachine: Sendable {
         case (.propose(let epoch, let members), .newcomer(var newcomer)):
             newcomer.proposal = proposal(epoch, members, at: now)
             phase = .newcomer(newcomer)
-            effects.append(.wantLinks(newcomer.registration, members))
+            want(members, newcomer.registration, &effects)
             answerProposalIfReady(&effects)
         case (.propose(let epoch, let members), .member(var m)):
             m.proposal = proposal(epoch, members, at: now)
             phase = .member(m)
-            effects.append(.wantLinks(m.registration, members))
+            want(members, m.registration, &effects)
             answerProposalIfReady(&effects)
         case (.view(let epoch, let members, let world), .newcomer(let newcomer)):
             guard let assignment = assignment(epoch, members, newcomer.registration.peer) else {
@@ -364,7 +377,10 @@ package struct PeerMachine: Sendable {
             let call = m.joinCall
             m.joinCall = nil
             m.world = world
+            let hadProposal = m.proposal != nil
+            m.proposal = nil
             phase = .member(m)
+            if hadProposal { want(m.members, m.registration, &effects) }
             tellView(&effects)
             if let call { effects.append(.answer(call, .done)) }
         case (.pendingAnswer(let arePending), .member(var m)):
@@ -415,11 +431,19 @@ package struct PeerMachine: Sendable {
     private mutating func settleView(at now: Instant, _ effects: inout [Effect]) {
         guard case .member(var m) = phase else { return }
         m.ledger.reset()
+        m.needsRepair = false
         m.reportDownAt = m.assignment.others.filter { !linksUp.contains($0) }.map { ($0, now + timeouts.dialPatience) }
         phase = .member(m)
-        effects.append(.wantLinks(m.registration, m.members))
+        want(m.members, m.registration, &effects)
         effects.append(.adopt(m.assignment))
         tellView(&effects)
+    }
+
+    /// Links that are not wanted any more are dropped without a word from the shell, so they are forgotten here: who comes
+    /// back in a later proposal has to be linked anew before this peer may say so.
+    private mutating func want(_ members: [Member], _ registration: Registration, _ effects: inout [Effect]) {
+        linksUp = SortedPeers(linksUp.filter { peer in members.contains { $0.id == peer } })
+        effects.append(.wantLinks(registration, members))
     }
 
     private func tellView(_ effects: inout [Effect]) {
@@ -474,6 +498,7 @@ package struct PeerMachine: Sendable {
                 m.reportDownAt.append((peer, now + timeouts.dialPatience))
             }
             if m.flushing == nil, !m.ledger.isEmpty {
+                m.needsRepair = true
                 effects.append(
                     .sendToMaster(.brokenLink(epoch: m.assignment.epoch, peer: peer, gaveUp: false)))
             }
@@ -515,18 +540,21 @@ package struct PeerMachine: Sendable {
     ) {
         let launch = LaunchNumber(nextLaunch)
         nextLaunch &+= 1
+        var descriptor = descriptor
+        if let choose = configuration.algorithm { descriptor.algorithm = choose(m.assignment.members.count) }
         effects.append(.start(id, tag, launch, descriptor, m.assignment))
         let operation = OperationLedger.Operation(
             id: id, tag: tag, launch: launch, descriptor: descriptor, since: now,
             nextStallCheck: now + timeouts.stragglerPatience)
         let mismatch = m.ledger.launch(operation, members: m.assignment.others)
-        for known in m.ledger[tag]?.entered ?? [] {
-            effects.append(.bind(launch, known.peer, theirs: known.launch))
-        }
+        let entered = m.ledger[tag]?.entered ?? []
         if let mismatch {
+            // Not bound first: what members with another descriptor sent early does not fit into this operation.
+            for known in entered { effects.append(.ignore(known.peer, theirs: known.launch)) }
             PeerMachine.fail(tag, mismatch, &m, &effects)
             return
         }
+        for known in entered { effects.append(.bind(launch, known.peer, theirs: known.launch)) }
         // A member whose link is down cannot be told by this operation's frames alone: see loseLink.
         for peer in m.assignment.others where !linksUp.contains(peer) {
             effects.append(.log(LogLine(.debug, "\(tag) starts while the link to \(peer) is down")))
@@ -605,7 +633,10 @@ package struct PeerMachine: Sendable {
             case .abort: effects.append(.complete(operation.id, .memberLost))
             case .misuse:
                 effects.append(
-                    .complete(operation.id, .misuse("other members wait for this peer in a membership call")))
+                    .complete(
+                        operation.id,
+                        .misuse(
+                            "the members' calls do not go together: others wait in another call, or were refused theirs")))
             case .restart: relaunch(operation.id, operation.tag, operation.descriptor, &m, at: now, &effects)
             }
         }

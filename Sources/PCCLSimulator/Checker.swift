@@ -1,0 +1,155 @@
+import PCCLBase
+import PCCLMembership
+import PCCLSchedule
+
+/// What a bystander who sees everything knows: who was admitted, which views were decided, how operations ended where.
+struct Checker {
+    enum Ending { case success, abort, restart, mismatch, misuse }
+
+    private struct ViewKey: Hashable {
+        var group: GroupID
+        var epoch: Epoch
+    }
+    private struct InstanceKey: Hashable {
+        var group: GroupID
+        var epoch: Epoch
+        var tag: Tag
+        var ordinal: Int
+    }
+    private struct TagKey: Hashable {
+        var host: Int
+        var epoch: Epoch
+        var tag: Tag
+    }
+    private struct AnswerKey: Hashable {
+        var group: GroupID
+        var epoch: Epoch
+        var number: Int
+    }
+    private struct Entrant {
+        var peer: PeerID
+        var launch: LaunchNumber
+        var input: [UInt64]
+    }
+    /// The n-th call of a tag in an epoch, by all who made it.
+    private struct Instance {
+        var key: InstanceKey
+        var entrants: [Entrant] = []
+        var endings: [(host: Int, ending: Ending)] = []
+        var result: [UInt64]?
+    }
+
+    var admitted: [PeerID: GroupID] = [:]
+    private var views: [ViewKey: [PeerID]] = [:]
+    private var lastView: [GroupID: [PeerID]] = [:]
+    private var instances: [Instance] = []
+    private var instanceIndex: [InstanceKey: Int] = [:]
+    private var ordinals: [TagKey: Int] = [:]
+    private var answers: [AnswerKey: Bool] = [:]
+
+    mutating func decide(
+        _ group: GroupID, _ epoch: Epoch, _ members: [PeerID], _ counts: inout SimulationCounts, isVerdict: Bool
+    ) {
+        let key = ViewKey(group: group, epoch: epoch)
+        guard views[key] == nil else { return }
+        views[key] = members
+        if isVerdict {
+            if (lastView[group] ?? []).count > members.count { counts.losses += 1 } else { counts.repairs += 1 }
+        }
+        lastView[group] = members
+    }
+
+    func wrong(_ assignment: Assignment, of host: Host) -> String? {
+        guard let identity = host.identity, assignment.members.indices.contains(assignment.rank),
+            assignment.members[assignment.rank] == identity.peer
+        else { return "\(host.name) has the rank of another" }
+        for peer in assignment.members where admitted[peer] != host.group {
+            return "\(host.name) has \(peer) in its view, who is not of \(host.group)"
+        }
+        let decided = views[ViewKey(group: host.group, epoch: assignment.epoch)]
+        guard decided == assignment.members else {
+            return "\(host.name), \(assignment.epoch): \(assignment.members) instead of \(decided ?? [])"
+        }
+        return nil
+    }
+
+    mutating func answer(_ host: Host, _ arePending: Bool) -> String? {
+        let key = AnswerKey(group: host.group, epoch: host.lastEpoch, number: host.pendingAnswers)
+        if let earlier = answers[key], earlier != arePending {
+            return "\(host.name), \(host.lastEpoch), question \(key.number): \(arePending), another got \(earlier)"
+        }
+        answers[key] = arePending
+        return nil
+    }
+
+    mutating func enter(
+        _ host: Host, _ tag: Tag, _ launch: LaunchNumber, _ assignment: Assignment, _ call: OperationCall
+    ) -> Int {
+        let tagKey = TagKey(host: host.index, epoch: assignment.epoch, tag: tag)
+        let ordinal = ordinals[tagKey, default: 0]
+        ordinals[tagKey] = ordinal + 1
+        let key = InstanceKey(group: host.group, epoch: assignment.epoch, tag: tag, ordinal: ordinal)
+        let index: Int
+        if let known = instanceIndex[key] {
+            index = known
+        } else {
+            index = instances.count
+            instanceIndex[key] = index
+            instances.append(Instance(key: key))
+        }
+        instances[index].entrants.append(
+            Entrant(peer: assignment.members[assignment.rank], launch: launch, input: call.input))
+        return index
+    }
+
+    /// One ending for all; only a mismatch, which each finds out by itself, may stand beside a failure.
+    mutating func end(_ index: Int, _ ending: Ending, at host: Host) -> String? {
+        for earlier in instances[index].endings where earlier.ending != ending {
+            let isTolerated =
+                (ending == .mismatch || earlier.ending == .mismatch)
+                && ending != .success && earlier.ending != .success
+            if !isTolerated {
+                return "\(instances[index].key.tag) in \(instances[index].key.epoch): \(ending) at \(host.name), "
+                    + "\(earlier.ending) at host \(earlier.host)"
+            }
+        }
+        instances[index].endings.append((host.index, ending))
+        return nil
+    }
+
+    mutating func checkResult(_ index: Int, _ execution: Execution, at host: Host) -> (SimulationCheck, String)? {
+        let place = execution.place
+        let output = execution.call.output
+        var inputs: [[UInt64]] = []
+        for (rank, peer) in place.members.enumerated() {
+            guard let entrant = instances[index].entrants.first(where: { $0.peer == peer }) else {
+                return (.pairing, "\(host.name): \(execution.tag) is a success, and \(peer) has not called it")
+            }
+            if rank != place.rank, execution.peers[rank].theirs != entrant.launch {
+                return (
+                    .pairing,
+                    "\(host.name): \(execution.tag) is paired with launch "
+                        + "\(execution.peers[rank].theirs?.value ?? 0) of \(peer), not \(entrant.launch.value)"
+                )
+            }
+            inputs.append(entrant.input)
+        }
+        if let result = instances[index].result {
+            return result == output ? nil : (.identicalBits, "\(host.name), \(execution.tag): \(output), not \(result)")
+        }
+        instances[index].result = output
+        let worldSize = place.members.count
+        for chunk in 0..<worldSize {
+            // Direct: in the order of ranks. Ring: a chunk begins its way one rank behind its owner.
+            let first = execution.descriptor.algorithm == .direct ? 0 : chunk + 1
+            for element in execution.layout.elements(ofChunk: chunk) {
+                var sum = inputs[first % worldSize][element]
+                for k in 1..<worldSize { sum = DataPlane.fold(sum, inputs[(first + k) % worldSize][element]) }
+                if output[element] != sum {
+                    return (.elements, "\(host.name), \(execution.tag): element \(element) is \(output[element]), not \(sum)")
+                }
+            }
+        }
+        return nil
+    }
+}

@@ -1,0 +1,161 @@
+import PCCLBase
+
+/// What a seed stands for: who takes part, what their programs are, how the network is and what goes wrong when.
+///
+/// Each place ("slot") is an address at which processes may live one after the other.
+struct Scenario {
+    enum Fault {
+        /// Bytes from one node to the other wait until the end of the block.
+        case block(from: Int, to: Int, Interval)
+        case resetLink(Int, Int)
+        case resetControl(Int)
+        /// kill -9: the kernel still closes the connections. Silent: the machine is off, nothing tells of it.
+        case crash(Int, silent: Bool)
+        case hang(Int, Interval)
+        case spawn(Int)
+        case leave(Int)
+        case garbage(Int)
+        case stranger
+        case masterCrash
+        /// Dies while it sends a view or a verdict, so that some have it and some have not.
+        case masterCrashInSending
+        case masterHang(Interval)
+    }
+
+    /// One sequence of calls with the same tag; each begins when the one before has ended.
+    struct Lane {
+        var tag: Tag
+        var descriptor: OperationDescriptor
+        var repeats: Int
+    }
+
+    enum Misuse {
+        case none
+        /// Goes on to the next round without its operations.
+        case skipsOperations(round: Int)
+        /// Votes where the others ask.
+        case votesInsteadOfAsking(round: Int)
+        /// Reduces another number of elements.
+        case otherCount(round: Int)
+    }
+
+    struct Program {
+        var rounds: Int
+        var reconnects: Int
+        var think: Interval
+        /// How many lanes are in flight at once; all at once in any order, fewer in the order of the lanes.
+        var window: Int
+        var inPlaceOneIn: Int
+        var misuse = Misuse.none
+    }
+
+    var deadTime: Interval
+    var slots: Int
+    var groupOfSlot: [GroupID] = []
+    var programs: [Program] = []
+    var latency: [Interval] = []
+    var lanes: [Lane] = []
+    var stripes: Int
+    var segmentElements: Int
+    /// Callers ask whether peers are pending while their operations run.
+    var asksDuringOperations: Bool
+    /// (greater slot, smaller slot): neither reaches the other.
+    var firewalled: [(Int, Int)] = []
+    var faults: [(at: Instant, fault: Fault)] = []
+    /// All programs are right, so nobody may be refused.
+    var isRight = true
+
+    var timeouts: Timeouts { Timeouts(deadTime: deadTime) }
+    var master: Int { slots }
+    /// Long after the last fault and the slowest caller.
+    var horizon: Instant { Instant(nanoseconds: 0) + deadTime * 150 }
+
+    init(_ r: inout RandomSource) {
+        deadTime = r.oneIn(4) ? .milliseconds(500) : .seconds(5)
+        slots = 2 + r.below(4) + (r.oneIn(4) ? 1 : 0)
+        stripes = 1 + r.below(3)
+        segmentElements = 1 + r.below(3)
+        asksDuringOperations = r.oneIn(3)
+
+        let groups = r.oneIn(5) ? 2 : 1
+        let unit = deadTime / 5000  // A millisecond for the default dead time.
+        let slowSlot = r.oneIn(6) ? r.below(slots) : -1
+        for slot in 0..<slots {
+            groupOfSlot.append(GroupID(UInt32(r.below(groups))))
+            let isSlowCaller = r.oneIn(12)
+            programs.append(
+                Program(
+                    rounds: 1 + r.below(4), reconnects: r.below(3),
+                    think: unit * UInt64(isSlowCaller ? 500 + r.below(4000) : 1 + r.below(40)),
+                    window: r.oneIn(3) ? 1 + r.below(2) : .max, inPlaceOneIn: 1 + r.below(3)))
+            faults.append((Instant(nanoseconds: 0) + unit * UInt64(r.oneIn(3) ? r.below(3000) : r.below(100)), .spawn(slot)))
+        }
+        let base = 1 + r.below(20)
+        for from in 0...slots {
+            for to in 0...slots {
+                let slow = from == slowSlot || to == slowSlot ? 10 : 1
+                latency.append(deadTime / 20_000 * UInt64((base + r.below(base)) * slow))
+            }
+        }
+        for i in 0..<1 + r.below(4) {
+            lanes.append(
+                Lane(
+                    tag: Tag(UInt64(i * 7 + 3)),
+                    descriptor: OperationDescriptor(
+                        count: UInt64(1 + r.below(10)), type: .uint64, operation: .sum,
+                        algorithm: r.oneIn(2) ? .direct : .ring),
+                    repeats: 1 + r.below(2)))
+        }
+        if r.oneIn(8), slots > 2 {
+            let a = r.below(slots)
+            let b = (a + 1 + r.below(slots - 1)) % slots
+            firewalled.append((max(a, b), min(a, b)))
+        }
+        if r.oneIn(8) {
+            isRight = false
+            let round = r.below(2)
+            programs[r.below(slots)].misuse =
+                switch r.below(3) {
+                case 0: .skipsOperations(round: round)
+                case 1: .votesInsteadOfAsking(round: round)
+                default: .otherCount(round: round)
+                }
+        }
+        addFaults(&r, unit)
+        // A member that is lost while a mismatch is being found out takes the news with it: the last to call may wait for
+        // members that have had their error. Then somebody loses patience.
+        if programs.contains(where: { if case .otherCount = $0.misuse { true } else { false } }) {
+            for slot in 0..<slots { faults.append((Instant(nanoseconds: 0) + deadTime * UInt64(80 + slot), .leave(slot))) }
+        }
+    }
+
+    private mutating func addFaults(_ r: inout RandomSource, _ unit: Interval) {
+        for _ in 0..<r.below(5) {
+            // Most of a schedule happens in its first second; losses have their consequences a dead time later.
+            let window = r.oneIn(4) ? 12_000 : 1000
+            let at = Instant(nanoseconds: 0) + unit * UInt64(r.below(window))
+            let slot = r.below(slots)
+            let other = (slot + 1 + r.below(slots)) % (slots + 1)  // The master, or another slot.
+            let short = deadTime / 100 * UInt64(1 + r.below(70))
+            let long = deadTime / 10 * UInt64(12 + r.below(20))
+            switch r.below(20) {
+            case 0...2: faults.append((at, .block(from: slot, to: other, short)))
+            case 3: faults.append((at, .block(from: slot, to: other, long)))
+            case 4:
+                faults.append((at, .block(from: slot, to: other, long)))
+                faults.append((at, .block(from: other, to: slot, long)))
+            case 5...7: if other < slots { faults.append((at, .resetLink(slot, other))) }
+            case 8: faults.append((at, .resetControl(slot)))
+            case 9...12:
+                faults.append((at, .crash(slot, silent: r.oneIn(3))))
+                if r.oneIn(2) { faults.append((at + unit * UInt64(1 + r.below(8000)), .spawn(slot))) }
+            case 13: faults.append((at, .hang(slot, r.oneIn(2) ? short : long)))
+            case 14, 15: faults.append((at, .leave(slot)))
+            case 16: faults.append((at, .garbage(slot)))
+            case 17: faults.append((at, .stranger))
+            case 18: if r.oneIn(2) { faults.append((at, r.oneIn(3) ? .masterCrash : .masterCrashInSending)) }
+            default: faults.append((at, .masterHang(r.oneIn(3) ? long : short)))
+            }
+        }
+    }
+}

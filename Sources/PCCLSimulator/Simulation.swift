@@ -1,0 +1,117 @@
+import PCCLBase
+
+/// A promise that the simulator watches over.
+package enum SimulationCheck: String, Sendable, CaseIterable {
+    case masterInvariant = "an invariant of the master holds"
+    case epochsGrow = "epochs only grow at each peer"
+    case viewAgreed = "a view is what the master decided, of admitted peers"
+    case pendingJoint = "members of an epoch get the same answer to the same question"
+    case pairing = "the n-th call of a tag is paired with the n-th call of all others"
+    case schedule = "every frame is expected, once"
+    case elements = "each contributor of the view is in every element exactly once, in the fixed order"
+    case identicalBits = "a result is the same everywhere"
+    case agreement = "an operation ends in the same way everywhere"
+    case inputWhole = "the input is whole after a failure"
+    case expectedOutcome = "a right program is never refused"
+    case liveness = "no call waits for ever"
+    case wire = "a message can be read"
+}
+
+/// Defects that can be put in, to see that a check notices.
+package enum Sabotage: Sendable, CaseIterable {
+    /// The input of a failed operation is left overwritten.
+    case skipRestore
+    /// A peer commits as soon as it holds the result itself.
+    case commitWithoutPrepared
+    case foldTwice
+    /// One peer keeps another result than it sends.
+    case keepOtherBits
+    case losePrepared
+    case enterTwice
+    case sendTwice
+    case commitAborted
+    case adoptOldEpoch
+    case swapRanks
+    case flipPendingAnswer
+    case refuseRightProgram
+    case swallowCompletion
+    case cutMessageShort
+    case countMemberTwice
+}
+
+package struct SimulationCounts: Hashable, Sendable {
+    package var events = 0
+    /// One for each member that saw the outcome.
+    package var succeeded = 0
+    package var aborted = 0
+    package var restarted = 0
+    package var joins = 0
+    package var losses = 0
+    package var repairs = 0
+
+    package init() {}
+    package static func += (a: inout SimulationCounts, b: SimulationCounts) {
+        a.events += b.events
+        a.succeeded += b.succeeded
+        a.aborted += b.aborted
+        a.restarted += b.restarted
+        a.joins += b.joins
+        a.losses += b.losses
+        a.repairs += b.repairs
+    }
+}
+
+package struct SimulationFailure: Error, Sendable, CustomStringConvertible {
+    package let seed: UInt64
+    package let check: SimulationCheck
+    package let text: String
+    /// The last events before it, oldest first.
+    package let trace: [String]
+
+    package var description: String {
+        (["seed \(seed) breaks: \(check.rawValue)", text, "the last events:"] + trace.map { "  " + $0 })
+            .joined(separator: "\n")
+    }
+}
+
+package enum SimulationResult: Sendable {
+    case passed(SimulationCounts)
+    case failed(SimulationFailure)
+}
+
+/// Whole runs of master, peers and callers on a virtual network and a virtual clock, with faults, each decided by its seed
+/// alone.
+package enum Simulation {
+    private static let reportedEvents = 60
+
+    /// One schedule. It runs without writing anything down; if a check fails it runs once more to tell how.
+    package static func run(seed: UInt64, sabotage: Sabotage? = nil) -> SimulationResult {
+        let world = World(seed: seed, sabotage: sabotage, tracing: false)
+        world.run()
+        guard world.failure != nil else { return .passed(world.counts) }
+        let again = World(seed: seed, sabotage: sabotage, tracing: true)
+        again.run()
+        guard let failure = again.failure else {
+            return .failed(
+                SimulationFailure(
+                    seed: seed, check: .liveness, text: "the second run with this seed went otherwise", trace: []))
+        }
+        return .failed(
+            SimulationFailure(
+                seed: seed, check: failure.check, text: failure.text, trace: again.trace.suffix(reportedEvents)))
+    }
+
+    /// Everything that happens under a seed, a line each.
+    package static func trace(seed: UInt64, sabotage: Sabotage? = nil) -> (lines: [String], result: SimulationResult) {
+        let world = World(seed: seed, sabotage: sabotage, tracing: true)
+        world.run()
+        guard let failure = world.failure else { return (world.trace, .passed(world.counts)) }
+        return (
+            world.trace,
+            .failed(
+                SimulationFailure(
+                    seed: seed, check: failure.check, text: failure.text,
+                    trace: world.trace.suffix(reportedEvents)))
+        )
+    }
+}

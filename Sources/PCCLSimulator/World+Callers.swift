@@ -1,0 +1,217 @@
+import PCCLBase
+import PCCLMembership
+
+/// The programs of the processes. A right program is what the documents recommend:
+///
+/// ```
+/// connect
+/// each round:  ask whether peers are pending; if so, update the topology
+///              all-reduce every lane, again where a member was lost
+/// leave
+/// ```
+/// or the same with the question asked while the operations run. A newcomer goes straight to the operations, since the
+/// members that admitted it do.
+extension World {
+    func act(_ host: Host, _ step: CallerStep) {
+        guard !host.isOver else { return }
+        switch step {
+        case .connect: begin(.connect, host)
+        case .call(let call): begin(call, host)
+        case .round: beginRound(host)
+        case .launch(let lane): launch(host, lane)
+        case .afterCall(let call, let answer): afterCall(host, call, answer)
+        case .afterOperation(let lane, let outcome): afterOperation(host, lane, outcome)
+        case .quit: quit(host)
+        }
+    }
+
+    private func then(_ host: Host, _ step: CallerStep) {
+        plan(host, .caller(life: host.caller.life, step), after: pause(host))
+    }
+
+    private func quit(_ host: Host) {
+        note { "\(host.name) leaves" }
+        host.life = .exited
+        pump(host, .leave)
+    }
+
+    private func begin(_ call: Call, _ host: Host) {
+        host.caller.nextCall += 1
+        let id = CallID(host.caller.nextCall)
+        host.caller.currentCall = (id, call)
+        note { "\(host.name) calls \(call)" }
+        pump(host, .call(id, call))
+    }
+
+    // MARK: rounds
+
+    private func isMisused(_ host: Host) -> Scenario.Misuse {
+        switch host.program.misuse {
+        case .skipsOperations(host.caller.round), .votesInsteadOfAsking(host.caller.round),
+            .otherCount(host.caller.round):
+            host.program.misuse
+        default: .none
+        }
+    }
+
+    private func beginRound(_ host: Host) {
+        host.caller.round += 1
+        // Alone there is nothing to count as work.
+        if let view = host.machine.view, view.members.count == 1, host.caller.soloRounds < 20 {
+            host.caller.soloRounds += 1
+            host.caller.round -= 1
+        }
+        guard host.caller.round <= host.program.rounds else { return quit(host) }
+        if case .votesInsteadOfAsking = isMisused(host) { return begin(.updateTopology, host) }
+        if scenario.asksDuringOperations {
+            host.caller.asked = host.caller.isMasterless ? false : nil
+            if !host.caller.isMasterless { then(host, .call(.arePeersPending)) }
+            beginBatch(host)
+        } else if host.caller.isMasterless {
+            beginBatch(host)
+        } else {
+            begin(.arePeersPending, host)
+        }
+    }
+
+    private func beginBatch(_ host: Host) {
+        host.caller.isBatchOver = false
+        host.caller.lanes = scenario.lanes.map { Caller.LaneState(left: $0.repeats) }
+        if case .skipsOperations = isMisused(host) { host.caller.lanes = scenario.lanes.map { _ in .init(left: 0) } }
+        host.caller.queue = Array(scenario.lanes.indices)
+        if host.program.window == .max { host.caller.queue.shuffle(using: &random) }
+        for _ in 0..<min(host.program.window, host.caller.queue.count) { launchNext(host) }
+    }
+
+    private func launchNext(_ host: Host) {
+        while !host.caller.queue.isEmpty {
+            let lane = host.caller.queue.removeFirst()
+            if host.caller.lanes[lane].left > 0 { return then(host, .launch(lane: lane)) }
+        }
+        guard host.caller.lanes.allSatisfy({ $0.left == 0 }), !host.caller.isBatchOver else { return }
+        host.caller.isBatchOver = true
+        endRoundIfOver(host)
+    }
+
+    private func endRoundIfOver(_ host: Host) {
+        guard host.caller.isBatchOver else { return }
+        guard scenario.asksDuringOperations else { return then(host, .round) }
+        switch host.caller.asked {
+        case nil: break
+        case true?:
+            host.caller.asked = nil
+            then(host, .call(.updateTopology))
+        case false?:
+            host.caller.asked = nil
+            then(host, .round)
+        }
+    }
+
+    private func launch(_ host: Host, _ lane: Int) {
+        let plan = scenario.lanes[lane]
+        var descriptor = plan.descriptor
+        if case .otherCount = isMisused(host), lane == 0 { descriptor.count += 1 }
+        let id = OperationID(host.caller.nextOperation)
+        host.caller.nextOperation += 1
+        let stem = (UInt64(host.index) << 32 | id.value) &* 0xd6e8_feb8_6659_fd93
+        let call = OperationCall(
+            id: id, lane: lane, inPlace: random.oneIn(host.program.inPlaceOneIn),
+            input: (0..<descriptor.count).map { ($0 &+ stem) &* 0xff51_afd7_ed55_8ccd })
+        host.calls.append(call)
+        host.caller.lanes[lane].inFlight = true
+        note { "\(host.name) launches \(plan.tag)" }
+        pump(host, .launch(id, plan.tag, descriptor))
+    }
+
+    // MARK: outcomes
+
+    private func afterCall(_ host: Host, _ call: Call, _ answer: CallAnswer) {
+        switch (call, answer) {
+        case (.connect, .done):
+            host.caller.isMasterless = false
+            host.caller.asked = nil
+            if scenario.asksDuringOperations {
+                host.caller.round -= 1
+                beginRound(host)
+            } else {
+                beginBatch(host)
+            }
+        case (.connect, .failed):
+            host.caller.connectsLeft -= 1
+            if host.caller.connectsLeft > 0 {
+                plan(host, .caller(life: host.caller.life, .connect), after: scenario.deadTime / 20 + pause(host))
+            } else {
+                quit(host)
+            }
+        case (.arePeersPending, .pending(let arePending)):
+            if scenario.asksDuringOperations {
+                host.caller.asked = arePending
+                endRoundIfOver(host)
+            } else if arePending {
+                begin(.updateTopology, host)
+            } else {
+                beginBatch(host)
+            }
+        case (.updateTopology, .done): afterJoinPoint(host)
+        case (_, .failed(let failure)): afterFailure(host, call, failure)
+        case (.connect, .pending), (.updateTopology, .pending), (.arePeersPending, .done):
+            fail(.expectedOutcome, "\(host.name): \(call) was answered \(answer)")
+        }
+    }
+
+    private func afterJoinPoint(_ host: Host) {
+        if scenario.asksDuringOperations { then(host, .round) } else { beginBatch(host) }
+    }
+
+    private func afterFailure(_ host: Host, _ call: Call, _ failure: CallFailure) {
+        switch failure {
+        case .masterLost:
+            // Collectives of the present view go on for as long as it lasts.
+            guard host.machine.isMember else { return restart(host) }
+            host.caller.isMasterless = true
+            if case .updateTopology = call { return afterJoinPoint(host) }
+            if scenario.asksDuringOperations {
+                host.caller.asked = false
+                endRoundIfOver(host)
+            } else {
+                beginBatch(host)
+            }
+        case .turnedAway, .notConnected, .masterUnreachable: restart(host)
+        case .destroyed: break
+        case .refused:
+            if scenario.isRight { return fail(.expectedOutcome, "\(host.name): \(call) was refused") }
+            quit(host)
+        case .alreadyConnected, .callInProgress, .operationsInFlight:
+            if scenario.isRight { return fail(.expectedOutcome, "\(host.name): \(call) failed: \(failure)") }
+            quit(host)
+        }
+    }
+
+    private func afterOperation(_ host: Host, _ lane: Int, _ outcome: OperationOutcome) {
+        host.caller.lanes[lane].inFlight = false
+        switch outcome {
+        case .success: host.caller.lanes[lane].left -= 1
+        case .memberLost: break
+        case .tooFewPeers: host.caller.lanes[lane].left = 0
+        case .mismatch:
+            if scenario.isRight { return fail(.expectedOutcome, "\(host.name): \(outcome)") }
+            host.caller.lanes[lane].left -= 1
+        case .misuse, .tagInUse:
+            if scenario.isRight { return fail(.expectedOutcome, "\(host.name): \(outcome)") }
+            return quit(host)
+        case .notConnected, .masterLost: return restart(host)
+        case .destroyed: return
+        }
+        if host.caller.lanes[lane].left > 0 { then(host, .launch(lane: lane)) } else { launchNext(host) }
+    }
+
+    /// No longer a member: connects again as a newcomer, or gives up.
+    private func restart(_ host: Host) {
+        host.caller.life += 1
+        host.caller.lanes = []
+        host.caller.isBatchOver = true
+        guard host.caller.reconnectsLeft > 0 else { return quit(host) }
+        host.caller.reconnectsLeft -= 1
+        then(host, .connect)
+    }
+}

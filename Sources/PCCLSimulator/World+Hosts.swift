@@ -1,0 +1,215 @@
+import PCCLBase
+import PCCLMembership
+import PCCLWire
+
+/// A process: what reaches it, and the effects of its machine.
+extension World {
+    func deliver(_ event: HostEvent, to host: Host) {
+        switch host.life {
+        case .running: take(event, at: host)
+        case .hung: host.inbox.append(event)
+        case .dead(silent: true): break
+        case .exited, .dead(silent: false):
+            // Nobody listens there: the kernel says so.
+            if case .dialArrives(let from, let peer, let to, let attempt) = event {
+                let dial = Host.HeldDial(from: from, peer: peer, to: to, attempt: attempt)
+                if isPendingDial(dial) { answer(dial, from: host, link: nil) }
+            }
+        }
+    }
+
+    private func isPendingDial(_ dial: Host.HeldDial) -> Bool {
+        hosts[dial.from].dials.contains { $0.attempt == dial.attempt && !$0.isWaiting }
+    }
+
+    func resume(_ host: Host) {
+        guard case .hung(let until) = host.life, until <= now else { return }
+        host.life = .running
+        note { "\(host.name) goes on" }
+        let inbox = host.inbox
+        host.inbox = []
+        for event in inbox { deliver(event, to: host) }
+    }
+
+    private func take(_ event: HostEvent, at host: Host) {
+        switch event {
+        case .frame(let link, let frame):
+            guard !links[link].isSevered, let end = host.links.first(where: { $0.link == link }) else { return }
+            note {
+                "\(host.name) ← \(end.peer): \(frame.header.kind) of \(frame.header.tag), launch "
+                    + "\(frame.header.launch.value), \(frame.header.epoch)"
+            }
+            planeTake(host, frame, from: end.peer)
+        case .linkBroken(let link, let reason): loseLink(host, link, reason)
+        case .silence(let link): noticeSilence(host, link)
+        case .dialArrives(let from, let peer, let to, let attempt):
+            takeDial(host, Host.HeldDial(from: from, peer: peer, to: to, attempt: attempt))
+        case .heldDialExpires(let from, let attempt):
+            guard let i = host.held.firstIndex(where: { $0.from == from && $0.attempt == attempt }) else { return }
+            answer(host.held.remove(at: i), from: host, link: nil)
+        case .dialAnswered(let peer, let attempt, let link): dialAnswered(host, peer, attempt, link)
+        case .dialDeadline(let peer, let attempt): failAttempt(host, peer, attempt)
+        case .dialRetry(let peer, let attempt): retry(host, peer, attempt)
+        case .unreachable(let peer, let dial): reportUnreachable(host, peer, dial: dial)
+        case .masterAnswered(let connection, let accepted):
+            guard host.diallingMaster == connection else { return }
+            host.diallingMaster = nil
+            if accepted {
+                host.control = connection
+                pump(host, .masterConnected)
+            } else {
+                pump(host, .masterUnreachable("refused"))
+            }
+        case .masterDialDeadline(let connection):
+            guard host.diallingMaster == connection else { return }
+            closeControl(host)
+            pump(host, .masterUnreachable("no greeting"))
+        case .masterBytes(let connection, let bytes):
+            guard host.control == connection else { return }
+            do {
+                pump(host, .fromMaster(try ToPeer(bytes)))
+            } catch {
+                fail(.wire, "\(host.name) cannot read what the master sent: \(error)")
+            }
+        case .masterClosed(let connection):
+            guard host.control == connection || host.diallingMaster == connection else { return }
+            let wasGreeted = host.control == connection
+            host.control = nil
+            host.diallingMaster = nil
+            note { "\(host.name): the master closed the connection" }
+            pump(host, wasGreeted ? .masterClosed("closed") : .masterUnreachable("closed"))
+        case .tick(let number):
+            if number == host.wakeNumber { pump(host, .tick) }
+        case .caller(let life, let step):
+            if life == host.caller.life { act(host, step) }
+        }
+    }
+
+    /// Events that effects bring about come after them, as in a session.
+    func pump(_ host: Host, _ event: PeerMachine.Event) {
+        host.pending.append(event)
+        guard !host.isPumping else { return }
+        host.isPumping = true
+        var effects: [PeerMachine.Effect] = []
+        var next = 0
+        while next < host.pending.count {
+            host.machine.handle(host.pending[next], at: now, effects: &effects)
+            next += 1
+            for effect in effects { perform(effect, at: host) }
+            effects.removeAll(keepingCapacity: true)
+        }
+        host.pending.removeAll(keepingCapacity: true)
+        host.isPumping = false
+    }
+
+    private func perform(_ effect: PeerMachine.Effect, at host: Host) {
+        switch effect {
+        case .dialMaster: dialMaster(host)
+        case .closeMaster: closeControl(host)
+        case .sendToMaster(let message): sendToMaster(host, message.bytes)
+        case .wantLinks(let registration, let members): want(host, registration, members)
+        case .adopt(let assignment): adopt(assignment, at: host)
+        case .halt: host.plane.isHalted = true
+        case .start(let id, let tag, let launch, let descriptor, let assignment):
+            guard let call = host.calls.first(where: { $0.id == id }) else { return }
+            if let instance = call.instance { end(instance, .restart, at: host) }
+            call.instance = checker.enter(host, tag, launch, assignment, call)
+            note { "\(host.name) starts \(tag), launch \(launch.value), \(assignment.epoch)" }
+            planeStart(host, call, tag, launch, descriptor, assignment)
+        case .bind(let launch, let peer, let theirs): planeBind(host, launch, peer, theirs: theirs)
+        case .ignore(let peer, let theirs): planeIgnore(host, peer, theirs: theirs)
+        case .finish(_, let launch, let succeeded): finish(launch, succeeded, at: host)
+        case .announcePrepared(let tag, let launch, let epoch, let peers):
+            note { "\(host.name) is prepared for \(tag), launch \(launch.value)" }
+            planeAnnounce(host, tag, launch, epoch, peers)
+        case .complete(let id, let outcome): complete(id, outcome, at: host)
+        case .answer(let id, let answer): answered(id, answer, at: host)
+        case .view: break
+        case .wake(let instant):
+            host.wakeNumber += 1
+            queue.push(.toHost(host.index, .tick(host.wakeNumber)), at: max(instant, now))
+        case .log(let line): if line.level != .warning { note { "\(host.name): \(line.text)" } }
+        }
+    }
+
+    private func adopt(_ original: Assignment, at host: Host) {
+        var assignment = original
+        if host.lastEpoch > .none, sabotages(.adoptOldEpoch, oneIn: 2) { assignment.epoch = host.lastEpoch }
+        note { "\(host.name) adopts \(assignment.epoch): members \(assignment.members.map(\.value))" }
+        if assignment.epoch <= host.lastEpoch {
+            return fail(.epochsGrow, "\(host.name) goes from \(host.lastEpoch) to \(assignment.epoch)")
+        }
+        host.lastEpoch = assignment.epoch
+        host.pendingAnswers = 0
+        if let wrong = checker.wrong(assignment, of: host) { return fail(.viewAgreed, wrong) }
+        planeAdopt(host, assignment)
+    }
+
+    private func finish(_ launch: LaunchNumber, _ succeeded: Bool, at host: Host) {
+        guard let execution = planeFinish(host, launch, succeeded: succeeded) else { return }
+        let call = execution.call
+        if !succeeded {
+            if call.buffer != call.input {
+                fail(.inputWhole, "\(host.name), \(execution.tag): \(call.buffer) was \(call.input)")
+            }
+            return
+        }
+        if !call.inPlace, call.buffer != call.input {
+            fail(.inputWhole, "\(host.name), \(execution.tag): the send buffer was written")
+        }
+        guard let instance = call.instance else { return }
+        end(instance, .success, at: host)
+        if failure == nil, let (check, text) = checker.checkResult(instance, execution, at: host) { fail(check, text) }
+    }
+
+    private func end(_ instance: Int, _ ending: Checker.Ending, at host: Host) {
+        switch ending {
+        case .success: counts.succeeded += 1
+        case .abort: counts.aborted += 1
+        case .restart: counts.restarted += 1
+        case .mismatch, .misuse: break
+        }
+        if let text = checker.end(instance, ending, at: host) { fail(.agreement, text) }
+    }
+
+    private func complete(_ id: OperationID, _ outcome: OperationOutcome, at host: Host) {
+        guard let position = host.calls.firstIndex(where: { $0.id == id }) else {
+            return fail(.agreement, "\(host.name): an operation was completed twice: \(outcome)")
+        }
+        let call = host.calls.remove(at: position)
+        note { "\(host.name): \(scenario.lanes[call.lane].tag) ends: \(outcome)" }
+        if let instance = call.instance {
+            switch outcome {
+            case .success, .masterLost, .destroyed: break  // Told at finish; or nobody can say.
+            case .memberLost: end(instance, .abort, at: host)
+            case .mismatch: end(instance, .mismatch, at: host)
+            case .misuse: end(instance, .misuse, at: host)
+            case .tooFewPeers, .notConnected, .tagInUse:
+                fail(.expectedOutcome, "\(host.name): an operation that had begun ended with \(outcome)")
+            }
+        }
+        if sabotages(.swallowCompletion, oneIn: 6) { return }
+        guard !host.isOver else { return }
+        plan(host, .caller(life: host.caller.life, .afterOperation(lane: call.lane, outcome)), after: pause(host))
+    }
+
+    private func answered(_ id: CallID, _ answer: CallAnswer, at host: Host) {
+        guard let current = host.caller.currentCall, current.id == id else {
+            return fail(.expectedOutcome, "\(host.name): an answer to no question: \(answer)")
+        }
+        host.caller.currentCall = nil
+        note { "\(host.name): \(current.call) ends: \(answer)" }
+        switch answer {
+        case .pending(let arePending):
+            host.pendingAnswers += 1
+            if let text = checker.answer(host, arePending) { fail(.pendingJoint, text) }
+        case .done: if case .connect = current.call { counts.joins += 1 }
+        case .failed: break
+        }
+        plan(host, .caller(life: host.caller.life, .afterCall(current.call, answer)), after: pause(host))
+    }
+
+    func pause(_ host: Host) -> Interval {
+        Interval(nanoseconds: random.next() % host.program.think.nanoseconds)
+    }
+}

@@ -1,0 +1,147 @@
+import ArgumentParser
+import Glibc
+import PCCLSimulator
+
+/// Runs whole clusters on a virtual network and clock, with faults, and checks the promises after every event.
+struct SimulateCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "simulate",
+        abstract: "Simulates runs with faults, each repeatable from its seed.",
+        discussion: """
+            Without --seed, seeds are taken in order from --seed-base. The first schedule that breaks a promise is told \
+            with its last events, and ends the command with status 1.
+            """)
+
+    @Option(help: "Run this one schedule.")
+    var seed: UInt64?
+
+    @Flag(help: "With --seed: print everything that happens.")
+    var verbose = false
+
+    @Option(help: "How many schedules.")
+    var count = 1000
+
+    @Option(help: "The first seed.")
+    var seedBase: UInt64 = 1
+
+    @Flag(help: "Take seeds that nobody tried; the first is printed before anything runs.")
+    var fresh = false
+
+    @Option(help: "Threads; 0 for as many as there are processors.")
+    var threads = 0
+
+    func validate() throws {
+        guard count > 0 else { throw ValidationError("--count must be positive") }
+        guard (0...1024).contains(threads) else { throw ValidationError("--threads goes from 0 to 1024") }
+        guard !verbose || seed != nil else { throw ValidationError("--verbose goes with --seed") }
+    }
+
+    func run() throws {
+        if let seed { return try replay(seed) }
+        // Some room is left above, so that no seed of this run wraps around.
+        let base = fresh ? UInt64.random(in: 1..<UInt64.max / 2) : seedBase
+        if fresh { print("simulate: seeds from \(base)") }
+        let processors = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
+        let work = SimulationWork(base: base, count: UInt64(count), workers: threads == 0 ? processors : threads)
+        let (counts, failure) = work.run()
+        if let failure { throw report(failure) }
+        print("simulate: \(count) schedules, \(summary(counts)) ok")
+    }
+
+    private func replay(_ seed: UInt64) throws {
+        let result: SimulationResult
+        if verbose {
+            let trace = Simulation.trace(seed: seed)
+            for line in trace.lines { print(line) }
+            result = trace.result
+        } else {
+            result = Simulation.run(seed: seed)
+        }
+        switch result {
+        case .passed(let counts): print("simulate: seed \(seed), \(summary(counts)) ok")
+        case .failed(let failure): throw report(failure)
+        }
+    }
+
+    private func report(_ failure: SimulationFailure) -> ExitCode {
+        print(failure)
+        print("simulate: FAILED; again with\n  pccl simulate --seed \(failure.seed)")
+        return ExitCode.failure
+    }
+
+    private func summary(_ counts: SimulationCounts) -> String {
+        "\(counts.events) events, \(counts.succeeded + counts.aborted) operations (\(counts.aborted) aborted, "
+            + "\(counts.restarted) restarted), \(counts.joins) joins, \(counts.losses) losses, \(counts.repairs) repairs:"
+    }
+}
+
+/// Seeds shared among threads. Worker w of n runs the seeds base + w, base + w + n, …; each keeps its own result, so
+/// nothing is shared while they run.
+private final class SimulationWork {
+    private final class Worker {
+        let base: UInt64
+        let first: UInt64
+        let step: UInt64
+        let count: UInt64
+        var counts = SimulationCounts()
+        var failure: SimulationFailure?
+
+        init(base: UInt64, first: UInt64, step: UInt64, count: UInt64) {
+            self.base = base
+            self.first = first
+            self.step = step
+            self.count = count
+        }
+
+        func run() {
+            var index = first
+            while index < count {
+                switch Simulation.run(seed: base &+ index) {
+                case .passed(let more): counts += more
+                case .failed(let found):
+                    failure = found
+                    return
+                }
+                index += step
+            }
+        }
+    }
+
+    private let workers: [Worker]
+
+    init(base: UInt64, count: UInt64, workers: Int) {
+        self.workers = (0..<UInt64(workers)).map {
+            Worker(base: base, first: $0, step: UInt64(workers), count: count)
+        }
+    }
+
+    /// The failure with the least seed that was found, if any.
+    func run() -> (SimulationCounts, SimulationFailure?) {
+        var threads: [pthread_t] = []
+        for worker in workers.dropFirst() {
+            var thread = pthread_t()
+            let context = Unmanaged.passRetained(worker)
+            if pthread_create(&thread, nil, simulationWorkerMain, context.toOpaque()) == 0 {
+                threads.append(thread)
+            } else {
+                context.release()
+                worker.run()
+            }
+        }
+        workers.first?.run()
+        for thread in threads { pthread_join(thread, nil) }
+        var counts = SimulationCounts()
+        for worker in workers { counts += worker.counts }
+        return (counts, workers.compactMap(\.failure).min { $0.seed < $1.seed })
+    }
+
+    fileprivate static func runWorker(_ context: UnsafeMutableRawPointer) {
+        Unmanaged<Worker>.fromOpaque(context).takeRetainedValue().run()
+    }
+}
+
+/// A global function: what a thread enters through must belong to no actor.
+private func simulationWorkerMain(_ context: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
+    if let context { SimulationWork.runWorker(context) }
+    return nil
+}

@@ -1,0 +1,490 @@
+import PCCLBase
+import PCCLWire
+import Testing
+
+@testable import PCCLMembership
+
+/// Testing has a `Tag` too.
+typealias Tag = PCCLBase.Tag
+
+/// A master and some peers, all of them values, with a network between them that a test can hold up, cut and look at.
+///
+/// Every call settles: messages are delivered, in a fixed order, until nothing moves that is not held. A test may `hold` what
+/// goes from one to another and release it later; then two messages cross. Time passes only through `pass`.
+///
+/// The engine is a few lines: a peer holds a result once all members of the view have entered the operation, unless the
+/// test withholds it. Frames of an epoch that a peer has not adopted wait, older ones are dropped, as in the real one.
+struct Cluster {
+    typealias Name = String
+
+    /// `master` or a peer's name: the two ends of a channel.
+    struct Channel: Hashable {
+        var from: Name
+        var to: Name
+    }
+
+    enum Packet {
+        case toMaster(ToMaster)
+        case toPeer(ToPeer)
+        case connected
+        case closed(String)
+        case entered(Epoch, Tag, LaunchNumber, OperationDescriptor)
+        case prepared(Epoch, Tag, LaunchNumber)
+        case linkUp
+        case linkDown(String)
+
+        var epoch: Epoch? {
+            switch self {
+            case .entered(let epoch, _, _, _), .prepared(let epoch, _, _): epoch
+            default: nil
+            }
+        }
+    }
+
+    struct Running {
+        var tag: Tag
+        var launch: LaunchNumber
+        var descriptor: OperationDescriptor
+        var assignment: Assignment
+        var entrySentTo: Set<Name> = []
+        var bound: Set<PeerID> = []
+        var isTold = false
+    }
+
+    struct Node {
+        var machine: PeerMachine
+        var connection = MasterMachine.ConnectionID(0)
+        var id: PeerID?
+        var wanted: Set<PeerID> = []
+        var epoch = Epoch.none
+        var isHalted = true
+        var running: [LaunchNumber: Running] = [:]
+        var future: [(from: Name, packet: Packet)] = []
+        var view: ViewSnapshot?
+        /// Inputs restored: launches that ended without success.
+        var restored: [LaunchNumber] = []
+        var launches = 0
+    }
+
+    static let timeouts = Timeouts(deadTime: .seconds(5))
+    static let run = RunID(high: 0x1122, low: 0x3344)
+
+    var now = Instant(nanoseconds: 1_000_000_000)
+    var master: MasterMachine
+    var nodes: [Name: Node] = [:]
+    /// Answers to calls, in order; outcomes of operations, in order.
+    var answers: [Name: [CallAnswer]] = [:]
+    var outcomes: [Name: [OperationOutcome]] = [:]
+    var logs: [String] = []
+    /// Every message that the master sent, for tests that look at the conversation itself.
+    var sentByMaster: [(to: Name, message: ToPeer)] = []
+    var sentToMaster: [(from: Name, message: ToMaster)] = []
+
+    private var channels: [(channel: Channel, packet: Packet)] = []
+    private var held: Set<Channel> = []
+    private var links: Set<Set<Name>> = []
+    private var cuts: Set<Set<Name>> = []
+    private var withheld: [Name: Set<Tag>] = [:]
+    private var dead: Set<Name> = []
+    private var frozen: Set<Name> = []
+    private var connections: [MasterMachine.ConnectionID: Name] = [:]
+    private var nextConnection: UInt64 = 1
+    private var nextCall: UInt64 = 1
+    private var callers: [CallID: Name] = [:]
+    private var operationCallers: [OperationID: Name] = [:]
+    private var isMasterDead = false
+
+    init() {
+        master = MasterMachine(run: Cluster.run, timeouts: Cluster.timeouts, now: now)
+    }
+
+    /// A run whose first view has these members, all in one group.
+    init(of names: Name...) {
+        self.init()
+        connect(names[0])
+        if names.count > 1 {
+            for name in names.dropFirst() { connect(name) }
+            updateTopology(names[0])
+        }
+        for name in names {
+            precondition(nodes[name]?.view?.worldSize == names.count, "\(name) is not in a view of all: \(logs)")
+        }
+        forgetAnswers()
+    }
+
+    mutating func forgetAnswers() {
+        answers = [:]
+        outcomes = [:]
+        sentByMaster = []
+        sentToMaster = []
+    }
+
+    // MARK: what users do
+
+    mutating func connect(_ name: Name, group: UInt32 = 0) {
+        if nodes[name] == nil {
+            nodes[name] = Node(
+                machine: PeerMachine(
+                    PeerMachine.Configuration(
+                        group: GroupID(group), listenPort: 48150, addresses: [], stripes: 1,
+                        timeouts: Cluster.timeouts)))
+        }
+        call(name, .connect)
+    }
+
+    mutating func updateTopology(_ names: Name...) { for name in names { call(name, .updateTopology) } }
+    mutating func arePeersPending(_ names: Name...) { for name in names { call(name, .arePeersPending) } }
+
+    private mutating func call(_ name: Name, _ call: Call) {
+        let id = CallID(nextCall)
+        nextCall += 1
+        callers[id] = name
+        handle(name, .call(id, call))
+        settle()
+    }
+
+    static let sum = OperationDescriptor(count: 64, type: .float32, operation: .sum, algorithm: .direct)
+    static let product = OperationDescriptor(count: 64, type: .float32, operation: .product, algorithm: .direct)
+
+    mutating func reduce(_ names: Name..., tag: UInt64 = 1, as descriptor: OperationDescriptor = Cluster.sum) {
+        for name in names {
+            let id = OperationID(nextCall)
+            nextCall += 1
+            operationCallers[id] = name
+            handle(name, .launch(id, Tag(tag), descriptor))
+            settle()
+        }
+    }
+
+    mutating func leave(_ name: Name) {
+        handle(name, .leave)
+        settle()
+    }
+
+    // MARK: what the world does
+
+    /// The process dies: its machine closes all connections.
+    mutating func kill(_ name: Name) {
+        dead.insert(name)
+        nodes[name]?.wanted = []
+        // A reset also destroys what had not arrived yet.
+        held = held.filter { $0.from != name }
+        channels.removeAll { $0.channel.to == name || $0.channel.from == name }
+        dropConnection(of: name, reason: "reset")
+        relink(except: nil)
+        settle()
+    }
+
+    /// The process stands still, or its network is silent: nothing arrives, nothing is sent, no connection is closed.
+    mutating func freeze(_ name: Name) { frozen.insert(name) }
+
+    mutating func thaw(_ name: Name) {
+        frozen.remove(name)
+        settle()
+    }
+
+    mutating func killMaster() {
+        isMasterDead = true
+        for name in nodes.keys.sorted() where !dead.contains(name) {
+            channels.removeAll { $0.channel == Channel(from: name, to: "master") }
+            channels.append((Channel(from: "master", to: name), .closed("reset")))
+        }
+        settle()
+    }
+
+    /// No connection between the two can be made; one that stands stays.
+    mutating func separate(_ one: Name, _ other: Name) { cuts.insert([one, other]) }
+    mutating func reunite(_ one: Name, _ other: Name) {
+        cuts.remove([one, other])
+        relink(except: nil)
+        settle()
+    }
+
+    /// The connection between the two is reset. It is made again at once, unless they are separated.
+    mutating func breakLink(_ one: Name, _ other: Name) {
+        precondition(links.contains([one, other]), "there is no link")
+        unlink([one, other], "reset")
+        relink(except: nil)
+        settle()
+    }
+
+    /// What `from` sends waits until `release`.
+    mutating func hold(from: Name, to: Name) { held.insert(Channel(from: from, to: to)) }
+    mutating func release(from: Name, to: Name) {
+        held.remove(Channel(from: from, to: to))
+        settle()
+    }
+    mutating func holdEverything(from: Name) {
+        for other in Array(nodes.keys) + ["master"] where other != from { hold(from: from, to: other) }
+    }
+    mutating func releaseEverything() {
+        held = []
+        settle()
+    }
+
+    /// The peer's engine does not get its result until `finishResult`.
+    mutating func withholdResult(_ name: Name, tag: UInt64 = 1) { withheld[name, default: []].insert(Tag(tag)) }
+    mutating func finishResult(_ name: Name, tag: UInt64 = 1) {
+        withheld[name]?.remove(Tag(tag))
+        tellWhole(name)
+        settle()
+    }
+
+    /// Time passes in steps of the shortest time-out, and everybody looks at the clock at each.
+    mutating func pass(_ intervals: Interval...) {
+        let end = intervals.reduce(now) { $0 + $1 }
+        while now < end {
+            now = min(end, now + Cluster.timeouts.repairGrace)
+            if !isMasterDead { handleMaster(.tick) }
+            for name in nodes.keys.sorted() where isAwake(name) { handle(name, .tick) }
+            settle()
+        }
+    }
+
+    /// Delivers a message to the master as if the peer had sent it.
+    mutating func forge(_ message: ToMaster, from name: Name) {
+        channels.append((Channel(from: name, to: "master"), .toMaster(message)))
+        settle()
+    }
+    mutating func forge(_ message: ToPeer, to name: Name) {
+        channels.append((Channel(from: "master", to: name), .toPeer(message)))
+        settle()
+    }
+    mutating func deliver(_ event: PeerMachine.Event, to name: Name) {
+        handle(name, event)
+        settle()
+    }
+
+    // MARK: what a test asks
+
+    func id(_ name: Name) -> PeerID { nodes[name]?.id ?? PeerID(0) }
+    func view(_ name: Name) -> [Name] {
+        nodes[name]?.machine.view?.members.map { self.name(of: $0) ?? "?" } ?? []
+    }
+    func epoch(_ name: Name) -> UInt32 { nodes[name]?.machine.view?.epoch.value ?? 0 }
+    func isLinked(_ one: Name, _ other: Name) -> Bool { links.contains([one, other]) }
+    func inFlight(_ name: Name) -> Int { nodes[name]?.machine.operationsInFlight ?? 0 }
+    func isHeldUp(from: Name, to: Name) -> Bool {
+        channels.contains { $0.channel == Channel(from: from, to: to) }
+    }
+    var phase: MasterGroup.Phase { master.groups[0].phase }
+
+    // MARK: the network
+
+    private func isAwake(_ name: Name) -> Bool { !dead.contains(name) && !frozen.contains(name) }
+
+    private func name(of id: PeerID) -> Name? { nodes.first { $0.value.id == id }?.key }
+
+    private func canMove(_ channel: Channel) -> Bool {
+        !held.contains(channel) && !frozen.contains(channel.to) && !frozen.contains(channel.from)
+            && !(channel.to == "master" && isMasterDead)
+    }
+
+    private mutating func settle() {
+        // Far above what any test needs: messages that beget each other for ever are a failure, not a hang.
+        for _ in 0..<20_000 {
+            guard let index = channels.firstIndex(where: { canMove($0.channel) }) else { return }
+            let (channel, packet) = channels.remove(at: index)
+            arrive(packet, channel)
+        }
+        Issue.record("the cluster never comes to rest")
+    }
+
+    private mutating func arrive(_ packet: Packet, _ channel: Channel) {
+        if channel.to == "master" {
+            guard let connection = nodes[channel.from]?.connection else { return }
+            switch packet {
+            case .connected: handleMaster(.connected(connection, from: .v4(0x7f00_0001)))
+            case .toMaster(let message):
+                sentToMaster.append((channel.from, message))
+                handleMaster(.received(connection, message))
+            case .closed(let reason): handleMaster(.closed(connection, reason: reason))
+            default: preconditionFailure("not for a master")
+            }
+            return
+        }
+        let name = channel.to
+        guard !dead.contains(name), let node = nodes[name] else { return }
+        if let epoch = packet.epoch {
+            if epoch < node.epoch || (epoch == node.epoch && node.isHalted) { return }
+            if epoch > node.epoch {
+                nodes[name]?.future.append((channel.from, packet))
+                return
+            }
+        }
+        let from = id(channel.from)
+        switch packet {
+        case .toPeer(let message):
+            if case .welcome(let id, _, _) = message { nodes[name]?.id = id }
+            handle(name, .fromMaster(message))
+        case .closed(let reason): handle(name, .masterClosed(reason))
+        case .linkUp: handle(name, .linkUp(from))
+        case .linkDown(let reason): handle(name, .linkDown(from, reason))
+        case .entered(let epoch, let tag, let launch, let descriptor):
+            handle(name, .entered(from, epoch, tag, launch, descriptor))
+        case .prepared(let epoch, let tag, let launch): handle(name, .prepared(from, epoch, tag, launch))
+        case .connected, .toMaster: preconditionFailure("not for a peer")
+        }
+    }
+
+    private mutating func handleMaster(_ event: MasterMachine.Event) {
+        guard !isMasterDead else { return }
+        var effects: [MasterMachine.Effect] = []
+        master.handle(event, at: now, effects: &effects)
+        if let broken = master.brokenInvariant() { Issue.record("the master: \(broken)") }
+        for effect in effects {
+            switch effect {
+            case .send(let connection, let message):
+                guard let name = connections[connection] else { continue }
+                sentByMaster.append((name, message))
+                channels.append((Channel(from: "master", to: name), .toPeer(message)))
+            case .close(let connection):
+                guard let name = connections.removeValue(forKey: connection) else { continue }
+                channels.append((Channel(from: "master", to: name), .closed("the master closed it")))
+            case .wake: break
+            case .log(let line): logs.append("master: \(line.text)")
+            }
+        }
+    }
+
+    private mutating func dropConnection(of name: Name, reason: String) {
+        guard let connection = nodes[name]?.connection, connections.removeValue(forKey: connection) != nil else {
+            return
+        }
+        channels.append((Channel(from: name, to: "master"), .closed(reason)))
+    }
+
+    private mutating func handle(_ name: Name, _ event: PeerMachine.Event) {
+        guard let node = nodes[name] else { return }
+        var machine = node.machine
+        var effects: [PeerMachine.Effect] = []
+        machine.handle(event, at: now, effects: &effects)
+        nodes[name]?.machine = machine
+        for effect in effects { perform(effect, name) }
+        tellWhole(name)
+    }
+
+    private mutating func perform(_ effect: PeerMachine.Effect, _ name: Name) {
+        switch effect {
+        case .dialMaster:
+            if isMasterDead { return handle(name, .masterUnreachable("refused")) }
+            let connection = MasterMachine.ConnectionID(nextConnection)
+            nextConnection += 1
+            connections[connection] = name
+            nodes[name]?.connection = connection
+            channels.append((Channel(from: name, to: "master"), .connected))
+            handle(name, .masterConnected)
+        case .closeMaster:
+            dropConnection(of: name, reason: "closed by the peer")
+        case .sendToMaster(let message):
+            channels.append((Channel(from: name, to: "master"), .toMaster(message)))
+        case .wantLinks(let registration, let members):
+            #expect(registration.run == Cluster.run)
+            nodes[name]?.wanted = Set(members.map(\.id)).subtracting([registration.peer])
+            relink(except: name)
+        case .adopt(let assignment):
+            guard let node = nodes[name] else { return }
+            #expect(assignment.epoch > node.epoch || node.running.isEmpty, "epochs only grow")
+            #expect(node.running.isEmpty, "operations are finished before the next epoch")
+            nodes[name]?.epoch = assignment.epoch
+            nodes[name]?.isHalted = false
+            nodes[name]?.future = []
+            for (from, packet) in node.future { channels.append((Channel(from: from, to: name), packet)) }
+        case .halt:
+            nodes[name]?.isHalted = true
+        case .start(_, let tag, let launch, let descriptor, let assignment):
+            #expect(nodes[name]?.isHalted == false, "nothing starts while everything stands still")
+            nodes[name]?.running[launch] = Running(
+                tag: tag, launch: launch, descriptor: descriptor, assignment: assignment)
+            for other in assignment.others { sendEntry(name, launch, to: other) }
+        case .bind(let launch, let peer, _):
+            nodes[name]?.running[launch]?.bound.insert(peer)
+        case .ignore: break
+        case .finish(_, let launch, let succeeded):
+            #expect(nodes[name]?.running.removeValue(forKey: launch) != nil, "each launch is finished once")
+            if !succeeded { nodes[name]?.restored.append(launch) }
+        case .announcePrepared(let tag, let launch, let epoch, let peers):
+            for peer in peers {
+                guard let other = self.name(of: peer), links.contains([name, other]) else { continue }
+                channels.append((Channel(from: name, to: other), .prepared(epoch, tag, launch)))
+            }
+        case .complete(let id, let outcome):
+            guard let caller = operationCallers.removeValue(forKey: id) else {
+                Issue.record("an operation of \(name) ended twice")
+                return
+            }
+            #expect(caller == name)
+            outcomes[name, default: []].append(outcome)
+        case .answer(let id, let answer):
+            guard let caller = callers.removeValue(forKey: id) else {
+                Issue.record("a call of \(name) was answered twice")
+                return
+            }
+            #expect(caller == name)
+            answers[name, default: []].append(answer)
+        case .view(let view): nodes[name]?.view = view
+        case .wake: break
+        case .log(let line): logs.append("\(name): \(line.text)")
+        }
+    }
+
+    private mutating func sendEntry(_ name: Name, _ launch: LaunchNumber, to peer: PeerID) {
+        guard let other = self.name(of: peer), links.contains([name, other]),
+            let running = nodes[name]?.running[launch], !running.entrySentTo.contains(other),
+            running.assignment.members.contains(peer)
+        else { return }
+        nodes[name]?.running[launch]?.entrySentTo.insert(other)
+        channels.append(
+            (
+                Channel(from: name, to: other),
+                .entered(running.assignment.epoch, running.tag, launch, running.descriptor)
+            ))
+    }
+
+    private mutating func tellWhole(_ name: Name) {
+        guard let node = nodes[name], !node.isHalted, !dead.contains(name) else { return }
+        for running in node.running.values.sorted(by: { $0.launch < $1.launch })
+        where !running.isTold && running.bound.isSuperset(of: running.assignment.others)
+            && withheld[name]?.contains(running.tag) != true
+        {
+            nodes[name]?.running[running.launch]?.isTold = true
+            handle(name, .resultWhole(running.tag, running.launch))
+        }
+    }
+
+    /// Makes the links that both ends want and drops those that one does not want any more. Who dropped it is not told.
+    private mutating func relink(except dropper: Name?) {
+        let names = nodes.keys.sorted()
+        for one in names {
+            for other in names where one < other {
+                let pair: Set = [one, other]
+                let isWanted =
+                    nodes[one]?.wanted.contains(id(other)) == true && nodes[other]?.wanted.contains(id(one)) == true
+                if links.contains(pair), !isWanted {
+                    unlink(pair, "closed by the other side", except: dropper)
+                } else if !links.contains(pair), isWanted, !cuts.contains(pair) {
+                    links.insert(pair)
+                    channels.append((Channel(from: one, to: other), .linkUp))
+                    channels.append((Channel(from: other, to: one), .linkUp))
+                    for (from, to) in [(one, other), (other, one)] {
+                        for launch in nodes[from]?.running.keys.sorted() ?? [] { sendEntry(from, launch, to: id(to)) }
+                    }
+                }
+            }
+        }
+    }
+
+    private mutating func unlink(_ pair: Set<Name>, _ reason: String, except dropper: Name? = nil) {
+        links.remove(pair)
+        // What was on its way is lost with the connection.
+        channels.removeAll { pair == [$0.channel.from, $0.channel.to] && $0.packet.epoch != nil }
+        for name in pair.sorted() where name != dropper && !dead.contains(name) {
+            let other = pair.subtracting([name]).first ?? ""
+            for launch in nodes[name]?.running.keys.sorted() ?? [] {
+                // An entry goes out once per operation, as in the engine: a new link does not repeat it.
+                nodes[name]?.running[launch]?.entrySentTo.insert(other)
+            }
+            channels.append((Channel(from: other, to: name), .linkDown(reason)))
+        }
+    }
+}

@@ -1,0 +1,87 @@
+import Glibc
+import PCCLTransport
+
+/// The other end of a connection, in the hands of a test: blocking, with a limit, and free to say what it likes.
+package final class RawSocket: @unchecked Sendable {
+    package let descriptor: CInt
+    private var isClosed = false
+
+    package init(owning descriptor: CInt) {
+        self.descriptor = descriptor
+        // SO_RCVTIMEO turns a read that would hang into a failure.
+        var limit = timeval(tv_sec: patienceSeconds, tv_usec: 0)
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+        setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+    }
+
+    /// Connects to a port of this machine.
+    package convenience init(port: UInt16) throws {
+        let descriptor = socket(AF_INET, CInt(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_port = port.bigEndian
+        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+        let code = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+        self.init(owning: descriptor)
+        if code != 0 { throw SystemError(doing: "connecting a test") }
+    }
+
+    deinit { close() }
+
+    package func close() {
+        guard !isClosed else { return }
+        isClosed = true
+        Glibc.close(descriptor)
+    }
+
+    package func write(_ bytes: [UInt8]) throws {
+        var sent = 0
+        while sent < bytes.count {
+            let count = bytes.withUnsafeBytes {
+                send(descriptor, $0.baseAddress! + sent, bytes.count - sent, CInt(MSG_NOSIGNAL))
+            }
+            guard count > 0 else { throw SystemError(doing: "writing in a test") }
+            sent += count
+        }
+    }
+
+    /// Exactly that many bytes; fewer if the other side closes.
+    package func read(_ count: Int) throws -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: count)
+        var filled = 0
+        while filled < count {
+            let got = bytes.withUnsafeMutableBytes { recv(descriptor, $0.baseAddress! + filled, count - filled, 0) }
+            if got == 0 { break }
+            if got < 0 && errno == ECONNRESET { break }
+            guard got > 0 else { throw SystemError(doing: "reading in a test") }
+            filled += got
+        }
+        return Array(bytes[..<filled])
+    }
+
+    /// All that still comes until the other side closes.
+    package func readToEnd() throws -> [UInt8] {
+        var all: [UInt8] = []
+        while true {
+            let some = try read(1)
+            if some.isEmpty { return all }
+            all += some
+        }
+    }
+}
+
+/// Two connected stream sockets that do not block.
+package func socketPair() -> (CInt, CInt) {
+    var pair: [CInt] = [-1, -1]
+    let code = socketpair(AF_UNIX, CInt(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue), 0, &pair)
+    precondition(code == 0, "no sockets for a test")
+    return (pair[0], pair[1])
+}
+
+package func makeBlocking(_ descriptor: CInt) {
+    _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK)
+}

@@ -1,0 +1,136 @@
+import PCCLBase
+import PCCLWire
+import Testing
+
+@Suite("Frames between peers")
+struct FrameTests {
+    private func stored(_ header: FrameHeader) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0xee, count: FrameHeader.byteCount + 2)
+        // One byte in: nothing may depend on alignment when reading, and nothing be written outside.
+        bytes.withUnsafeMutableBytes { outer in
+            withUnsafeTemporaryAllocation(byteCount: FrameHeader.byteCount, alignment: 8) { aligned in
+                guard let base = aligned.baseAddress, let target = outer.baseAddress else { return }
+                header.store(to: base)
+                (target + 1).copyMemory(from: base, byteCount: FrameHeader.byteCount)
+            }
+        }
+        return bytes
+    }
+
+    private func read(_ bytes: [UInt8]) throws -> FrameHeader {
+        try bytes.withUnsafeBytes { raw in
+            guard let base = raw.baseAddress else { throw WireError.cutShort(needed: 32, had: 0) }
+            return try FrameHeader(base + 1)
+        }
+    }
+
+    static let headers = [
+        FrameHeader(kind: .enter, epoch: Epoch(1), launch: LaunchNumber(2), tag: Tag(3), payloadBytes: 15),
+        FrameHeader(
+            kind: .data, phase: .gather, chunk: .max, epoch: Epoch(.max), launch: LaunchNumber(.max), tag: Tag(.max),
+            offset: .max, payloadBytes: UInt32(WireLimits.framePayloadBytes)),
+        FrameHeader(kind: .credit, epoch: Epoch(7), launch: LaunchNumber(8), tag: Tag(9), offset: 1 << 40),
+        FrameHeader(kind: .prepared, epoch: Epoch(1), launch: LaunchNumber(1), tag: Tag(0)),
+        FrameHeader(kind: .idle, epoch: .none, launch: LaunchNumber(0), tag: Tag(0)),
+    ]
+
+    @Test("a header is read as it was written, at any address", arguments: headers)
+    func roundTrip(header: FrameHeader) throws {
+        let bytes = stored(header)
+        #expect(bytes.first == 0xee && bytes.last == 0xee)
+        #expect(try read(bytes) == header)
+    }
+
+    @Test("a header lies on the wire as docs/protocol.md says")
+    func layout() {
+        let header = FrameHeader(
+            kind: .data, phase: .gather, chunk: 0x0102, epoch: Epoch(0x0304_0506), launch: LaunchNumber(0x0708_090a),
+            tag: Tag(0x0b0c_0d0e_0f10_1112), offset: 0x1314_1516_1718_191a, payloadBytes: 0x0010_2030)
+        let expected: [UInt8] = [
+            0x30, 0x20, 0x10, 0x00, 2, 1, 0x02, 0x01, 0x06, 0x05, 0x04, 0x03, 0x0a, 0x09, 0x08, 0x07,
+            0x12, 0x11, 0x10, 0x0f, 0x0e, 0x0d, 0x0c, 0x0b, 0x1a, 0x19, 0x18, 0x17, 0x16, 0x15, 0x14, 0x13,
+        ]
+        #expect(Array(stored(header)[1...32]) == expected)
+    }
+
+    @Test("an unknown kind or phase, and a payload above the limit, are errors")
+    func lies() {
+        var bytes = stored(Self.headers[0])
+        for kind in [0, 6, 255] as [UInt8] {
+            bytes[1 + 4] = kind
+            #expect(throws: WireError.unknownKind(kind)) { _ = try read(bytes) }
+        }
+        bytes[1 + 4] = 2
+        bytes[1 + 5] = 2
+        #expect(throws: WireError.unknownValue(field: "phase", value: 2)) { _ = try read(bytes) }
+        bytes[1 + 5] = 0
+        for count in [UInt32(WireLimits.framePayloadBytes) + 1, .max] {
+            bytes.replaceSubrange(1..<5, with: Samples.number(count))
+            #expect(
+                throws: WireError.tooMany(
+                    field: "payload bytes", count: Int(count), limit: WireLimits.framePayloadBytes)
+            ) { _ = try read(bytes) }
+        }
+    }
+
+    @Test("random headers are read or refused, and what is read is written back the same")
+    func random() throws {
+        var random = RandomSource(seed: 5)
+        var accepted = 0
+        for _ in 0..<100_000 {
+            var bytes = (0..<FrameHeader.byteCount + 2).map { _ in UInt8(truncatingIfNeeded: random.next()) }
+            bytes[0] = 0xee
+            bytes[FrameHeader.byteCount + 1] = 0xee
+            if random.oneIn(2) {
+                bytes[4] = 0
+                bytes[1 + 4] = UInt8(random.below(7))
+                bytes[1 + 5] = UInt8(random.below(3))
+            }
+            guard let header = try? read(bytes) else { continue }
+            accepted += 1
+            #expect(stored(header) == bytes)
+        }
+        #expect(accepted > 1000)
+    }
+}
+
+@Suite("Entries")
+struct EntryTests {
+    static let descriptors = DataType.allCases.flatMap { type in
+        ReduceOperation.allCases.flatMap { operation in
+            Algorithm.allCases.map {
+                OperationDescriptor(count: .max - 1, type: type, operation: operation, algorithm: $0)
+            }
+        }
+    }
+
+    @Test("every descriptor is read as it was written, in the bytes that a receiver expects", arguments: descriptors)
+    func roundTrip(descriptor: OperationDescriptor) throws {
+        let entry = Entry(descriptor: descriptor, windowBytes: .max)
+        #expect(entry.bytes.count == Entry.byteCount)
+        #expect(try Entry(entry.bytes) == entry)
+    }
+
+    @Test("an entry of any other length is an error")
+    func lengths() {
+        let bytes = Entry(descriptor: Self.descriptors[0], windowBytes: 1).bytes
+        for count in 0..<bytes.count {
+            #expect(throws: WireError.self) { _ = try Entry(Array(bytes[..<count])) }
+        }
+        #expect(throws: WireError.leftOver(1)) { _ = try Entry(bytes + [0]) }
+    }
+
+    @Test("types, operations and algorithms that do not exist are errors")
+    func lies() {
+        let bytes = Entry(descriptor: Self.descriptors[0], windowBytes: 1).bytes
+        func changed(_ index: Int, _ value: UInt8) -> [UInt8] {
+            var bytes = bytes
+            bytes[index] = value
+            return bytes
+        }
+        #expect(throws: WireError.unknownValue(field: "data type", value: 12)) { _ = try Entry(changed(8, 12)) }
+        #expect(throws: WireError.unknownValue(field: "operation", value: 5)) { _ = try Entry(changed(9, 5)) }
+        #expect(throws: WireError.unknownValue(field: "algorithm", value: 0)) { _ = try Entry(changed(10, 0)) }
+        #expect(throws: WireError.unknownValue(field: "algorithm", value: 3)) { _ = try Entry(changed(10, 3)) }
+    }
+}

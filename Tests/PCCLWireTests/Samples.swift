@@ -1,0 +1,67 @@
+import PCCLBase
+import PCCLWire
+
+/// Testing has a `Tag` too.
+typealias Tag = PCCLBase.Tag
+
+/// At least one message of every kind, with the extremes of every field.
+enum Samples {
+    static let addresses = [
+        SocketAddress(.v4(0x7f00_0001), port: 48150), SocketAddress(.v6(high: 0x2001_0db8 << 32, low: 1), port: 65535),
+    ]
+    static let members = [
+        Member(id: PeerID(1), addresses: addresses, stripes: 1),
+        Member(id: PeerID(.max), addresses: [], stripes: 256),
+    ]
+    static let world = WorldCounts(globalWorldSize: 7, groupCount: 2, largestGroupWorldSize: .max)
+
+    static let toMaster: [ToMaster] = [
+        .hello(group: GroupID(3), listenPort: 48150, addresses: addresses, stripes: 4),
+        .hello(group: GroupID(.max), listenPort: 0, addresses: [], stripes: .max),
+        .heartbeat, .voteJoin, .votePending, .leave,
+        .linked(epoch: Epoch(.max)),
+        .cannotReach(epoch: Epoch(1), peers: [PeerID(1), PeerID(.max)]),
+        .brokenLink(epoch: Epoch(2), peer: PeerID(9), gaveUp: true),
+        .brokenLink(epoch: Epoch(2), peer: PeerID(9), gaveUp: false),
+        .flushReport(epoch: Epoch(3), operations: []),
+        .flushReport(
+            epoch: Epoch(3),
+            operations: [
+                OperationReport(
+                    tag: Tag(.max), launch: LaunchNumber(1), state: .prepared,
+                    known: [
+                        KnownLaunch(peer: PeerID(2), launch: LaunchNumber(.max)),
+                        KnownLaunch(peer: PeerID(3), launch: LaunchNumber(0)),
+                    ]),
+                OperationReport(tag: Tag(0), launch: LaunchNumber(2), state: .inProgress, known: []),
+            ]),
+        .stalled(epoch: Epoch(4), tag: Tag(5), missing: [PeerID(6)]),
+    ]
+
+    static let toPeer: [ToPeer] = [
+        .welcome(peer: PeerID(.max), run: RunID(high: 1, low: .max), deadTimeMilliseconds: 5000),
+        .turnedAway(reason: "the run is full: größer geht nicht"), .turnedAway(reason: ""),
+        .heartbeat,
+        .propose(epoch: Epoch(1), members: members), .propose(epoch: Epoch(1), members: []),
+        .view(epoch: Epoch(2), members: members, world: world),
+        .joinUnchanged(world: world),
+        .pendingAnswer(arePending: true), .pendingAnswer(arePending: false),
+        .world(world),
+        .flush(epoch: Epoch(.max)),
+        .verdict(
+            epoch: Epoch(3), members: members, world: world,
+            operations: [
+                OperationVerdict(tag: Tag(1), launch: LaunchNumber(1), outcome: .commit),
+                OperationVerdict(tag: Tag(2), launch: LaunchNumber(2), outcome: .restart),
+                OperationVerdict(tag: Tag(3), launch: LaunchNumber(3), outcome: .abort),
+                OperationVerdict(tag: Tag(.max), launch: LaunchNumber(.max), outcome: .misuse),
+            ]),
+        .callRefused(reason: "other members wait for this peer in another call"),
+    ]
+
+    static func number<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
+        var writer = ByteWriter()
+        writer.write(value)
+        return writer.bytes
+    }
+}
