@@ -65,6 +65,7 @@ let package = Package(
         tests("PCCLWireTests", ["PCCLBase", "PCCLWire"]),
         tests("PCCLMembershipTests", ["PCCLBase", "PCCLWire", "PCCLMembership"]),
         tests("PCCLScheduleTests", ["PCCLBase", "PCCLSchedule"]),
+        tests("PCCLSimulatorTests", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLSimulator"]),
         tests("PCCLComputeTests", ["PCCLBase", "PCCLCompute", "CKernels"]),
     ],
     swiftLanguageModes: [.v6]

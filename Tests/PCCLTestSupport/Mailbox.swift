@@ -4,6 +4,7 @@ import PCCLTransport
 /// Thrown instead of waiting for ever. The limit is far away: it turns a hang into a failure and says nothing about speed.
 package struct Stuck: Error, CustomStringConvertible {
     package var waitingFor: String
+    package init(waitingFor: String) { self.waitingFor = waitingFor }
     package var description: String { "gave up waiting for \(waitingFor)" }
 }
 

@@ -1,4 +1,5 @@
 import Glibc
+import PCCLBase
 import PCCLTransport
 
 /// The other end of a connection, in the hands of a test: blocking, with a limit, and free to say what it likes.
@@ -84,4 +85,12 @@ package func socketPair() -> (CInt, CInt) {
 
 package func makeBlocking(_ descriptor: CInt) {
     _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK)
+}
+
+extension Socket {
+    /// A port of this machine on which nobody listens.
+    package static func freePort() throws -> UInt16 { try listening(at: .loopback(port: 0)).port }
+
+    /// The port it is bound to.
+    package var port: UInt16 { localAddress?.port ?? 0 }
 }
