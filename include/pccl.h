@@ -24,7 +24,8 @@
  *   before the function returns. Tensor buffers are lent, from the call until the operation has ended.
  * - "Joint" functions are called by all members of a peer group, the same ones in the same order, and return when all
  *   have called. Members that wait for each other in different joint functions, or one in a joint function and one in
- *   a collective, get pcclInvalidUsage after a third of the time-out (environment variable PCCL_TIMEOUT).
+ *   a collective, get pcclInvalidUsage after a third of the time-out (environment variable PCCL_TIMEOUT); in
+ *   pcclArePeersPending, where a thread may launch what others wait for, after the whole of it.
  */
 #ifndef PCCL_H
 #define PCCL_H

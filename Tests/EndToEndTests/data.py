@@ -21,7 +21,8 @@ def _grow(case: Case, sizes, stripes: int = 0) -> None:
         for i, count in enumerate(_COUNTS if size <= 8 else _COUNTS_OF_WIDE_WORLDS):
             where = ("inplace", "apart")[i % 2]
             reduce(members, count, tag=i, seed=size, where=where)
-            reduce(members, count, kind="f32", op=("sum", "avg")[size % 2], tag=i, seed=size, where=where, pattern="noise")
+            op = ("sum", "avg")[size % 2]
+            reduce(members, count, kind="f32", op=op, tag=i, seed=size, where=where, pattern="noise")
 
 
 def direct_worlds(case: Case) -> None:

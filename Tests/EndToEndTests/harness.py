@@ -38,7 +38,7 @@ def check(condition: object, text: str) -> None:
 
 
 class Line:
-    """NAME key=value ..., as a worker writes it. Numbers are numbers, but for masks and hashes, which are hexadecimal."""
+    """NAME key=value ..., as a worker writes it. Values are decimal numbers; masks and hashes are hexadecimal."""
 
     def __init__(self, text: str) -> None:
         words = text.split()
@@ -243,8 +243,8 @@ class Case:
                env: Dict[str, str] = {}) -> Worker:
         if not port:
             port = self.master.port
-        worker = Worker(self, number, port, group, stripes, host or (self._master.host if self._master else "127.0.0.1"),
-                        env)
+        host = host or (self._master.host if self._master else "127.0.0.1")
+        worker = Worker(self, number, port, group, stripes, host, env)
         self.processes.append(worker)
         return worker
 

@@ -3,8 +3,8 @@
 #
 #     Tests/EndToEndTests/run.sh [PREFIX [DRIVER-OPTION...] [CASE...]]
 #
-# PREFIX has bin/, include/ and lib/libpccl.so; "dist" if not given. CASE is a name or a pattern like 'kill_*'; all cases
-# if none is given. `run.sh dist --list` names them, `--seed N` repeats the kills of an earlier run.
+# PREFIX has bin/, include/ and lib/libpccl.so; "dist" if not given. CASE is a name or a pattern like 'kill_*'; all of
+# them if none is given. `run.sh dist --list` names them, `--seed N` repeats the kills of an earlier run.
 set -euo pipefail
 
 prefix=${1:-dist}
