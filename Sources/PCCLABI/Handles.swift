@@ -34,13 +34,14 @@ enum Handles {
     }
 }
 
-/// Runs one function of the header: errors become result codes, and a log line if nobody has written one yet.
+/// Runs one function of the header: errors become result codes, and a line in the log that says more.
 func result(_ name: StaticString, _ body: () throws(PCCLError) -> Void) -> pcclResult_t {
     do {
         try body()
         return pcclSuccess
     } catch {
-        Log.write(.warning, "\(name): \(error.reason)")
+        // Whoever is alone may ask again and again, and is told by the code alone.
+        Log.write(error.code == .tooFewPeers ? .debug : .warning, "\(name): \(error.reason)")
         return pcclResult_t(error.code)
     }
 }
