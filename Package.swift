@@ -66,6 +66,7 @@ let package = Package(
         tests("PCCLMembershipTests", ["PCCLBase", "PCCLWire", "PCCLMembership"]),
         tests("PCCLScheduleTests", ["PCCLBase", "PCCLSchedule"]),
         tests("PCCLSimulatorTests", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLSimulator"]),
+        tests("PCCLTests", ["PCCL", "PCCLBase", "PCCLTransport"]),
         tests("PCCLComputeTests", ["PCCLBase", "PCCLCompute", "CKernels"]),
     ],
     swiftLanguageModes: [.v6]

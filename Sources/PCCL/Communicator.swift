@@ -29,6 +29,8 @@ public final class Communicator: Sendable {
         /// The dead time in seconds, from which all time-outs derive; nil: `PCCL_TIMEOUT`, or 5. Once connected, the
         /// master's counts.
         public var timeoutSeconds: Double?
+        /// Nil: `PCCL_ALGORITHM`, or by world size. All members must agree.
+        package var algorithm: Algorithm?
 
         public init(master: SocketAddress, peerGroup: UInt32 = 0, stripesPerLink: Int = 0) {
             masters = [master]
@@ -81,7 +83,8 @@ public final class Communicator: Sendable {
                 PeerSession.Configuration(
                     master: configuration.masters, group: GroupID(configuration.peerGroup),
                     stripesPerLink: UInt16(stripes), timeouts: timeouts,
-                    portBase: Environment.process.portBase))
+                    portBase: Environment.process.portBase,
+                    algorithm: configuration.algorithm ?? Environment.process.algorithm))
         } catch {
             throw PCCLError(.internalError, error.description)
         }
@@ -112,7 +115,7 @@ public final class Communicator: Sendable {
             throw PCCLError(.invalidArgument, "tag \(operand.tag) was launched and not awaited")
         }
         session.launch(
-            Tag(operand.tag), operand.descriptor(worldSize: view.worldSize),
+            Tag(operand.tag), operand.descriptor,
             ReduceBuffers(send: operand.send, receive: operand.receive), completion)
         return handle
     }

@@ -1,5 +1,4 @@
 public import PCCLBase
-import PCCLSession
 
 /// The element types that can be reduced.
 public typealias DataType = PCCLBase.DataType
@@ -90,10 +89,9 @@ extension ReduceOperand {
         }
     }
 
-    func descriptor(worldSize: Int) -> OperationDescriptor {
-        OperationDescriptor(
-            count: UInt64(count), type: type, operation: operation,
-            algorithm: Environment.process.algorithm(worldSize: worldSize))
+    /// The algorithm is a matter of the epoch in which the operation starts: see `PeerMachine.Configuration`.
+    var descriptor: OperationDescriptor {
+        OperationDescriptor(count: UInt64(count), type: type, operation: operation, algorithm: .direct)
     }
 }
 

@@ -41,7 +41,7 @@ package struct Environment: Sendable {
     /// is, and the number of connections is no burden yet. Beyond it the ring sends few large pieces to one neighbour.
     private static let largestDirectWorldSize = 32
 
-    package func algorithm(worldSize: Int) -> Algorithm {
-        algorithm ?? (worldSize <= Environment.largestDirectWorldSize ? .direct : .ring)
+    package static func standardAlgorithm(worldSize: Int) -> Algorithm {
+        worldSize <= largestDirectWorldSize ? .direct : .ring
     }
 }

@@ -16,9 +16,13 @@ package final class PeerSession: @unchecked Sendable {
         package var stripesPerLink: UInt16
         package var timeouts: Timeouts
         package var portBase: UInt16
+        /// Nil: by world size.
+        package var algorithm: Algorithm?
         package init(
-            master: [SocketAddress], group: GroupID, stripesPerLink: UInt16, timeouts: Timeouts, portBase: UInt16
+            master: [SocketAddress], group: GroupID, stripesPerLink: UInt16, timeouts: Timeouts, portBase: UInt16,
+            algorithm: Algorithm? = nil
         ) {
+            self.algorithm = algorithm
             self.master = master
             self.group = group
             self.stripesPerLink = stripesPerLink
@@ -145,7 +149,9 @@ package final class PeerSession: @unchecked Sendable {
                 PeerMachine.Configuration(
                     group: configuration.group, listenPort: port, addresses: [],
                     stripes: configuration.stripesPerLink, timeouts: configuration.timeouts,
-                    algorithm: { Environment.process.algorithm(worldSize: $0) }))
+                    algorithm: { [forced = configuration.algorithm] in
+                        forced ?? Environment.standardAlgorithm(worldSize: $0)
+                    }))
             return .success(())
         } catch {
             return .failure(error)
@@ -162,7 +168,7 @@ package final class PeerSession: @unchecked Sendable {
         wakeTimer = nil
         dialTimer?.close()
         dialTimer = nil
-        machine = nil
+        // The machine stays: it answers calls of other threads that come between this and the end of the loop.
     }
 
     private func pump(_ event: PeerMachine.Event) {

@@ -146,7 +146,10 @@ struct Checker {
                 var sum = inputs[first % worldSize][element]
                 for k in 1..<worldSize { sum = DataPlane.fold(sum, inputs[(first + k) % worldSize][element]) }
                 if output[element] != sum {
-                    return (.elements, "\(host.name), \(execution.tag): element \(element) is \(output[element]), not \(sum)")
+                    return (
+                        .elements,
+                        "\(host.name), \(execution.tag): element \(element) is \(output[element]), not \(sum)"
+                    )
                 }
             }
         }

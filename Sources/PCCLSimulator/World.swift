@@ -41,6 +41,9 @@ final class World {
         case dead
     }
 
+    /// Ten times what the longest schedules take.
+    private static let eventLimit = 500_000
+
     let scenario: Scenario
     let sabotage: Sabotage?
     let isTracing: Bool
@@ -100,6 +103,7 @@ final class World {
             }
             now = next.at
             counts.events += 1
+            guard counts.events < World.eventLimit else { return fail(.liveness, "events without end") }
             switch next.payload {
             case .toHost(let index, let event): deliver(event, to: hosts[index])
             case .toMaster(let input): deliverToMaster(input)
@@ -430,7 +434,9 @@ final class World {
             for end in host.links { watchSilence(end.link, at: other(of: end.link, than: host)) }
         } else {
             for end in host.links { tellBroken(end.link, from: host, "the process was killed") }
-            for dial in host.dials { if let link = dial.link { tellBroken(link, from: host, "the process was killed") } }
+            for dial in host.dials {
+                if let link = dial.link { tellBroken(link, from: host, "the process was killed") }
+            }
             closeControl(host)
         }
         host.links = []

@@ -22,7 +22,6 @@ package final class ControlConnection {
     private var isClosing = false
     private var incoming: [UInt8] = []
     private var outgoing: [UInt8] = []
-    private var selfUntilSent: ControlConnection?
 
     package var onGreeted: (() -> Void)?
     package var onMessage: (([UInt8]) -> Void)?
@@ -64,7 +63,7 @@ package final class ControlConnection {
         onMessage = nil
         onClosed = nil
         isClosing = true
-        selfUntilSent = self
+        loop.keep(self) { [self] in closeNow() }
         flush()
     }
 
@@ -74,7 +73,7 @@ package final class ControlConnection {
         onClosed = nil
         poll?.close()
         poll = nil
-        selfUntilSent = nil
+        loop.letGo(self)
     }
 
     private func fail(_ reason: String) {

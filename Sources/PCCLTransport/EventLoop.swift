@@ -21,6 +21,7 @@ package final class EventLoop: @unchecked Sendable {
     private var isStopping = false
     private var isOpen = false
     private var endOfTurn: [() -> Void] = []
+    private var lingering: [ObjectIdentifier: () -> Void] = [:]
 
     /// Starts the thread. Fails when the system has no more threads or descriptors.
     package init(name: String) throws(SystemError) {
@@ -65,8 +66,12 @@ package final class EventLoop: @unchecked Sendable {
 
     /// Runs what was submitted before, ends the loop and joins the thread. The owner has closed its handles in a job.
     package func stop() {
-        submit { [self] in isStopping = true }
-        inbox.withLock { $0.isClosed = true }
+        // In one go: a job taken after the one that ends the loop would never run.
+        inbox.withLock { inbox in
+            inbox.jobs.append { [self] in isStopping = true }
+            inbox.isClosed = true
+            if inbox.jobs.count == 1 { uv_async_send(wakeUp) }
+        }
         if pthread_equal(pthread_self(), thread) != 0 {
             pthread_detach(thread)
         } else {
@@ -85,6 +90,17 @@ package final class EventLoop: @unchecked Sendable {
     /// On the loop's thread: run before the present turn ends.
     package func atEndOfTurn(_ work: @escaping () -> Void) { endOfTurn.append(work) }
 
+    /// On the loop's thread: keeps the object, which nobody else holds, until it is let go. `end` is called if the loop
+    /// stops before.
+    func keep(_ object: AnyObject, _ end: @escaping () -> Void) {
+        lingering[ObjectIdentifier(object)] = {
+            end()
+            withExtendedLifetime(object) {}
+        }
+    }
+
+    func letGo(_ object: AnyObject) { lingering[ObjectIdentifier(object)] = nil }
+
     /// Wraps every callback from libuv.
     func turn(_ body: () -> Void) {
         body()
@@ -102,6 +118,9 @@ package final class EventLoop: @unchecked Sendable {
         }
         for job in jobs { turn(job) }
         if isStopping {
+            let ends = Array(lingering.values)
+            lingering = [:]
+            for end in ends { turn(end) }
             uv_close(UnsafeMutableRawPointer(wakeUp).assumingMemoryBound(to: uv_handle_t.self), nil)
             // A handle that is still open, of a connection that waits to be written, must not keep the thread.
             uv_stop(loop)
@@ -158,9 +177,10 @@ package final class LoopTimer {
         guard !isClosed else { return }
         due = instant
         hasLetRead = false
-        // Rounded up: a timer that fires early would be asked for again at once. And at least one: libuv runs a timer
-        // that is due already before it looks at any socket, again and again if it is always set anew.
-        start(milliseconds: max(((instant - loop.now).nanoseconds + 999_999) / 1_000_000, 1))
+        // Rounded up: a timer that fires early would be asked for again at once. One more, because libuv counts from a
+        // clock that it has rounded down; also for what is due: libuv runs a timer that is due already before it looks at
+        // any socket, again and again if it is always set anew.
+        start(milliseconds: ((instant - loop.now).nanoseconds + 999_999) / 1_000_000 + 1)
     }
 
     private func start(milliseconds: UInt64) {
@@ -223,15 +243,20 @@ package final class Poll {
     package func watch(_ wanted: Interest) {
         guard !isClosed, wanted != interest else { return }
         interest = wanted
-        if wanted.isEmpty {
-            uv_poll_stop(handle)
-            return
-        }
-        uv_poll_start(handle, wanted.rawValue) { handle, status, events in
+        if wanted.isEmpty { uv_poll_stop(handle) } else { start() }
+    }
+
+    private func start() {
+        uv_poll_start(handle, interest.rawValue) { handle, status, events in
             guard let data = handle?.pointee.data else { return }
             let poll = Unmanaged<Poll>.fromOpaque(data).takeUnretainedValue()
-            // An error is reported by the read or write that it makes fail.
-            let ready = status < 0 ? poll.interest : Interest(rawValue: events)
+            var ready = Interest(rawValue: events)
+            if status < 0 {
+                // An error is reported by the read or write that it makes fail. libuv watches no more after one, but
+                // what arrived before the error may take more than one read.
+                ready = poll.interest
+                poll.start()
+            }
             poll.loop.turn { withExtendedLifetime(poll) { poll.action(ready) } }
         }
     }

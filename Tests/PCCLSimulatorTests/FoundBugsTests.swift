@@ -125,6 +125,34 @@ struct FoundBugsTests {
         #expect(idle.isMember, "nothing was under way, so nothing is lost")
     }
 
+    // Each failed attempt to make the link brought a repair, and each repair a new term for the link: for ever.
+    @Test("a link that cannot be made is given up a dial patience after it broke, however many epochs pass")
+    func unreachableMemberIsGivenUp() {
+        var machine = peer(of: [1, 2, 3], epoch: 3)
+        let broke = feed(&machine, .launch(OperationID(1), tag, sum), .linkDown(PeerID(2), "reset"))
+        #expect(messages(broke) == [.brokenLink(epoch: Epoch(3), peer: PeerID(2), gaveUp: false)])
+
+        // The repair goes by, half of the patience later.
+        func later(_ parts: UInt64, _ events: PeerMachine.Event...) -> [PeerMachine.Effect] {
+            var effects: [PeerMachine.Effect] = []
+            let instant = now + Timeouts.standard.dialPatience / 2 * parts
+            for event in events { machine.handle(event, at: instant, effects: &effects) }
+            return effects
+        }
+        let flushed = later(1, .fromMaster(.flush(epoch: Epoch(4))))
+        guard case .flushReport(_, let operations)? = messages(flushed).first else {
+            Issue.record("no report: \(messages(flushed))")
+            return
+        }
+        let verdicts = operations.map { OperationVerdict(tag: $0.tag, launch: $0.launch, outcome: .restart) }
+        _ = later(
+            1,
+            .fromMaster(.verdict(epoch: Epoch(4), members: members([1, 2, 3]), world: world, operations: verdicts)))
+        #expect(messages(later(1, .linkDown(PeerID(2), "no answer"))).isEmpty, "it was down already")
+        let reports = messages(later(2, .tick))
+        #expect(reports.contains(.brokenLink(epoch: Epoch(4), peer: PeerID(2), gaveUp: true)), "\(reports)")
+    }
+
     // The old view in a new epoch reached one member and not the other before the master died.
     @Test("a join point whose newcomers are all gone leaves the epoch as it is")
     func emptyJoinPointKeepsEpoch() {

@@ -1,5 +1,16 @@
 /// Seeds that show a bug when its mending is taken back. They stand for something only as long as scenarios are drawn as
 /// they are now; the transcripts in FoundBugsTests.swift explain the bugs for good.
 enum SeedsOfBugs {
-    static let all: [UInt64] = []
+    static let all: [UInt64] = [
+        // The word that a member is prepared overtook its entry on another stripe, and was forgotten.
+        3, 34,
+        // Right programs that ask while their operations run were refused because somebody was slow.
+        21, 64,
+        // A link broke under an operation and was made again, but the master was gone before it could order the repair.
+        445, 2005,
+        // The master died while it sent a view that all had agreed to.
+        10436,
+        // Two members that cannot reach each other at all: every repair put off the day on which one is chosen to go.
+        10408, 14371,
+    ]
 }

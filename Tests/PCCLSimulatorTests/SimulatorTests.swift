@@ -47,7 +47,8 @@ struct SimulatorTests {
             }
         }
         let all = [
-            "block", "resetLink", "resetControl", "crash", "hang", "spawn", "leave", "garbage", "stranger", "masterCrash",
+            "block", "resetLink", "resetControl", "crash", "hang", "spawn", "leave", "garbage", "stranger",
+            "masterCrash",
             "masterCrashInSending", "masterHang",
         ]
         #expect(kinds == Set(all))

@@ -148,6 +148,7 @@ struct ControlConnectionTests {
     func cutGreeting(count: Int) throws {
         let (end, raw) = try raw()
         try raw.write(Array(Preamble(role: .control).bytes[..<count]))
+        _ = try raw.read(Preamble.byteCount)
         raw.close()
         #expect(try end.events.take() == .closed("the connection was closed before a greeting"))
         try end.stop()
@@ -164,12 +165,34 @@ struct ControlConnectionTests {
         try end.stop()
     }
 
+    @Test("the first message to an acceptor may only be as large as a greeting")
+    func firstMessage() throws {
+        let (end, raw) = try raw()
+        try raw.write(Preamble(role: .control).bytes + framed(pattern(WireLimits.helloBytes + 1)))
+        #expect(try end.events.take() == .greeted)
+        #expect(try end.closeReason().contains("\(WireLimits.helloBytes) are allowed"))
+        try end.stop()
+    }
+
     @Test("a message cut short by the end of the connection is not delivered")
     func cutMessage() throws {
         let (end, raw) = try raw()
         try raw.write(Preamble(role: .control).bytes + framed([1, 2, 3]).dropLast())
+        _ = try raw.read(Preamble.byteCount)
         raw.close()
         #expect(try end.events.take(2) == [.greeted, .closed("the connection was closed")])
+        try end.stop()
+    }
+
+    /// libuv watches a descriptor no more once it has reported an error of it.
+    @Test("a connection that is reset gives what arrived before, and then ends", arguments: [0, 1000, 150_000])
+    func reset(size: Int) throws {
+        let (end, raw) = try raw()
+        try raw.write(Preamble(role: .control).bytes + framed([1]) + framed(pattern(size)))
+        // With our greeting unread this is a reset.
+        raw.close()
+        #expect(try end.events.take(3) == [.greeted, .message([1]), .message(pattern(size))])
+        #expect(try end.closeReason().contains("reset"))
         try end.stop()
     }
 
@@ -200,9 +223,10 @@ struct ControlConnectionTests {
 
     @Test("who does not read is given up before it has cost much memory")
     func outgoingLimit() throws {
-        let (end, _) = try raw()
+        let (end, raw) = try raw()
         try end.send((0..<5).map { _ in [UInt8](repeating: 1, count: 16 << 20) })
         #expect(try end.closeReason() == "it does not read what it is sent")
+        withExtendedLifetime(raw) {}
         try end.stop()
     }
 

@@ -225,6 +225,19 @@ struct LinkTests {
         #expect(a.events.all == [.broken("the connection was closed")])
     }
 
+    @Test("a link that is reset while frames arrive gives those, and then breaks")
+    func reset() throws {
+        let (a, raw) = try LinkEnd.withRawEnd()
+        try a.send(header(.credit))
+        let frame = header(.data, payloadBytes: 100_000).bytes + pattern(100_000)
+        try raw.write(frame + frame.dropLast())
+        // With a frame of ours unread this is a reset.
+        raw.close()
+        #expect(try a.frames(1)[0].payload == pattern(100_000))
+        #expect(try a.brokenReason().contains("reset"))
+        try a.stop()
+    }
+
     @Test("a link that breaks with frames queued and half sent frees them")
     func breaksWithQueuedFrames() throws {
         let (a, raw) = try LinkEnd.withRawEnd()

@@ -89,7 +89,9 @@ package struct FlushResolution {
                 // that was no commit: the descriptors differed, its caller was told, and it will not come again.
                 let isFailed =
                     (unfinished[root] ?? false)
-                    && survivors.contains { entered[root]?.contains($0) == true && reporting[root]?.contains($0) != true }
+                    && survivors.contains {
+                        entered[root]?.contains($0) == true && reporting[root]?.contains($0) != true
+                    }
                 switch (allEntered, unfinished[root] ?? false, cause) {
                 case (true, false, _): outcome = .commit
                 case _ where isFailed: outcome = .misuse

@@ -432,7 +432,11 @@ package struct PeerMachine: Sendable {
         guard case .member(var m) = phase else { return }
         m.ledger.reset()
         m.needsRepair = false
-        m.reportDownAt = m.assignment.others.filter { !linksUp.contains($0) }.map { ($0, now + timeouts.dialPatience) }
+        // Patience with a link that was down before goes on: repairs would put its end off for ever.
+        let before = m.reportDownAt
+        m.reportDownAt = m.assignment.others.filter { !linksUp.contains($0) }.map { peer in
+            (peer, before.first { $0.peer == peer }?.at ?? now + timeouts.dialPatience)
+        }
         phase = .member(m)
         want(m.members, m.registration, &effects)
         effects.append(.adopt(m.assignment))
@@ -483,7 +487,7 @@ package struct PeerMachine: Sendable {
     /// A link of the present view counts as broken. A proposal waits on until its deadline: a newcomer that died while it
     /// linked resets its links before its death is known, and the survivor of such a pair would be blamed.
     private mutating func loseLink(_ peer: PeerID, _ reason: String, at now: Instant, _ effects: inout [Effect]) {
-        linksUp.remove(peer)
+        let wasUp = linksUp.remove(peer)
         switch phase {
         case .member(var m):
             guard m.assignment.members.contains(peer) else {
@@ -497,7 +501,8 @@ package struct PeerMachine: Sendable {
             if !m.reportDownAt.contains(where: { $0.peer == peer }) {
                 m.reportDownAt.append((peer, now + timeouts.dialPatience))
             }
-            if m.flushing == nil, !m.ledger.isEmpty {
+            // One more attempt that failed is no new break: the operations wait for the link, or for the master to choose.
+            if wasUp, m.flushing == nil, !m.ledger.isEmpty {
                 m.needsRepair = true
                 effects.append(
                     .sendToMaster(.brokenLink(epoch: m.assignment.epoch, peer: peer, gaveUp: false)))
@@ -636,7 +641,8 @@ package struct PeerMachine: Sendable {
                     .complete(
                         operation.id,
                         .misuse(
-                            "the members' calls do not go together: others wait in another call, or were refused theirs")))
+                            "the members' calls do not go together: others wait in another call, or were refused theirs"
+                        )))
             case .restart: relaunch(operation.id, operation.tag, operation.descriptor, &m, at: now, &effects)
             }
         }

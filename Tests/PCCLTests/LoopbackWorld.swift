@@ -1,0 +1,86 @@
+import Glibc
+import PCCL
+import PCCLBase
+import PCCLTransport
+
+/// A master and some peers in this process, over real connections on 127.0.0.1.
+final class LoopbackWorld: Sendable {
+    let master: Master
+    let peers: [Communicator]
+    private let configuration: Communicator.Configuration
+
+    /// All peers are members of one view when this returns.
+    init(_ count: Int, stripes: Int = 1, algorithm: Algorithm? = nil, timeoutSeconds: Double? = nil) throws {
+        let master = try Master(listen: SocketAddress.loopback(port: 0))
+        try master.run()
+        var configuration = Communicator.Configuration(
+            master: SocketAddress.loopback(port: master.port), stripesPerLink: stripes)
+        configuration.algorithm = algorithm
+        configuration.timeoutSeconds = timeoutSeconds
+        self.master = master
+        self.configuration = configuration
+        let peers = try (0..<count).map { _ in try Communicator(configuration) }
+        self.peers = peers
+        try LoopbackWorld.gather(peers, worldSize: count)
+    }
+
+    /// Brings in one more.
+    func join() throws -> Communicator {
+        let newcomer = try Communicator(configuration)
+        let members = peers.filter(\.isConnected)
+        try LoopbackWorld.gather(members + [newcomer], worldSize: members.count + 1)
+        return newcomer
+    }
+
+    private static func gather(_ peers: [Communicator], worldSize: Int) throws {
+        try onThreads(peers) { _, peer in
+            if !peer.isConnected { try peer.connect() }
+            while try peer.attributes().worldSize < worldSize {
+                if try peer.arePeersPending() { try peer.updateTopology() }
+            }
+        }
+    }
+
+    func destroy() {
+        for peer in peers { peer.destroy() }
+        master.destroy()
+    }
+}
+
+/// Runs the body for each item on a thread of its own; rethrows the first error once all have ended.
+func onThreads<T: Sendable>(_ items: [T], _ body: @escaping @Sendable (Int, T) throws -> Void) throws {
+    let failures = Guarded<[any Error]>([])
+    let threads = items.enumerated().map { index, item in
+        startThread {
+            do { try body(index, item) } catch { failures.withLock { $0.append(error) } }
+        }
+    }
+    for thread in threads { pthread_join(thread, nil) }
+    if let failure = failures.withLock({ $0.first }) { throw failure }
+}
+
+private final class Work {
+    let body: @Sendable () -> Void
+    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+}
+
+func startThread(_ body: @escaping @Sendable () -> Void) -> pthread_t {
+    var thread = pthread_t()
+    pthread_create(&thread, nil, runWork, Unmanaged.passRetained(Work(body)).toOpaque())
+    return thread
+}
+
+private func runWork(_ argument: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
+    if let argument { Unmanaged<Work>.fromOpaque(argument).takeRetainedValue().body() }
+    return nil
+}
+
+/// Memory of a test, shared by threads that keep out of each other's way.
+final class Buffer<T: Reducible>: @unchecked Sendable {
+    let elements: UnsafeMutableBufferPointer<T>
+    init(_ count: Int, _ value: (Int) -> T) {
+        elements = .allocate(capacity: count)
+        for i in 0..<count { elements.initializeElement(at: i, to: value(i)) }
+    }
+    deinit { elements.deallocate() }
+}
