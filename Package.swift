@@ -66,7 +66,18 @@ let package = Package(
         tests("PCCLMembershipTests", ["PCCLBase", "PCCLWire", "PCCLMembership"]),
         tests("PCCLScheduleTests", ["PCCLBase", "PCCLSchedule"]),
         tests("PCCLSimulatorTests", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLSimulator"]),
-        tests("PCCLTests", ["PCCL", "PCCLBase", "PCCLTransport"]),
+        .target(
+            name: "PCCLTestSupport", dependencies: ["PCCLBase", "PCCLTransport"], path: "Tests/PCCLTestSupport",
+            swiftSettings: strict),
+        tests("PCCLTransportTests", ["PCCLBase", "PCCLWire", "PCCLTransport", "PCCLTestSupport"]),
+        tests("PCCLEngineTests", ["PCCLBase", "PCCLWire", "PCCLTransport", "PCCLEngine", "PCCLTestSupport"]),
+        tests(
+            "PCCLSessionTests",
+            [
+                "PCCLBase", "PCCLWire", "PCCLMembership", "PCCLTransport", "PCCLEngine", "PCCLSession",
+                "PCCLTestSupport",
+            ]),
+        tests("PCCLTests", ["PCCL", "PCCLBase", "PCCLTransport", "PCCLTestSupport"]),
         tests("PCCLComputeTests", ["PCCLBase", "PCCLCompute", "CKernels"]),
     ],
     swiftLanguageModes: [.v6]

@@ -6,5 +6,7 @@ struct Tool: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "pccl",
         abstract: "Shows, tests and measures fault-tolerant collectives.",
-        subcommands: [DemoCommand.self, BenchCommand.self, SimulateCommand.self, DemoPeerCommand.self, BenchPeerCommand.self])
+        subcommands: [
+            DemoCommand.self, BenchCommand.self, SimulateCommand.self, DemoPeerCommand.self, BenchPeerCommand.self,
+        ])
 }

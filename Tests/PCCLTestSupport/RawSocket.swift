@@ -78,7 +78,8 @@ package final class RawSocket: @unchecked Sendable {
 /// Two connected stream sockets that do not block.
 package func socketPair() -> (CInt, CInt) {
     var pair: [CInt] = [-1, -1]
-    let code = socketpair(AF_UNIX, CInt(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue), 0, &pair)
+    let code = socketpair(
+        AF_UNIX, CInt(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue), 0, &pair)
     precondition(code == 0, "no sockets for a test")
     return (pair[0], pair[1])
 }

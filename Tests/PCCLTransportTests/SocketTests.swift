@@ -33,7 +33,9 @@ struct SocketTests {
 
     static let anyAddresses: [SocketAddress.Host] = [.v4(0x7f00_0001), .v6(high: 0, low: 1), .v6(high: 0, low: 0)]
 
-    @Test("port 0 becomes a real port, on which connections are accepted", .timeLimit(.minutes(3)), arguments: anyAddresses)
+    @Test(
+        "port 0 becomes a real port, on which connections are accepted", .timeLimit(.minutes(3)),
+        arguments: anyAddresses)
     func portZero(host: SocketAddress.Host) throws {
         let loop = try EventLoop(name: "test")
         let cell = ListenerCell()
