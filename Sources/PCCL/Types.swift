@@ -8,7 +8,7 @@ public typealias ReduceOperation = PCCLBase.ReduceOperation
 public typealias SocketAddress = PCCLBase.SocketAddress
 
 /// A Swift type whose values can be reduced. Types without a Swift counterpart (bfloat16) go through `RawBuffers`.
-public protocol Reducible: BitwiseCopyable {
+public protocol Reducible: BitwiseCopyable, Sendable {
     static var dataType: DataType { get }
 }
 

@@ -25,6 +25,8 @@ final class Node: @unchecked Sendable {
         let tag: UInt64
         let launch: LaunchNumber
         let completion: Completion<Traffic>
+        /// Kept as long as it is lent.
+        let lent: [Memory]
         var theirs: [UInt64: LaunchNumber] = [:]
         var isWhole = false
     }
@@ -100,7 +102,8 @@ final class Node: @unchecked Sendable {
             work { [self] in
                 let launch = LaunchNumber(nextLaunch)
                 nextLaunch += 1
-                operations[launch] = Operation(tag: tag, launch: launch, completion: completion)
+                operations[launch] = Operation(
+                    tag: tag, launch: launch, completion: completion, lent: [source, target])
                 byTag[tag] = launch
                 engine.start(
                     tag: Tag(tag), launch: launch, descriptor: descriptor,

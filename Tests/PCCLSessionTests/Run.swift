@@ -54,8 +54,10 @@ extension PeerSession {
         }
     }
 
+    /// Keeps the memory as long as it is lent.
     func reduce(_ tag: UInt64, _ memory: Memory, _ operation: ReduceOperation = .sum) -> OperationCompletion {
         let completion = OperationCompletion()
+        completion.whenSet { _ in withExtendedLifetime(memory) {} }
         launch(
             Tag(tag),
             OperationDescriptor(

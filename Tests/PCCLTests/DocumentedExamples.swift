@@ -1,60 +1,149 @@
 import PCCL
+import PCCLTestSupport
 import Testing
 
-/// The code of docs/swift-api.md, so that it compiles and does what the page says.
-@Suite("Examples of the documentation", .timeLimit(.minutes(5)))
-struct DocumentedExamples {
-    @Test("the training loop trains, and ends with whoever is there")
-    func trainingLoop() throws {
-        let master = try Master(listen: SocketAddress(host: "127.0.0.1", port: 0))
-        try master.run()
-        defer { master.destroy() }
-        let port = master.port
-        try onThreads([Float(1), 2]) { _, value in
-            let communicator = try Communicator(.init(master: SocketAddress(host: "127.0.0.1", port: port)))
-            try communicator.connect()
-            defer { communicator.destroy() }
-            let memory = Buffer<Float>(1000) { _ in value }
-            try train(communicator, memory.elements, steps: 20)
-        }
-    }
+// The code between the marks is quoted in docs/swift-api.md, word for word; a test compares them.
 
-    private func train(
-        _ communicator: Communicator, _ gradient: UnsafeMutableBufferPointer<Float>, steps: Int
-    ) throws(PCCLError) {
-        var step = 0
-        while step < steps {
-            do throws(PCCLError) {
-                try communicator.allReduce(gradient, .average, tag: 0)
-                step += 1
-            } catch {
-                switch error.code {
-                case .rankConnectionLost: continue
-                // The other one has finished: go on alone.
-                case .tooFewPeers where step > 0: step += 1
-                case .tooFewPeers: break
-                default: throw error
-                }
+// quote: life
+func takePart(masterHost: String, masterPort: UInt16) throws {
+    let master = try SocketAddress(host: masterHost, port: masterPort)
+    let communicator = try Communicator(.init(master: master))
+    defer { communicator.destroy() }
+
+    try communicator.connect()
+    var weights = [Float](repeating: 1, count: 1000)
+    try train(&weights, with: communicator, steps: 10)
+}
+// unquote
+
+// quote: join point
+/// Steps of training in which everybody may come and go between any two.
+func train(_ weights: inout [Float], with communicator: Communicator, steps: Int) throws {
+    var hasJustJoined = true
+    for _ in 0..<steps {
+        // A newcomer comes out of `connect` where the members come out of `updateTopology`.
+        if !hasJustJoined, try communicator.arePeersPending() { try communicator.updateTopology() }
+        hasJustJoined = false
+        // Here the weights are changed by this peer's own data.
+        try average(&weights, with: communicator)
+    }
+}
+// unquote
+
+// quote: retry
+/// Over as many peers as are there; alone, the values stay as they are.
+func average(_ values: inout [Float], with communicator: Communicator) throws {
+    while true {
+        do {
+            try values.withUnsafeMutableBufferPointer { buffer in
+                _ = try communicator.allReduce(buffer, .average, tag: 0)
             }
-            if try communicator.arePeersPending() { try communicator.updateTopology() }
+            return
+        } catch let error as PCCLError where error.code == .rankConnectionLost {
+            continue  // The values are as they were before the call, and the view is new.
+        } catch let error as PCCLError where error.code == .tooFewPeers {
+            return
         }
     }
+}
+// unquote
 
-    @Test("several tags at once, and the asynchronous forms")
-    func asynchronous() async throws {
+// quote: many
+/// Averages all layers, eight at a time; what a loss undoes is repeated.
+func average(layers: [UnsafeMutableBufferPointer<Float>], with communicator: Communicator) throws -> ReduceInfo {
+    let operands = layers.enumerated().map { ReduceOperand($1, .average, tag: UInt64($0)) }
+    return try communicator.allReduceWithRetry(operands, maxInFlight: 8)
+}
+// unquote
+
+// quote: handles
+/// Reduces while something else is computed.
+func overlap(
+    _ gradients: UnsafeMutableBufferPointer<Float>, with communicator: Communicator, compute: () -> Void
+) throws -> ReduceInfo {
+    let handle = try communicator.allReduceAsync(gradients, .sum, tag: 1)
+    compute()  // `gradients` is lent: neither read nor written here.
+    return try handle.wait()
+}
+// unquote
+
+// quote: async
+/// In asynchronous code nothing blocks: the task is suspended.
+func meetAndSum(_ values: UnsafeMutableBufferPointer<Double>, with communicator: Communicator) async throws -> Int {
+    try await communicator.connect()
+    while try communicator.attributes().worldSize < 2 {
+        if try await communicator.arePeersPending() { try await communicator.updateTopology() }
+    }
+    return try await communicator.allReduceAsync(values, .sum, tag: 0).outcome().worldSize
+}
+// unquote
+
+// quote: master
+func serveUntilInterrupted(_ master: Master) throws {
+    try master.run()
+    print("listening at \(master.address)")
+    try master.awaitTermination()  // Until somebody calls `interrupt`.
+}
+// unquote
+
+@Suite("The examples of the documents", .serialized, .timeLimit(.minutes(2)))
+struct DocumentedExamples {
+    @Test("life, join point and retry: three peers train, coming and going when they like")
+    func training() throws {
+        let master = try Master(listen: .loopback(port: 0))
+        let serving = InThread { try serveUntilInterrupted(master) }
+        while master.port == 0 {}
+        _ = try together(3) { _ in try takePart(masterHost: "127.0.0.1", masterPort: master.port) }
+        try master.interrupt()
+        try serving.result()
+    }
+
+    @Test("layers and handles")
+    func layers() throws {
         let world = try LoopbackWorld(2)
         defer { world.destroy() }
-        async let first = reduce(world.peers[0])
-        async let second = reduce(world.peers[1])
-        #expect(try await [first, second] == [2, 2])
+        try onThreads(world.peers) { index, peer in
+            let buffers = (0..<20).map { _ in Buffer<Float>(500) { _ in Float(1 + 2 * index) } }
+            let averaged = try average(layers: buffers.map(\.elements), with: peer)
+            #expect(averaged.worldSize == 2)
+            #expect(buffers.allSatisfy { $0.elements.allSatisfy { $0 == 2 } })
+            let summed = try overlap(buffers[0].elements, with: peer, compute: {})
+            #expect(summed.worldSize == 2)
+            #expect(buffers[0].elements[0] == 4)
+        }
     }
 
-    private func reduce(_ communicator: Communicator) async throws -> Float {
-        let layers = (0..<3).map { _ in Buffer<Float>(100) { _ in 1 } }
-        let handles = try layers.enumerated().map {
-            try communicator.allReduceAsync($1.elements, .sum, tag: UInt64($0))
+    @Test("the average of members that stay together, repeated after one has gone")
+    func averages() throws {
+        let world = try LoopbackWorld(3)
+        defer { world.destroy() }
+        try onThreads(world.peers) { index, peer in
+            var values = [Float](repeating: Float(index), count: 100)
+            try average(&values, with: peer)
+            #expect(values.allSatisfy { $0 == 1 })
+            if index == 2 { return peer.destroy() }
+            values = [Float](repeating: Float(2 + 4 * index), count: 100)
+            try average(&values, with: peer)
+            #expect(values.allSatisfy { $0 == 4 })
         }
-        for handle in handles { _ = try await handle.outcome() }
-        return layers[2].elements[99]
+        var alone: [Float] = [7]
+        world.peers[0].destroy()
+        try average(&alone, with: world.peers[1])
+        #expect(alone == [7])
+    }
+
+    @Test("tasks")
+    func tasks() async throws {
+        let master = try Master(listen: .loopback(port: 0))
+        try master.run()
+        let peers = try (0..<2).map { _ in try Communicator(.init(master: .loopback(port: master.port))) }
+        let buffers = (0..<2).map { _ in Buffer<Double>(10) { _ in 1.5 } }
+        async let first = meetAndSum(buffers[0].elements, with: peers[0])
+        async let second = meetAndSum(buffers[1].elements, with: peers[1])
+        let worldSizes = try await [first, second]
+        #expect(worldSizes == [2, 2])
+        #expect(buffers[0].elements[9] == 3)
+        for peer in peers { peer.destroy() }
+        master.destroy()
     }
 }

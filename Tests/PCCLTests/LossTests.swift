@@ -19,6 +19,7 @@ struct LossTests {
                 // It enters, so that the others may have begun to fold and to overwrite, and is gone.
                 _ = try peers[2].allReduceAsync(buffer.elements, .sum, tag: 1)
                 peers[2].destroy()
+                withExtendedLifetime(buffer) {}
                 return
             }
             while true {

@@ -19,6 +19,7 @@ final class LinkEnd: @unchecked Sendable, LinkDelegate {
     // The loop's thread only.
     var link: Link?
     var queue: [OutgoingSegment] = []
+    private var lent: [Memory] = []
     var place: (FrameHeader) -> Placement = { _ in .copy }
     var onEvent: (LinkEnd, Event) -> Void = { _, _ in }
 
@@ -60,6 +61,7 @@ final class LinkEnd: @unchecked Sendable, LinkDelegate {
 
     func enqueue(_ header: FrameHeader, _ memory: Memory, owner: UInt32 = 1, token: Int = 1) throws {
         try onLoop { end in
+            end.lent.append(memory)
             var header = header
             header.payloadBytes = UInt32(memory.byteCount)
             end.queue.append(
