@@ -56,8 +56,6 @@ public final class Communicator: Sendable {
     let session: PeerSession
     let handles = Guarded<[UInt64: AllReduceHandle]>([:])
 
-    /// One connection per link suffices on a local network; more are asked for where one is slow.
-    private static let defaultStripes = 1
     private static let largestStripes = 256
 
     /// Opens a port for other peers and starts a thread. Does not connect yet.
@@ -76,15 +74,14 @@ public final class Communicator: Sendable {
             }
             timeouts = Timeouts(deadTime: .seconds(seconds))
         }
-        let stripes =
-            configuration.stripesPerLink == 0 ? Communicator.defaultStripes : configuration.stripesPerLink
         do {
             session = try PeerSession(
                 PeerSession.Configuration(
                     master: configuration.masters, group: GroupID(configuration.peerGroup),
-                    stripesPerLink: UInt16(stripes), timeouts: timeouts,
+                    stripesPerLink: UInt16(configuration.stripesPerLink), timeouts: timeouts,
                     portBase: Environment.process.portBase,
-                    algorithm: configuration.algorithm ?? Environment.process.algorithm))
+                    algorithm: configuration.algorithm ?? Environment.process.algorithm,
+                    links: Environment.process.links))
         } catch {
             throw PCCLError(.internalError, error.description)
         }

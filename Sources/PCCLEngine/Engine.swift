@@ -210,8 +210,8 @@ package final class Engine {
 extension Engine: LinkDelegate {
     package func link(_ link: Link, placementFor header: FrameHeader) -> Placement {
         switch header.kind {
-        case .idle:
-            return header.payloadBytes == 0 ? .copy : .violation("an idle frame with a payload")
+        // The link keeps these to itself.
+        case .idle, .acknowledge, .void, .offer, .local, .fetching: return .discard
         case .prepared, .credit:
             guard header.payloadBytes == 0 else { return .violation("a \(header.kind) frame with a payload") }
             return .copy
@@ -243,12 +243,12 @@ extension Engine: LinkDelegate {
                 let offset = execution.offset(chunk: arrival.chunk, elements: arrival.elements)
                 guard execution.saveOriginal(offset: offset, count: arrival.byteCount) else { throw .noMemory }
                 return .into(execution.buffers.receive + offset, owner: launch, token: 0)
-            case .fold:
-                guard let piece = execution.stagingPiece(byteCount: arrival.byteCount) else { throw .noMemory }
+            case .fold(let operand):
+                guard let (piece, base) = execution.landing(arrival, operand: operand) else { throw .noMemory }
                 let token = nextToken
                 nextToken += 1
                 landings[token] = (launch, piece)
-                return .into(piece.base, owner: launch, token: token)
+                return .into(base, owner: launch, token: token)
             }
         } catch {
             switch error {
@@ -293,7 +293,7 @@ extension Engine: LinkDelegate {
             return
         }
         switch header.kind {
-        case .idle: break
+        case .idle, .acknowledge, .void, .offer, .local, .fetching: break
         case .enter:
             guard let entry = try? Entry(frame.payload) else {
                 Log.write(.error, "\(peer) sent an entry that cannot be read")
@@ -350,8 +350,8 @@ extension Engine: LinkDelegate {
             switch arrival.destination {
             case .gather: progress = execution.finishGather(arrival)
             case .fold(let operand):
-                guard let piece else { return }
-                progress = try execution.finishContribution(arrival, operand: operand, piece)
+                guard piece != nil else { return }
+                progress = try execution.finishContribution(arrival, operand: operand)
             }
             act(on: progress, of: execution)
         } catch {
@@ -373,13 +373,14 @@ extension Engine: LinkDelegate {
 
     // MARK: frames out
 
-    package func nextSegment(for link: Link) -> OutgoingSegment? {
+    package func nextSegment(for link: Link, limit: Int) -> OutgoingSegment? {
         guard !isHalted, let queue = outbound[link.peer]?.queue else { return nil }
         for execution in queue {
             guard let rank = execution.place.members.firstIndex(of: link.peer) else { continue }
             let left = configuration.eagerBytesPerLink - (outbound[link.peer]?.eagerBytes ?? 0)
             guard
-                let next = execution.nextSegment(to: rank, eagerBytesLeft: left, configuration: configuration)
+                let next = execution.nextSegment(
+                    to: rank, limit: limit, eagerBytesLeft: left, configuration: configuration)
             else { continue }
             if next.isEager { outbound[link.peer]?.eagerBytes += Int(next.header.payloadBytes) }
             if execution.outgoing[rank].isEmpty { outbound[link.peer]?.queue.removeAll { $0 === execution } }

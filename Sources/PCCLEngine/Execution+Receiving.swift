@@ -11,7 +11,10 @@ struct Arrival {
     }
     var chunk: Int
     var segment: Int
+    /// What has come: all of the segment, or a part of it. Counted from the start of the chunk.
     var elements: Range<Int>
+    /// All of the segment.
+    var whole: Range<Int>
     var destination: Destination
     var byteCount: Int
 }
@@ -44,7 +47,7 @@ extension Execution {
         let layout: SegmentLayout
         let unit: Int
         let destination: Arrival.Destination
-        let received: [Bool]
+        let claimed: [Int]
         switch header.phase {
         case .reduce:
             guard let fold = folds[chunk], let operand = fold.operandIndex(fromRank: rank) else {
@@ -52,7 +55,7 @@ extension Execution {
             }
             layout = fold.segments
             unit = fold.streams[operand].unitBytes
-            received = fold.streams[operand].received
+            claimed = fold.streams[operand].claimed
             destination = .fold(operand: operand)
         case .gather:
             guard let gather = gathers[chunk], gather.from == rank else {
@@ -60,52 +63,77 @@ extension Execution {
             }
             layout = gather.segments
             unit = reducer.elementBytes
-            received = gather.received
+            claimed = gather.claimed
             destination = .gather
         }
         let stride = UInt64(elementsPerSegment * unit)
         let segment = Int(clamping: header.offset / stride)
-        guard header.offset % stride == 0, segment < layout.segmentCount else {
+        guard header.offset % UInt64(unit) == 0, segment < layout.segmentCount else {
             throw .violation("a segment at offset \(header.offset) of chunk \(chunk)")
         }
-        let elements = layout.elements(ofSegment: segment)
-        guard Int(header.payloadBytes) == elements.count * unit else {
-            throw .violation("a segment of \(header.payloadBytes) bytes where \(elements.count * unit) belong")
+        let whole = layout.elements(ofSegment: segment)
+        let start = Int(header.offset / UInt64(unit))
+        let count = Int(header.payloadBytes) / unit
+        guard count > 0, count * unit == Int(header.payloadBytes), count <= whole.upperBound - start else {
+            throw .violation(
+                "a segment of \(header.payloadBytes) bytes where \((whole.upperBound - start) * unit) belong")
         }
-        guard received[segment] == isMarked else { throw .violation("a segment that came before") }
+        guard isMarked || claimed[segment] + count <= whole.count else {
+            throw .violation("a segment that came before")
+        }
         return Arrival(
-            chunk: chunk, segment: segment, elements: elements, destination: destination,
-            byteCount: elements.count * unit)
+            chunk: chunk, segment: segment, elements: start..<start + count, whole: whole, destination: destination,
+            byteCount: count * unit)
     }
 
     func markReceived(_ arrival: Arrival) {
         traffic.receivedBytes += UInt64(arrival.byteCount)
         switch arrival.destination {
-        case .fold(let operand): folds[arrival.chunk]?.streams[operand].received[arrival.segment] = true
-        case .gather: gathers[arrival.chunk]?.received[arrival.segment] = true
+        case .fold(let operand):
+            folds[arrival.chunk]?.streams[operand].claimed[arrival.segment] += arrival.elements.count
+        case .gather: gathers[arrival.chunk]?.claimed[arrival.segment] += arrival.elements.count
         }
     }
 
-    /// A result segment lies in the receive buffer.
+    /// Where a contribution is to land: staging for its whole segment, and the place of its elements in it.
+    func landing(_ arrival: Arrival, operand: Int) -> (piece: StagedPiece, base: UnsafeMutableRawPointer)? {
+        guard let unit = folds[arrival.chunk]?.streams[operand].unitBytes,
+            let operands = folds[arrival.chunk]?.operands.count
+        else { return nil }
+        let offset = (arrival.elements.lowerBound - arrival.whole.lowerBound) * unit
+        if let piece = folds[arrival.chunk]?.active[arrival.segment]?.arriving[operand] {
+            return (piece, piece.base + offset)
+        }
+        guard let piece = stagingPiece(byteCount: arrival.whole.count * unit) else { return nil }
+        folds[arrival.chunk]?.active[arrival.segment, default: Fold.Segment(operands: operands)].arriving[operand] =
+            piece
+        return (piece, piece.base + offset)
+    }
+
+    /// A result segment, or a part of one, lies in the receive buffer.
     func finishGather(_ arrival: Arrival) -> FoldProgress {
         var progress = FoldProgress()
+        gathers[arrival.chunk]?.landed[arrival.segment] += arrival.elements.count
+        guard gathers[arrival.chunk]?.landed[arrival.segment] == arrival.whole.count else { return progress }
         missingSegments -= 1
         offerResult(arrival.chunk, arrival.segment, &progress)
         return progress
     }
 
-    /// A contribution lies in `piece`. Folds whatever the order of operands now allows.
-    func finishContribution(_ arrival: Arrival, operand: Int, _ piece: StagedPiece) throws(Refusal) -> FoldProgress {
+    /// A contribution, or a part of one, has landed. Folds whatever the order of operands now allows.
+    func finishContribution(_ arrival: Arrival, operand: Int) throws(Refusal) -> FoldProgress {
         var progress = FoldProgress()
-        guard let operands = folds[arrival.chunk]?.operands, let target = folds[arrival.chunk]?.target else {
-            return progress
+        guard let operands = folds[arrival.chunk]?.operands, let target = folds[arrival.chunk]?.target,
+            // Taken out while it is worked on, so that its arrays are changed in place.
+            var segment = folds[arrival.chunk]?.active.removeValue(forKey: arrival.segment)
+        else { return progress }
+        segment.landed[operand] += arrival.elements.count
+        var isDone = false
+        if segment.landed[operand] == arrival.whole.count {
+            segment.arrived[operand] = segment.arriving[operand]
+            segment.arriving[operand] = nil
+            isDone = try advance(&segment, operands, target, arrival, &progress)
         }
-        // Taken out while it is worked on, so that its arrays are changed in place.
-        var segment =
-            folds[arrival.chunk]?.active.removeValue(forKey: arrival.segment)
-            ?? Fold.Segment(arrived: Array(repeating: nil, count: operands.count))
-        segment.arrived[operand] = piece
-        let isDone = try advance(&segment, operands, target, arrival, &progress)
         if !isDone { folds[arrival.chunk]?.active[arrival.segment] = segment }
         return progress
     }
@@ -115,8 +143,8 @@ extension Execution {
         _ segment: inout Fold.Segment, _ operands: [Step.Operand], _ target: Step.FoldTarget, _ arrival: Arrival,
         _ progress: inout FoldProgress
     ) throws(Refusal) -> Bool {
-        let count = arrival.elements.count
-        let offset = offset(chunk: arrival.chunk, elements: arrival.elements)
+        let count = arrival.whole.count
+        let offset = offset(chunk: arrival.chunk, elements: arrival.whole)
         let own = buffers.send + offset
         func contribution(_ index: Int) -> UnsafeRawPointer? {
             if operands[index] == .own { return own }
@@ -187,7 +215,7 @@ extension Execution {
     ) {
         guard segment.arrived[operand] != nil else { return }
         segment.arrived[operand] = nil
-        noteFreed(chunk: arrival.chunk, operand: operand, elements: arrival.elements.count, &progress)
+        noteFreed(chunk: arrival.chunk, operand: operand, elements: arrival.whole.count, &progress)
     }
 
     /// Staging of a stream became free: its sender may go on, told whenever half a window has come together.

@@ -3,14 +3,15 @@ import PCCLTransport
 import PCCLWire
 
 extension Execution {
-    /// The next segment for a rank, or nil when nothing is ready or allowed. `eagerBytesLeft` is what may yet be sent over
-    /// this link, for all operations, to a peer that has not entered.
+    /// The next segment for a rank, or a part of one that has at most `limit` bytes; nil when nothing is ready or allowed.
+    /// `eagerBytesLeft` is what may yet be sent over this link, for all operations, to a peer that has not entered.
     func nextSegment(
-        to rank: Int, eagerBytesLeft: Int, configuration: EngineConfiguration
+        to rank: Int, limit: Int, eagerBytesLeft: Int, configuration: EngineConfiguration
     ) -> (header: FrameHeader, payload: UnsafeRawPointer, piece: StagedPiece?, isEager: Bool)? {
         let peer = peers[rank]
         for i in outgoing[rank].indices where outgoing[rank][i].hasReady {
-            let bytes = outgoing[rank][i].nextBytes
+            let elements = outgoing[rank][i].next(limit: limit)
+            let bytes = elements.count * outgoing[rank][i].unitBytes
             if peer.hasEntered {
                 switch outgoing[rank][i].source {
                 case .result: break
@@ -24,15 +25,14 @@ extension Execution {
                 else { continue }
                 peers[rank].eagerBytes += bytes
             }
-            let (segment, piece) = outgoing[rank][i].takeNext()
+            let (piece, offsetInPiece) = outgoing[rank][i].take(elements)
             let stream = outgoing[rank][i]
-            let elements = stream.segments.elements(ofSegment: segment)
             let offset = offset(chunk: stream.chunk, elements: elements)
             let payload: UnsafeRawPointer =
                 switch stream.source {
                 case .input: buffers.send + offset
                 case .result: UnsafeRawPointer(buffers.receive + offset)
-                case .partial: UnsafeRawPointer(piece?.base ?? buffers.receive)
+                case .partial: UnsafeRawPointer(piece?.base ?? buffers.receive) + offsetInPiece
                 }
             if stream.isDone { outgoing[rank].remove(at: i) }
             traffic.sentBytes += UInt64(bytes)

@@ -74,6 +74,15 @@ final class Execution {
             var accumulator: StagedPiece?
             /// By operand.
             var arrived: [StagedPiece?]
+            /// By operand: pieces of which something is still to come, and how many elements have.
+            var arriving: [StagedPiece?]
+            var landed: [Int]
+
+            init(operands: Int) {
+                arrived = Array(repeating: nil, count: operands)
+                arriving = arrived
+                landed = Array(repeating: 0, count: operands)
+            }
         }
         let operands: [Step.Operand]
         let target: Step.FoldTarget
@@ -95,7 +104,8 @@ final class Execution {
 
     struct IncomingStream {
         var unitBytes: Int
-        var received: [Bool]
+        /// By segment: elements that have come, or are about to.
+        var claimed: [Int]
         var freedBytes = 0
         var grantedBytes = 0
         var totalBytes: Int
@@ -104,7 +114,9 @@ final class Execution {
     struct Gather {
         let from: Int
         let segments: SegmentLayout
-        var received: [Bool]
+        /// By segment: elements that have come or are about to, and those that lie in the receive buffer.
+        var claimed: [Int]
+        var landed: [Int]
     }
 
     /// One chunk on its way to one rank.
@@ -123,7 +135,8 @@ final class Execution {
         /// For the others: segments that have become ready and are not sent, oldest first.
         var ready: [(segment: Int, piece: StagedPiece?)] = []
         var readyHead = 0
-        var startedSegments = 0
+        /// Elements of the next segment that have left already.
+        var startedElements = 0
         var startedBytes = 0
         var creditBytes = 0
 
@@ -139,29 +152,39 @@ final class Execution {
             case .result, .partial: readyHead < ready.count
             }
         }
-        var isDone: Bool { startedSegments == segments.segmentCount }
-        var nextBytes: Int {
+        var isDone: Bool { startedBytes == segments.elementCount * unitBytes }
+
+        /// What goes next: all that is left of a segment, or as much as fits into `limit` bytes.
+        func next(limit: Int) -> Range<Int> {
             let segment = source == .input ? nextInput : ready[readyHead].segment
-            return segments.elements(ofSegment: segment).count * unitBytes
+            let whole = segments.elements(ofSegment: segment)
+            let start = whole.lowerBound + startedElements
+            // Pieces end at multiples of a cache line, whatever the type.
+            let fitting = max(limit / unitBytes / 64 * 64, 64)
+            return start..<min(start + fitting, whole.upperBound)
         }
-        mutating func takeNext() -> (segment: Int, piece: StagedPiece?) {
-            let bytes = nextBytes
-            startedSegments += 1
-            startedBytes += bytes
-            switch source {
-            case .input:
-                defer { nextInput += 1 }
-                return (nextInput, nil)
-            case .result, .partial:
-                let taken = ready[readyHead]
-                ready[readyHead].piece = nil
-                readyHead += 1
-                if readyHead == ready.count {
-                    ready.removeAll(keepingCapacity: true)
-                    readyHead = 0
+
+        /// Takes what `next` has said. The piece is that of the whole segment, and `offset` where the elements lie in it.
+        mutating func take(_ elements: Range<Int>) -> (piece: StagedPiece?, offset: Int) {
+            let segment = source == .input ? nextInput : ready[readyHead].segment
+            let piece = source == .input ? nil : ready[readyHead].piece
+            let whole = segments.elements(ofSegment: segment)
+            startedBytes += elements.count * unitBytes
+            startedElements += elements.count
+            if elements.upperBound == whole.upperBound {
+                startedElements = 0
+                switch source {
+                case .input: nextInput += 1
+                case .result, .partial:
+                    ready[readyHead].piece = nil
+                    readyHead += 1
+                    if readyHead == ready.count {
+                        ready.removeAll(keepingCapacity: true)
+                        readyHead = 0
+                    }
                 }
-                return taken
             }
+            return (piece, (elements.lowerBound - whole.lowerBound) * unitBytes)
         }
     }
 
@@ -212,8 +235,8 @@ final class Execution {
             case .receiveResult(let chunk, let from):
                 let layout = segments(chunk)
                 gathers[chunk] = Gather(
-                    from: from, segments: layout,
-                    received: Array(repeating: false, count: layout.segmentCount))
+                    from: from, segments: layout, claimed: Array(repeating: 0, count: layout.segmentCount),
+                    landed: Array(repeating: 0, count: layout.segmentCount))
                 missingSegments += layout.segmentCount
             case .fold(let chunk, let operands, let target):
                 let layout = segments(chunk)
@@ -224,7 +247,7 @@ final class Execution {
                         case .partial: reducer.accumulatorBytes
                         }
                     return IncomingStream(
-                        unitBytes: unit, received: Array(repeating: false, count: layout.segmentCount),
+                        unitBytes: unit, claimed: Array(repeating: 0, count: layout.segmentCount),
                         grantedBytes: windowBytes, totalBytes: layout.elementCount * unit)
                 }
                 folds[chunk] = Fold(operands: operands, target: target, segments: layout, streams: streams)

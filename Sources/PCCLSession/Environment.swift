@@ -10,6 +10,9 @@ package struct Environment: Sendable {
     /// `PCCL_ALGORITHM`: auto, direct or ring. All peers of a group must agree.
     package var algorithm: Algorithm?
 
+    /// `PCCL_TRANSPORT`: auto, tcp or shm; `PCCL_CONGESTION`: a congestion control of the kernel.
+    package var links = LinkConfiguration()
+
     package static let process = Environment()
 
     package init() {
@@ -27,6 +30,16 @@ package struct Environment: Sendable {
                 Log.write(.error, "PCCL_PORT_BASE=\(text) is not a port; \(portBase) is used")
             }
         }
+        links.sharing = .ifPossible
+        if let text = environment("PCCL_TRANSPORT") {
+            switch text {
+            case "auto": break
+            case "tcp": links.sharing = .never
+            case "shm": links.sharing = .always
+            default: Log.write(.error, "PCCL_TRANSPORT=\(text) is none of auto, tcp, shm; auto is used")
+            }
+        }
+        links.congestionControl = environment("PCCL_CONGESTION")
         if let text = environment("PCCL_ALGORITHM") {
             switch text {
             case "auto": break

@@ -18,10 +18,12 @@ package final class PeerSession: @unchecked Sendable {
         package var portBase: UInt16
         /// Nil: by world size.
         package var algorithm: Algorithm?
+        package var links: LinkConfiguration
         package init(
             master: [SocketAddress], group: GroupID, stripesPerLink: UInt16, timeouts: Timeouts, portBase: UInt16,
-            algorithm: Algorithm? = nil
+            algorithm: Algorithm? = nil, links: LinkConfiguration = LinkConfiguration()
         ) {
+            self.links = links
             self.algorithm = algorithm
             self.master = master
             self.group = group
@@ -130,8 +132,8 @@ package final class PeerSession: @unchecked Sendable {
     private func open() -> Result<Void, SystemError> {
         let engine = Engine(loop, configuration: EngineConfiguration(), delegate: self)
         let mesh = Mesh(
-            loop, stripes: configuration.stripesPerLink, timeouts: configuration.timeouts, delegate: self,
-            linkDelegate: engine)
+            loop, stripes: configuration.stripesPerLink, timeouts: configuration.timeouts,
+            linkConfiguration: configuration.links, delegate: self, linkDelegate: engine)
         self.engine = engine
         self.mesh = mesh
         wakeTimer = LoopTimer(loop) { [weak self] in self?.pump(.tick) }

@@ -323,7 +323,7 @@ extension World {
             } else if !host.plane.inbound[index].ignored.contains(header.launch) {
                 host.plane.inbound[index].early.append(frame)
             }
-        case .credit, .idle:
+        case .credit, .idle, .acknowledge, .void, .offer, .local, .fetching:
             break
         }
     }

@@ -32,11 +32,14 @@ package enum Placement {
 
 /// What a link tells and asks. All calls come on the loop's thread, none from inside a call to the link.
 package protocol LinkDelegate: AnyObject {
+    /// Asked once for each numbered frame, however often its bytes come.
     func link(_ link: Link, placementFor header: FrameHeader) -> Placement
     func link(_ link: Link, received header: FrameHeader, token: Int)
     func link(_ link: Link, received header: FrameHeader, payload: [UInt8])
-    /// A stripe has room. Nil when there is nothing to send now: `Link.kick` when there is.
-    func nextSegment(for link: Link) -> OutgoingSegment?
+    /// A stripe has room for a payload of at most `limit` bytes. Nil when there is nothing to send now: `Link.kick` when
+    /// there is.
+    func nextSegment(for link: Link, limit: Int) -> OutgoingSegment?
+    /// The peer has it; may be said more than once of the same segment.
     func link(_ link: Link, sent segment: OutgoingSegment)
 }
 
@@ -44,9 +47,15 @@ package protocol LinkDelegate: AnyObject {
 ///
 /// Segments are pulled: whichever stripe has room takes the next one, so a slow stripe carries less and holds nobody up.
 /// Frames may overtake each other.
+///
+/// Every frame that matters is numbered, and kept until the peer has said that it came. A stripe that breaks is forgotten:
+/// what it had not delivered goes out again over the others, and what arrives twice counts once. A stripe that stands still
+/// while others move is treated the same way, and given nothing new until it moves again. The link breaks when its last
+/// stripe does.
 package final class Link {
     package let peer: PeerID
-    private let loop: EventLoop
+    let loop: EventLoop
+    let configuration: LinkConfiguration
     private weak var delegate: (any LinkDelegate)?
     private var stripes: [Stripe] = []
     private var isKicked = false
@@ -57,53 +66,124 @@ package final class Link {
     package private(set) var isOpen = true
     /// Called once, when the link breaks by itself.
     var onBroken: ((Link, String) -> Void)?
+    /// One more stripe would help: called on the loop's thread, at the end of a turn.
+    var onWantsStripe: ((Link) -> Void)?
+    /// Stripe numbers of the side that did not make the link begin here, so that both may add stripes at once.
+    private var nextStripeNumber: UInt16
 
-    /// Small frames, encoded, not yet taken by a stripe.
-    fileprivate var smallFrames: [UInt8] = []
-    /// Small frames that keep their order: only the first stripe takes them.
-    fileprivate var orderedFrames: [UInt8] = []
-    fileprivate var lastSent: Instant
-    fileprivate var lastReceived: Instant
+    // Outgoing frames, encoded, not yet taken by a stripe.
+    private var small = FrameBatch()
+    /// Those that keep their order: only the primary stripe takes them.
+    private var ordered = FrameBatch()
+    /// Segments that must go out again, before any new one.
+    private var again: [OutgoingSegment] = []
+    private var nextSerial: UInt64 = 1
+    /// Acknowledgements are due even if nothing else is to be said.
+    private var mustAcknowledge = false
 
-    /// `sockets` are connected and greeted, in any order; `timeouts` are the run's.
+    // Incoming numbered frames.
+    private var window = SerialWindow()
+    /// Frames that were half there when their stripe broke, by serial: what is sent again takes their place.
+    private var severed: [UInt64: ArrivalPlace] = [:]
+
+    var lastSent: Instant
+    var lastReceived: Instant
+
+    // Watching over stripes.
+    private var watch: LoopTimer?
+    private var isWatching = false
+    private var governor: StripeGovernor
+    private var nextMeasurement: Instant
+    /// Of acknowledgements, smoothed.
+    private var acknowledgementDelay = Interval.milliseconds(0)
+    private var lastWish: Instant?
+    private var lastWatch: Instant
+    private(set) var roundTrip = Interval.milliseconds(0)
+    private var pieceLimit: Int
+
+    /// The memory of the peer, if it is on this host and lets us.
+    private var memory: PeerMemory?
+    private var proof: MemoryProof?
+    /// The peer fetches from our memory: it wants addresses, not bytes.
+    private(set) var peerFetches = false
+
+    /// Stripes lie in `descriptors` in the order of their numbers, connected and greeted; `timeouts` are the run's.
+    /// `isMaker`: this side dialled.
     package init(
-        _ loop: EventLoop, peer: PeerID, descriptors: [CInt], timeouts: Timeouts, delegate: any LinkDelegate
+        _ loop: EventLoop, peer: PeerID, descriptors: [CInt], isMaker: Bool = true, timeouts: Timeouts,
+        configuration: LinkConfiguration = LinkConfiguration(), delegate: any LinkDelegate
     ) {
         self.loop = loop
         self.peer = peer
         self.delegate = delegate
+        self.configuration = configuration
         deadTime = timeouts.deadTime
         idlePeriod = timeouts.heartbeatPeriod
         lastSent = loop.now
         lastReceived = loop.now
         lastTick = loop.now
-        for descriptor in descriptors {
-            let socket = Socket(owning: descriptor)
-            socket.tune(deadTime: timeouts.deadTime)
-            stripes.append(Stripe(loop, socket, self, isFirst: stripes.isEmpty))
+        lastWatch = loop.now
+        nextMeasurement = loop.now
+        pieceLimit = configuration.largestPieceBytes
+        governor = StripeGovernor(
+            count: descriptors.count, limit: configuration.growsByItself ? configuration.largestStripeCount : 0)
+        nextStripeNumber = isMaker ? UInt16(descriptors.count) : 0x8000
+        for (number, descriptor) in descriptors.enumerated() {
+            stripes.append(stripe(UInt16(number), descriptor))
         }
+    }
+
+    private func stripe(_ number: UInt16, _ descriptor: CInt) -> Stripe {
+        let socket = Socket(owning: descriptor)
+        socket.tune(deadTime: deadTime, configuration)
+        return Stripe(loop, socket, self, number: number)
     }
 
     package func start() {
         for stripe in stripes { stripe.start() }
+        guard isOpen else { return }
         let timer = LoopTimer(loop) { [weak self] in self?.tick() }
         self.timer = timer
         timer.fire(at: loop.now + idlePeriod)
+        watch = LoopTimer(loop) { [weak self] in self?.lookAfterStripes() }
+        offerMemory()
     }
 
     package var stripeCount: Int { stripes.count }
+    package var descriptors: [CInt] { stripes.map(\.descriptor) }
+    /// Where the peer was reached, or came from.
+    var remoteHost: SocketAddress.Host? { stripes.lazy.compactMap(\.remoteHost).first }
+
+    /// A number that no stripe of this link had.
+    func takeStripeNumber() -> UInt16 {
+        defer { nextStripeNumber &+= 1 }
+        return nextStripeNumber
+    }
+
+    var mayGrow: Bool { isOpen && stripes.count < WireLimits.stripesPerLink }
+
+    /// A further stripe, connected and greeted, begins to carry.
+    func add(number: UInt16, descriptor: CInt) {
+        let added = stripe(number, descriptor)
+        guard isOpen else { return added.close() }
+        stripes.append(added)
+        added.start()
+        kick()
+    }
 
     /// Queues a frame without payload, or with a small one. Frames sent in order arrive in order among themselves; all
     /// others may overtake each other and them.
     package func send(_ header: FrameHeader, payload: [UInt8] = [], inOrder: Bool = false) {
         guard isOpen else { return }
-        withUnsafeTemporaryAllocation(byteCount: FrameHeader.byteCount, alignment: 8) { buffer in
-            guard let base = buffer.baseAddress else { return }
-            header.store(to: base)
-            if inOrder { orderedFrames.append(contentsOf: buffer) } else { smallFrames.append(contentsOf: buffer) }
-        }
-        if inOrder { orderedFrames += payload } else { smallFrames += payload }
+        var header = header
+        if header.kind.isNumbered { header.serial = takeSerial() }
+        if inOrder { ordered.append(header, payload) } else { small.append(header, payload) }
         kick()
+    }
+
+    private func takeSerial() -> UInt64 {
+        defer { nextSerial += 1 }
+        return nextSerial
     }
 
     /// There is something to send.
@@ -112,7 +192,7 @@ package final class Link {
         isKicked = true
         loop.atEndOfTurn { [self] in
             isKicked = false
-            for stripe in stripes where isOpen { stripe.writeIfIdle() }
+            for stripe in stripes where isOpen && mayWork(stripe) { stripe.writeIfIdle() }
         }
     }
 
@@ -120,6 +200,11 @@ package final class Link {
     /// thrown away as it arrives.
     package func abandon(_ owner: LaunchNumber) {
         for stripe in stripes { stripe.abandon(owner) }
+        for (serial, place) in severed {
+            if case .lent(_, owner, _) = place { severed[serial] = .nowhere }
+        }
+        for segment in again where segment.owner == owner { sendVoid(segment.header.serial) }
+        again.removeAll { $0.owner == owner }
     }
 
     /// Closes without a word to the owner.
@@ -127,10 +212,13 @@ package final class Link {
         guard isOpen else { return }
         isOpen = false
         timer?.close()
+        watch?.close()
         for stripe in stripes { stripe.close() }
+        for place in severed.values { place.free() }
+        severed = [:]
     }
 
-    fileprivate func fail(_ reason: String) {
+    func fail(_ reason: String) {
         guard isOpen else { return }
         close()
         // Not from inside whatever call of the delegate's brought this about.
@@ -149,310 +237,333 @@ package final class Link {
         }
         timer?.fire(at: now + idlePeriod)
     }
-
-    // MARK: towards the stripes
-
-    fileprivate func placement(for header: FrameHeader) -> Placement {
-        delegate?.link(self, placementFor: header) ?? .discard
-    }
-    fileprivate func received(_ header: FrameHeader, token: Int) {
-        delegate?.link(self, received: header, token: token)
-    }
-    fileprivate func received(_ header: FrameHeader, payload: [UInt8]) {
-        if header.kind != .idle { delegate?.link(self, received: header, payload: payload) }
-    }
-    fileprivate func nextSegment() -> OutgoingSegment? { delegate?.nextSegment(for: self) }
-    fileprivate func sent(_ segment: OutgoingSegment) { delegate?.link(self, sent: segment) }
 }
 
-/// One connection of a link.
-private final class Stripe {
-    private let socket: Socket
-    private unowned let link: Link
-    private let loop: EventLoop
-    private let isFirst: Bool
-    private var poll: Poll?
+// MARK: - stripes that break, stall or are too few
 
-    // Reading: headers and small payloads come through `buffer`; a placed payload is read to its place, with the bytes
-    // after it into the buffer in the same call.
-    private let buffer: UnsafeMutableRawPointer
-    private var bufferStart = 0
-    private var bufferEnd = 0
-    private var arriving: Arriving?
-
-    // Writing: small frames first, then at most one segment.
-    private var small: [UInt8] = []
-    private var smallSent = 0
-    private var segment: OutgoingSegment?
-    private let headerBytes: UnsafeMutableRawPointer
-    private var segmentSent = 0
-    /// A copy of the segment's payload, once its owner wanted the memory back.
-    private var orphan: UnsafeMutableRawPointer?
-    private var waitsForRoom = false
-
-    private struct Arriving {
-        enum Place {
-            case lent(UnsafeMutableRawPointer, owner: LaunchNumber, token: Int)
-            case own(UnsafeMutableRawPointer)
-            case nowhere
-        }
-        var header: FrameHeader
-        var place: Place
-        var filled = 0
-        var missing: Int { Int(header.payloadBytes) - filled }
+extension Link {
+    /// A stripe broke by itself. What it had not delivered goes out again over the others.
+    func stripeFailed(_ stripe: Stripe, _ reason: String) {
+        guard isOpen, let index = stripes.firstIndex(where: { $0 === stripe }) else { return }
+        guard stripes.count > 1 else { return fail(reason) }
+        stripes.remove(at: index)
+        Log.write(.info, "\(peer): one of \(stripes.count + 1) connections broke: \(reason)")
+        if let (serial, place) = stripe.severArrival() { severed[serial] = place }
+        sendAgain(stripe.takeRetained())
+        stripe.close()
+        if !configuration.growsByItself { wishForStripe() }
     }
 
-    private static let bufferBytes = 64 << 10
-    /// Moved per turn and direction before the loop's other sockets have theirs.
-    private static let bytesPerTurn = 2 << 20
-
-    init(_ loop: EventLoop, _ socket: consuming Socket, _ link: Link, isFirst: Bool) {
-        self.isFirst = isFirst
-        self.loop = loop
-        self.socket = socket
-        self.link = link
-        buffer = .allocate(byteCount: Stripe.bufferBytes, alignment: 64)
-        headerBytes = .allocate(byteCount: FrameHeader.byteCount, alignment: 8)
-    }
-
-    deinit {
-        buffer.deallocate()
-        headerBytes.deallocate()
-        orphan?.deallocate()
-        if case .own(let memory)? = arriving?.place { memory.deallocate() }
-    }
-
-    func start() {
-        poll = Poll(loop, descriptor: socket.descriptor) { [unowned self] ready in
-            withExtendedLifetime(link) {
-                if ready.contains(.read) { read() }
-                if ready.contains(.write), poll != nil { write() }
+    private func sendAgain(_ retained: [RetainedFrames]) {
+        var batches = (ordered: FrameBatch(), small: FrameBatch())
+        for frames in retained {
+            switch frames.content {
+            case .batch(let bytes, true): batches.ordered.append(bytes, count: frames.count)
+            case .batch(let bytes, false): batches.small.append(bytes, count: frames.count)
+            case .segment(let segment): again.append(segment)
+            case .released(let serial): sendVoid(serial)
+            case .covered: break
             }
         }
-        guard poll != nil else { return link.fail("a stripe cannot be watched") }
-        poll?.watch(.read)
+        // Before what waits already: entries must arrive in the order in which they were made.
+        batches.ordered.append(ordered.bytes, count: ordered.count)
+        ordered = batches.ordered
+        small.append(batches.small.bytes, count: batches.small.count)
+        kick()
     }
 
-    func close() {
-        guard poll != nil else { return }
-        poll?.close()
-        poll = nil
-        // The peer must learn of it now, not when the last reference goes.
-        shutdown(socket.descriptor, CInt(SHUT_RDWR))
+    private func sendVoid(_ serial: UInt64) {
+        small.append(
+            FrameHeader(kind: .void, epoch: .none, launch: LaunchNumber(0), tag: Tag(0), serial: serial), [])
+        kick()
     }
 
-    func abandon(_ owner: LaunchNumber) {
-        if case .lent(_, owner, _)? = arriving?.place { arriving?.place = .nowhere }
-        guard let outgoing = segment, outgoing.owner == owner, orphan == nil else { return }
-        if segmentSent == 0 && smallSent == 0 && small.isEmpty {
-            segment = nil
-            return
+    /// Stripes that stand still get nothing new, as long as there is another.
+    func mayWork(_ stripe: Stripe) -> Bool { !stripe.isSuspect || stripes.allSatisfy(\.isSuspect) }
+
+    private func isPrimary(_ stripe: Stripe) -> Bool { stripes.first(where: mayWork) === stripe }
+
+    /// Something is under way, or an acknowledgement is owed: look again soon.
+    func keepWatching() {
+        guard !isWatching, let watch else { return }
+        isWatching = true
+        watch.fire(at: loop.now + configuration.watchPeriod)
+    }
+
+    private func lookAfterStripes() {
+        isWatching = false
+        guard isOpen else { return }
+        let now = loop.now
+        if stripes.contains(where: { $0.owesAcknowledgement }) {
+            mustAcknowledge = true
+            kick()
         }
-        let count = Int(outgoing.header.payloadBytes)
-        let copy = UnsafeMutableRawPointer.allocate(byteCount: max(count, 1), alignment: 64)
-        copy.copyMemory(from: outgoing.payload, byteCount: count)
-        orphan = copy
-        segment?.payload = UnsafeRawPointer(copy)
+        if now >= nextMeasurement { measure(now) }
+        // This process was stopped, or starved: what it has not read yet may be just what it is about to miss.
+        if now - lastWatch < configuration.watchPeriod * 5 { hedge(now) }
+        lastWatch = now
+        if stripes.contains(where: { $0.hasRetained || $0.owesAcknowledgement }) { keepWatching() }
     }
 
-    // MARK: reading
-
-    private func read() {
-        var budget = Stripe.bytesPerTurn
-        while budget > 0, poll != nil {
-            let (count, wanted) = readOnce()
-            if count > 0 {
-                link.lastReceived = loop.now
-                budget -= count
-                guard digest(newInBuffer: count) else { return }
-                if count < wanted { return }  // The socket is empty: another call would only say so.
-            } else if count == 0 {
-                return link.fail("the connection was closed")
-            } else if errno == EAGAIN || errno == EWOULDBLOCK {
-                return
-            } else if errno != EINTR {
-                return link.fail(SystemError(doing: "reading").description)
+    /// Sends again, over other stripes, what one has not delivered for longer than can be put down to chance.
+    private func hedge(_ now: Instant) {
+        let patience = max(configuration.stallPatience, acknowledgementDelay * 4)
+        for stripe in stripes where stripe.hasRetained && now - stripe.lastProgress >= patience {
+            if stripe.isSuspect {
+                if now - stripe.lastProgress >= deadTime { return stripe.fail("no progress for \(deadTime.seconds) s") }
+                continue
             }
-        }
-    }
-
-    /// One system call. Bytes of a placed payload are accounted for here; the rest lies in the buffer.
-    private func readOnce() -> (count: Int, wanted: Int) {
-        if bufferStart == bufferEnd {
-            bufferStart = 0
-            bufferEnd = 0
-        } else if bufferEnd == Stripe.bufferBytes {
-            buffer.copyMemory(from: buffer + bufferStart, byteCount: bufferEnd - bufferStart)
-            bufferEnd -= bufferStart
-            bufferStart = 0
-        }
-        let room = Stripe.bufferBytes - bufferEnd
-        var vectors = (iovec(), iovec(iov_base: buffer + bufferEnd, iov_len: room))
-        var payloadRoom = 0
-        switch arriving?.place {
-        case .lent(let memory, _, _)?, .own(let memory)?:
-            payloadRoom = arriving?.missing ?? 0
-            vectors.0 = iovec(iov_base: memory + (arriving?.filled ?? 0), iov_len: payloadRoom)
-        case .nowhere?, nil: break
-        }
-        let count = withUnsafePointer(to: &vectors) {
-            $0.withMemoryRebound(to: iovec.self, capacity: 2) { readv(socket.descriptor, $0, 2) }
-        }
-        if count > 0 {
-            let placed = min(count, payloadRoom)
-            arriving?.filled += placed
-            bufferEnd += count - placed
-        }
-        return (count, payloadRoom + room)
-    }
-
-    /// Takes apart what lies in the buffer. False when the link broke.
-    private func digest(newInBuffer: Int) -> Bool {
-        while true {
-            if arriving != nil {
-                takePayloadFromBuffer()
-                guard let current = arriving, current.missing == 0 else { return true }
-                arriving = nil
-                deliver(current)
-                if poll == nil { return false }
+            // If none moves the peer is busy, or the whole path is interrupted: no stripe is to blame.
+            let isAlone = !stripes.contains { other in
+                other !== stripe && !other.isSuspect
+                    && (!other.hasRetained || now - other.lastProgress < patience)
             }
-            guard bufferEnd - bufferStart >= FrameHeader.byteCount else { return true }
-            let header: FrameHeader
-            do {
-                header = try FrameHeader(buffer + bufferStart)
-            } catch {
-                link.fail("it sent what is no frame: \(error)")
-                return false
+            if isAlone {
+                if stripes.count(where: { !$0.isSuspect }) == 1 { wishForStripe() }
+                continue
             }
-            bufferStart += FrameHeader.byteCount
-            switch link.placement(for: header) {
-            case .into(let memory, let owner, let token):
-                arriving = Arriving(header: header, place: .lent(memory, owner: owner, token: token))
-            case .copy:
-                let memory = UnsafeMutableRawPointer.allocate(
-                    byteCount: max(Int(header.payloadBytes), 1), alignment: 16)
-                arriving = Arriving(header: header, place: .own(memory))
-            case .discard:
-                arriving = Arriving(header: header, place: .nowhere)
-            case .violation(let reason):
-                link.fail("it broke the protocol: \(reason)")
-                return false
-            }
+            Log.write(.info, "\(peer): one of \(stripes.count) connections stands still; the others take over")
+            stripe.isSuspect = true
+            sendAgain(stripe.copyRetained())
         }
     }
 
-    private func takePayloadFromBuffer() {
-        guard let current = arriving else { return }
-        let count = min(current.missing, bufferEnd - bufferStart)
-        guard count > 0 else { return }
-        switch current.place {
-        case .lent(let memory, _, _), .own(let memory):
-            (memory + current.filled).copyMemory(from: buffer + bufferStart, byteCount: count)
-        case .nowhere: break
-        }
-        bufferStart += count
-        arriving?.filled += count
+    private func wishForStripe() {
+        let now = loop.now
+        if let lastWish, now - lastWish < configuration.wishPeriod { return }
+        lastWish = now
+        loop.atEndOfTurn { [self] in if isOpen { onWantsStripe?(self) } }
     }
 
-    private func deliver(_ frame: Arriving) {
-        switch frame.place {
-        case .lent(_, _, let token):
-            link.received(frame.header, token: token)
-        case .own(let memory):
-            let payload = [UInt8](UnsafeRawBufferPointer(start: memory, count: Int(frame.header.payloadBytes)))
-            memory.deallocate()
-            link.received(frame.header, payload: payload)
-        case .nowhere: break
+    private func measure(_ now: Instant) {
+        var acknowledged: UInt64 = 0
+        var smoothed: [UInt64] = []
+        for stripe in stripes {
+            guard let figures = stripe.tcpFigures else { continue }
+            acknowledged += figures.acknowledgedBytes
+            smoothed.append(figures.roundTripNanoseconds)
+        }
+        guard !smoothed.isEmpty else { return }
+        smoothed.sort()
+        roundTrip = Interval(nanoseconds: smoothed[smoothed.count / 2])
+        nextMeasurement = now + max(configuration.measurePeriod, roundTrip)
+        let isSaturated = stripes.allSatisfy { $0.waitsForRoom || $0.isSuspect }
+        let sample = StripeGovernor.Sample(
+            now: now, deliveredBytes: acknowledged, roundTrip: roundTrip, isSaturated: isSaturated, count: stripes.count
+        )
+        let wanted = governor.take(sample)
+        if roundTrip >= configuration.longRoundTrip, let rate = governor.bytesPerSecond {
+            // The last pieces of a transfer should be over at about the same time on all stripes.
+            let perStripe = rate / Double(stripes.count)
+            let bytes = Int(perStripe * configuration.pieceSeconds)
+            pieceLimit = min(max(bytes, configuration.smallestPieceBytes), configuration.largestPieceBytes)
+        } else {
+            pieceLimit = configuration.largestPieceBytes
+        }
+        if wanted > stripes.count {
+            for _ in stripes.count..<wanted { loop.atEndOfTurn { [self] in if isOpen { onWantsStripe?(self) } } }
+        } else if wanted < stripes.count {
+            retire(stripes.count - wanted)
         }
     }
 
-    // MARK: writing
+    /// Lets go of stripes that carry nothing just now.
+    private func retire(_ count: Int) {
+        let idle = stripes.dropFirst().filter { !$0.hasRetained && !$0.isArriving }.suffix(count)
+        for stripe in idle {
+            stripes.removeAll { $0 === stripe }
+            stripe.close()
+        }
+    }
+}
 
-    func writeIfIdle() { if !waitsForRoom, poll != nil { write() } }
+// MARK: - towards the stripes
 
-    private func write() {
-        var budget = Stripe.bytesPerTurn
-        while budget > 0 {
-            guard poll != nil else { return }
-            if segment == nil, smallSent == small.count { takeWork() }
-            if segment == nil, smallSent == small.count {
-                waitsForRoom = false
-                poll?.watch(.read)
-                return
+extension Link {
+    /// What a stripe is to write next: bytes of small frames, and their parts to be kept until they have arrived.
+    func takeWork(for stripe: Stripe) -> (bytes: [UInt8], retained: [RetainedFrames], segment: OutgoingSegment?) {
+        let now = loop.now
+        var bytes: [UInt8] = []
+        var retained: [RetainedFrames] = []
+        func take(_ batch: inout FrameBatch, inOrder: Bool) {
+            guard !batch.bytes.isEmpty else { return }
+            bytes += batch.bytes
+            if batch.count > 0 {
+                retained.append(
+                    RetainedFrames(content: .batch(batch.bytes, inOrder: inOrder), count: batch.count, takenAt: now))
             }
-            let (count, wanted) = writeOnce()
-            if count >= 0 {
-                link.lastSent = loop.now
-                budget -= count
-                account(count)
-                if count < wanted { break }
-            } else if errno == EAGAIN || errno == EWOULDBLOCK {
-                break
-            } else if errno != EINTR {
-                return link.fail(SystemError(doing: "writing").description)
-            }
+            batch = FrameBatch()
         }
-        waitsForRoom = true
-        poll?.watch([.read, .write])
+        if isPrimary(stripe) { take(&ordered, inOrder: true) }
+        take(&small, inOrder: false)
+        var segment: OutgoingSegment?
+        if !again.isEmpty {
+            segment = again.removeFirst()
+        } else if var next = delegate?.nextSegment(
+            for: self, limit: peerFetches ? configuration.largestPieceBytes : pieceLimit)
+        {
+            next.header.serial = takeSerial()
+            segment = next
+        }
+        if let segment {
+            retained.append(RetainedFrames(content: .segment(segment), count: 1, takenAt: now))
+        }
+        if mustAcknowledge || segment != nil || !bytes.isEmpty {
+            mustAcknowledge = false
+            bytes = acknowledgements() + bytes
+        }
+        return (bytes, retained, segment)
     }
 
-    private func takeWork() {
-        small = link.smallFrames
-        smallSent = 0
-        link.smallFrames = []
-        if isFirst {
-            small = link.orderedFrames + small
-            link.orderedFrames = []
+    private func acknowledgements() -> [UInt8] {
+        var batch = FrameBatch()
+        for stripe in stripes where stripe.owesAcknowledgement {
+            batch.append(
+                FrameHeader(
+                    kind: .acknowledge, chunk: stripe.number, epoch: .none, launch: LaunchNumber(0), tag: Tag(0),
+                    offset: stripe.takeAcknowledgement()), [])
         }
-        guard let next = link.nextSegment() else { return }
-        segment = next
-        segmentSent = 0
-        next.header.store(to: headerBytes)
+        return batch.bytes
     }
 
-    private func writeOnce() -> (count: Int, wanted: Int) {
-        small.withUnsafeMutableBytes { small in
-            var vectors = (iovec(), iovec(), iovec())
-            var wanted = small.count - smallSent
-            if wanted > 0 { vectors.0 = iovec(iov_base: small.baseAddress.map { $0 + smallSent }, iov_len: wanted) }
-            if let segment {
-                let headerLeft = max(FrameHeader.byteCount - segmentSent, 0)
-                let payloadSent = max(segmentSent - FrameHeader.byteCount, 0)
-                let payloadLeft = Int(segment.header.payloadBytes) - payloadSent
-                vectors.1 = iovec(
-                    iov_base: headerBytes + (FrameHeader.byteCount - headerLeft), iov_len: headerLeft)
-                vectors.2 = iovec(
-                    iov_base: UnsafeMutableRawPointer(mutating: segment.payload + payloadSent), iov_len: payloadLeft)
-                wanted += headerLeft + payloadLeft
+    /// A numbered frame is complete on one of the stripes.
+    func noteArrival(on stripe: Stripe) {
+        if stripe.unacknowledgedBytes >= configuration.acknowledgedBytes {
+            mustAcknowledge = true
+            kick()
+        }
+        keepWatching()
+    }
+
+    func noteAcknowledged(_ frames: RetainedFrames, at now: Instant) {
+        let delay = now - frames.takenAt
+        acknowledgementDelay =
+            acknowledgementDelay.nanoseconds == 0
+            ? delay : Interval(nanoseconds: (acknowledgementDelay.nanoseconds * 7 + delay.nanoseconds) / 8)
+        if case .segment(let segment) = frames.content { delegate?.link(self, sent: segment) }
+    }
+
+    enum Arrival {
+        case place(ArrivalPlace)
+        case violation(String)
+    }
+
+    /// Where the payload of a frame goes, of which the header has come.
+    func arrival(of header: FrameHeader, on stripe: Stripe) -> Arrival {
+        guard header.kind.isNumbered else {
+            let limit = header.kind == .local ? LocalMemory.byteCount : 0
+            guard header.payloadBytes == UInt32(limit) else {
+                return .violation("a frame of kind \(header.kind) with \(header.payloadBytes) bytes of payload")
             }
-            let count = withUnsafeMutablePointer(to: &vectors) {
-                $0.withMemoryRebound(to: iovec.self, capacity: 3) { vectors in
-                    var message = msghdr()
-                    message.msg_iov = vectors
-                    message.msg_iovlen = 3
-                    return sendmsg(socket.descriptor, &message, CInt(MSG_NOSIGNAL))
+            return .place(.own(.allocate(byteCount: max(limit, 1), alignment: 16)))
+        }
+        switch window.claim(header.serial) {
+        case .outside: return .violation("a frame with the number \(header.serial)")
+        case .again:
+            if let place = severed.removeValue(forKey: header.serial) {
+                if header.kind != .void { return .place(place) }
+                place.free()
+            }
+            // Still arriving elsewhere, and overtaken: from here on its bytes come twice, and count here.
+            if header.kind != .void {
+                for other in stripes where other !== stripe {
+                    if let place = other.giveUpArrival(of: header.serial) { return .place(place) }
                 }
             }
-            return (count, wanted)
+            return .place(.nowhere)
+        case .fresh: break
+        }
+        if header.kind == .void {
+            return header.payloadBytes == 0 ? .place(.nowhere) : .violation("a void frame with a payload")
+        }
+        var asked = header
+        if header.kind == .offer { asked.kind = .data }
+        switch delegate?.link(self, placementFor: asked) ?? .discard {
+        case .into(let memory, let owner, let token): return .place(.lent(memory, owner: owner, token: token))
+        case .copy: return .place(.own(.allocate(byteCount: max(Int(header.payloadBytes), 1), alignment: 16)))
+        case .discard: return .place(.nowhere)
+        case .violation(let reason): return .violation(reason)
         }
     }
 
-    private func account(_ count: Int) {
-        let ofSmall = min(count, small.count - smallSent)
-        smallSent += ofSmall
-        if smallSent == small.count {
-            small = []
-            smallSent = 0
+    /// A frame is complete, with its payload in its place.
+    func deliver(_ header: FrameHeader, _ place: ArrivalPlace) {
+        var header = header
+        if header.kind == .offer { header.kind = .data }
+        switch place {
+        case .lent(_, _, let token): delegate?.link(self, received: header, token: token)
+        case .own(let memory):
+            let payload = [UInt8](UnsafeRawBufferPointer(start: memory, count: Int(header.payloadBytes)))
+            memory.deallocate()
+            if header.kind.isNumbered {
+                delegate?.link(self, received: header, payload: payload)
+            } else {
+                takeOwn(header, payload)
+            }
+        case .nowhere: break
         }
-        guard let current = segment else { return }
-        segmentSent += count - ofSmall
-        guard segmentSent == FrameHeader.byteCount + Int(current.header.payloadBytes) else { return }
-        segment = nil
-        if let orphan {
-            orphan.deallocate()
-            self.orphan = nil
-        } else {
-            link.sent(current)
+    }
+
+    /// Frames that are of the link alone.
+    private func takeOwn(_ header: FrameHeader, _ payload: [UInt8]) {
+        switch header.kind {
+        case .acknowledge:
+            guard let stripe = stripes.first(where: { $0.number == header.chunk }) else { return }
+            if !stripe.acknowledged(upTo: header.offset) { fail("it broke the protocol: it took in what was not sent") }
+        case .local: tryMemory(payload)
+        case .fetching:
+            guard configuration.sharing != .never else { return }
+            peerFetches = true
+        case .enter, .data, .credit, .prepared, .void, .offer, .idle: break
         }
+    }
+}
+
+// MARK: - peers of the same host
+
+extension Link {
+    private func offerMemory() {
+        guard configuration.sharing != .never, let stripe = stripes.first else { return }
+        guard stripe.isWithinHost else {
+            if configuration.sharing == .always { fail("PCCL_TRANSPORT=shm, but the peer is on another host") }
+            return
+        }
+        let proof = MemoryProof()
+        self.proof = proof
+        let local = proof.description
+        send(
+            FrameHeader(
+                kind: .local, epoch: .none, launch: LaunchNumber(0), tag: Tag(0),
+                payloadBytes: UInt32(local.bytes.count)),
+            payload: local.bytes)
+    }
+
+    private func tryMemory(_ payload: [UInt8]) {
+        // A remote that names a process of this host is not believed: it would have us read what is none of its business.
+        guard configuration.sharing != .never, stripes.first?.isWithinHost ?? false,
+            let description = try? LocalMemory(payload)
+        else { return }
+        switch PeerMemory.open(description) {
+        case .success(let memory):
+            self.memory = memory
+            send(FrameHeader(kind: .fetching, epoch: .none, launch: LaunchNumber(0), tag: Tag(0)))
+        case .failure(let error):
+            if configuration.sharing == .always {
+                return fail("PCCL_TRANSPORT=shm, but the memory of the peer cannot be read: \(error)")
+            }
+            Log.write(.debug, "\(peer): its memory cannot be read, so bytes go over TCP: \(error)")
+        }
+    }
+
+    enum Fetch {
+        case done
+        /// The peer took the memory back, or is gone: what was to come is of no use any more.
+        case gone
+        case violation(String)
+    }
+
+    func fetch(_ address: UInt64, into target: UnsafeMutableRawPointer, byteCount: Int) -> Fetch {
+        guard let memory else { return .violation("an offer to who cannot fetch") }
+        return memory.read(address, into: target, byteCount: byteCount) ? .done : .gone
     }
 }

@@ -17,12 +17,16 @@ package final class Mesh {
     private let loop: EventLoop
     private var timeouts: Timeouts
     private let stripes: UInt16
+    private let linkConfiguration: LinkConfiguration
     private weak var delegate: (any MeshDelegate)?
     private weak var linkDelegate: (any LinkDelegate)?
     private var listener: Listener?
     private var identity: (run: RunID, me: PeerID)?
     private var wanted: [Member] = []
     private var links: [PeerID: Link] = [:]
+    /// Which attempt made the link: what further stripes of it must name.
+    private var attempts: [PeerID: UInt32] = [:]
+    private var extras: [Extra] = []
     private var dials: [PeerID: Dial] = [:]
     private var assemblies: [PeerID: Assembly] = [:]
     private var handshakes: [StripeHandshake] = []
@@ -41,6 +45,14 @@ package final class Mesh {
         var stripes: [StripeHandshake]
     }
 
+    /// A further stripe of a link that stands, dialled by either side.
+    private struct Extra {
+        var peer: PeerID
+        var link: Link
+        var number: UInt16
+        var handshake: StripeHandshake
+    }
+
     private struct Dial {
         var member: Member
         var addressIndex = 0
@@ -54,10 +66,13 @@ package final class Mesh {
         var lastError = "no answer"
     }
 
+    /// `stripes`: of each link, or 0 for as many as the path is worth.
     package init(
-        _ loop: EventLoop, stripes: UInt16, timeouts: Timeouts, delegate: any MeshDelegate,
-        linkDelegate: any LinkDelegate
+        _ loop: EventLoop, stripes: UInt16, timeouts: Timeouts,
+        linkConfiguration: LinkConfiguration = LinkConfiguration(),
+        delegate: any MeshDelegate, linkDelegate: any LinkDelegate
     ) {
+        self.linkConfiguration = linkConfiguration
         self.loop = loop
         self.stripes = stripes
         self.timeouts = timeouts
@@ -86,6 +101,7 @@ package final class Mesh {
         for (peer, link) in links where !ids.contains(peer) {
             link.close()
             links[peer] = nil
+            forgetExtras(of: peer)
         }
         for (peer, dial) in dials where !ids.contains(peer) {
             dial.stripes.forEach { $0.close() }
@@ -110,6 +126,8 @@ package final class Mesh {
         dials.values.forEach { $0.stripes.forEach { $0.close() } }
         assemblies.values.forEach { $0.stripes.forEach { $0.close() } }
         handshakes.forEach { $0.close() }
+        extras.forEach { $0.handshake.close() }
+        extras = []
         links = [:]
         dials = [:]
         assemblies = [:]
@@ -131,7 +149,7 @@ package final class Mesh {
         guard var dial = dials[peer], let identity, !dial.member.addresses.isEmpty else { return }
         let now = loop.now
         let address = dial.member.addresses[dial.addressIndex % dial.member.addresses.count]
-        let count = max(stripes, dial.member.stripes)
+        let count = max(stripes, dial.member.stripes, 1)
         dial.attempt = nextAttempt
         nextAttempt += 1
         dial.retryAt = nil
@@ -169,10 +187,11 @@ package final class Mesh {
             dials[peer] = dial
             guard dial.answered == dial.stripes.count else { return }
             dials[peer] = nil
-            establish(peer, dial.stripes)
+            establish(peer, dial.stripes, attempt: attempt, isMaker: true)
         case .answer(.otherRun): failAttempt(peer, "\(address): a peer of another run answered")
         case .answer(.notMe): failAttempt(peer, "\(address): another peer of this run answered")
-        case .answer(.unknownPeer): failAttempt(peer, "\(address): it does not know this peer")
+        case .answer(.unknownPeer), .answer(.noSuchLink):
+            failAttempt(peer, "\(address): it does not know this peer")
         }
     }
 
@@ -217,6 +236,7 @@ package final class Mesh {
         guard let identity else { return }
         guard hello.run == identity.run else { return refuse(handshake, .otherRun) }
         guard hello.to == identity.me else { return refuse(handshake, .notMe) }
+        if hello.stripeCount == 0 { return settleExtra(handshake, hello) }
         guard wanted.contains(where: { $0.id == hello.from }), hello.from > identity.me else { return }
         forget(handshake)
         var assembly = assemblies[hello.from] ?? Assembly(attempt: hello.attempt, stripes: [])
@@ -230,8 +250,60 @@ package final class Mesh {
         assemblies[hello.from] = assembly
         guard assembly.stripes.count == Int(hello.stripeCount) else { return }
         assemblies[hello.from] = nil
+        assembly.stripes.sort { ($0.hello?.stripe ?? 0) < ($1.hello?.stripe ?? 0) }
         assembly.stripes.forEach { $0.answer(.accepted) }
-        establish(hello.from, assembly.stripes)
+        establish(hello.from, assembly.stripes, attempt: hello.attempt, isMaker: false)
+    }
+
+    private func settleExtra(_ handshake: StripeHandshake, _ hello: StripeHello) {
+        forget(handshake)
+        guard let link = links[hello.from], attempts[hello.from] == hello.attempt, link.mayGrow else {
+            handshake.answer(.noSuchLink)
+            return handshake.close()
+        }
+        handshake.answer(.accepted)
+        if let descriptor = handshake.release() { link.add(number: hello.stripe, descriptor: descriptor) }
+    }
+
+    /// The link would do better with one more stripe.
+    private func dialExtra(_ link: Link) {
+        guard links[link.peer] === link, link.mayGrow, let identity, let attempt = attempts[link.peer],
+            let member = wanted.first(where: { $0.id == link.peer }), !member.addresses.isEmpty,
+            let address = link.remoteHost.flatMap({ host in member.addresses.first { $0.host == host } })
+                ?? member.addresses.first
+        else { return }
+        let number = link.takeStripeNumber()
+        let hello = StripeHello(
+            run: identity.run, from: identity.me, to: link.peer, attempt: attempt, stripe: number, stripeCount: 0)
+        do {
+            let handshake = StripeHandshake(
+                loop, try Socket.connecting(to: address), .dialler(hello), deadline: loop.now + timeouts.dialPatience
+            ) { [weak self] handshake, step in self?.advanceExtra(handshake, step) }
+            extras.append(Extra(peer: link.peer, link: link, number: number, handshake: handshake))
+            keepTicking()
+        } catch {
+            Log.write(.debug, "\(link.peer): no further connection to \(address): \(error)")
+        }
+    }
+
+    private func advanceExtra(_ handshake: StripeHandshake, _ step: StripeHandshake.Step) {
+        guard let index = extras.firstIndex(where: { $0.handshake === handshake }) else { return }
+        let extra = extras.remove(at: index)
+        switch step {
+        case .answer(.accepted):
+            guard links[extra.peer] === extra.link, let descriptor = handshake.release() else {
+                return handshake.close()
+            }
+            extra.link.add(number: extra.number, descriptor: descriptor)
+        case .answer, .hello, .failed:
+            handshake.close()
+            Log.write(.debug, "\(extra.peer): a further connection was not made: \(step)")
+        }
+    }
+
+    private func forgetExtras(of peer: PeerID) {
+        for extra in extras where extra.peer == peer { extra.handshake.close() }
+        extras.removeAll { $0.peer == peer }
     }
 
     private func refuse(_ handshake: StripeHandshake, _ answer: StripeAnswer) {
@@ -244,7 +316,8 @@ package final class Mesh {
 
     // MARK: links
 
-    private func establish(_ peer: PeerID, _ stripes: [StripeHandshake]) {
+    private func establish(_ peer: PeerID, _ stripes: [StripeHandshake], attempt: UInt32, isMaker: Bool) {
+        forgetExtras(of: peer)
         if let old = links.removeValue(forKey: peer) {
             // The other side knew before us that it broke.
             let me = identity?.me
@@ -258,9 +331,15 @@ package final class Mesh {
         }
         guard let linkDelegate else { return }
         let descriptors = stripes.compactMap { $0.release() }
+        var configuration = linkConfiguration
+        let wishes = max(self.stripes, wanted.first { $0.id == peer }?.stripes ?? 0)
+        configuration.growsByItself = wishes == 0
         let link = Link(
-            loop, peer: peer, descriptors: descriptors, timeouts: timeouts, delegate: linkDelegate)
+            loop, peer: peer, descriptors: descriptors, isMaker: isMaker, timeouts: timeouts,
+            configuration: configuration, delegate: linkDelegate)
+        attempts[peer] = attempt
         link.onBroken = { [weak self] link, reason in self?.dropBroken(link, reason) }
+        link.onWantsStripe = { [weak self] link in self?.dialExtra(link) }
         links[peer] = link
         loop.atEndOfTurn { [weak self] in
             guard let self, links[peer] === link else { return }
@@ -272,6 +351,7 @@ package final class Mesh {
     private func dropBroken(_ link: Link, _ reason: String) {
         guard links[link.peer] === link else { return }
         links[link.peer] = nil
+        forgetExtras(of: link.peer)
         if let identity, link.peer < identity.me, let member = wanted.first(where: { $0.id == link.peer }) {
             dial(member)
         }
@@ -315,6 +395,10 @@ package final class Mesh {
                 failAttempt(peer, "no answer within \(timeouts.dialPatience.seconds / 2) s")
             }
         }
-        if !handshakes.isEmpty || !dials.isEmpty { keepTicking() }
+        for extra in extras where extra.handshake.deadline <= now {
+            extra.handshake.close()
+            extras.removeAll { $0.handshake === extra.handshake }
+        }
+        if !handshakes.isEmpty || !dials.isEmpty || !extras.isEmpty { keepTicking() }
     }
 }

@@ -88,17 +88,63 @@ package struct Socket: ~Copyable {
     }
 
     /// Options of a connection that stands. `SO_RCVBUF` stays unset: setting it ends the kernel's own tuning.
-    package func tune(deadTime: Interval) {
+    package func tune(deadTime: Interval, _ configuration: LinkConfiguration) {
         set(CInt(IPPROTO_TCP), TCP_NODELAY, 1)
+        if let name = configuration.congestionControl, pccl_shim_set_congestion_control(descriptor, name) != 0 {
+            Log.write(.warning, "PCCL_CONGESTION=\(name): \(SystemError.text(errno)); the system's is used")
+        }
+        if configuration.growsByItself || configuration.unsentBytes > 0 {
+            set(CInt(IPPROTO_TCP), TCP_NOTSENT_LOWAT, CInt(clamping: configuration.unsentBytes))
+        }
         // Unacknowledged bytes for that long mean that nobody is there, whatever the retransmission schedule says.
         set(CInt(IPPROTO_TCP), TCP_USER_TIMEOUT, CInt(clamping: deadTime.milliseconds))
         set(SOL_SOCKET, SO_KEEPALIVE, 1)
+    }
+
+    package var remoteAddress: SocketAddress? {
+        var storage = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        let status = withUnsafeMutablePointer(to: &storage) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getpeername(descriptor, $0, &length) }
+        }
+        return status == 0 ? SocketAddress(storage) : nil
+    }
+
+    /// Both ends have the same address, so both are on this host.
+    var isWithinHost: Bool {
+        guard let localAddress, let remoteAddress else { return false }
+        return localAddress.host == remoteAddress.host
+    }
+
+    /// The other end has neither closed nor reset the connection, as far as the kernel knows at this moment.
+    var isOpenAtOtherEnd: Bool {
+        pccl_shim_is_open_at_other_end(descriptor) != 0
+    }
+
+    var tcpFigures: TCPFigures? {
+        var figures = pccl_shim_tcp_figures()
+        guard pccl_shim_tcp_figures(descriptor, &figures) == 0 else { return nil }
+        return TCPFigures(
+            acknowledgedBytes: figures.acknowledged_bytes,
+            deliveryBytesPerSecond: figures.delivery_bytes_per_second,
+            roundTripNanoseconds: UInt64(figures.round_trip_microseconds) * 1000,
+            leastRoundTripNanoseconds: UInt64(figures.least_round_trip_microseconds) * 1000,
+            retransmittedSegments: figures.retransmitted_segments)
     }
 
     private func set(_ level: CInt, _ option: CInt, _ value: CInt) {
         var value = value
         setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<CInt>.size))
     }
+}
+
+/// What the kernel knows of a TCP connection.
+package struct TCPFigures: Hashable, Sendable {
+    package var acknowledgedBytes: UInt64
+    package var deliveryBytesPerSecond: UInt64
+    package var roundTripNanoseconds: UInt64
+    package var leastRoundTripNanoseconds: UInt64
+    package var retransmittedSegments: UInt32
 }
 
 extension SocketAddress {

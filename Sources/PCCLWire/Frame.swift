@@ -1,6 +1,6 @@
 import PCCLBase
 
-/// The 32 bytes before every payload between peers.
+/// The 40 bytes before every payload between peers.
 ///
 /// `launch` is the sender's launch number of the operation, except in `credit`, which speaks of the receiver's.
 package struct FrameHeader: Hashable, Sendable {
@@ -15,6 +15,25 @@ package struct FrameHeader: Hashable, Sendable {
         case prepared = 4
         /// The sender lives. Says nothing else.
         case idle = 5
+        /// Of stripe `chunk`, the sender has taken in `offset` numbered frames. Says what need not be sent again.
+        case acknowledge = 6
+        /// Stands for a numbered frame that its sender does not want to send again.
+        case void = 7
+        /// As `data`, but `payloadBytes` bytes lie in the sender's memory, on the same host, for the receiver to fetch: only
+        /// their address follows, in `addressBytes` bytes.
+        case offer = 8
+        /// The sender's memory may be fetched from by who shares its host. Payload: `LocalMemory`.
+        case local = 9
+        /// The sender can fetch from the receiver's memory, and wants offers.
+        case fetching = 10
+
+        /// Numbered frames arrive once, whatever becomes of a stripe; the others are of use at once or never.
+        package var isNumbered: Bool {
+            switch self {
+            case .enter, .data, .credit, .prepared, .void, .offer: true
+            case .idle, .acknowledge, .local, .fetching: false
+            }
+        }
     }
     /// In which part of a schedule a chunk travels.
     package enum Phase: UInt8, Sendable {
@@ -22,7 +41,9 @@ package struct FrameHeader: Hashable, Sendable {
         case gather = 1
     }
 
-    package static let byteCount = 32
+    package static let byteCount = 40
+    /// What follows the header of an `offer`.
+    package static let addressBytes = 8
 
     package var payloadBytes: UInt32
     package var kind: Kind
@@ -33,11 +54,14 @@ package struct FrameHeader: Hashable, Sendable {
     package var tag: Tag
     /// In bytes from the start of the chunk, counted in the units that travel (accumulators, where partial sums do).
     package var offset: UInt64
+    /// Numbers the frames of a link in this direction, from 1, whichever stripe they take. 0 in those without a number.
+    package var serial: UInt64
 
     package init(
         kind: Kind, phase: Phase = .reduce, chunk: UInt16 = 0, epoch: Epoch, launch: LaunchNumber, tag: Tag,
-        offset: UInt64 = 0, payloadBytes: UInt32 = 0
+        offset: UInt64 = 0, payloadBytes: UInt32 = 0, serial: UInt64 = 0
     ) {
+        self.serial = serial
         self.payloadBytes = payloadBytes
         self.kind = kind
         self.phase = phase
@@ -58,6 +82,7 @@ package struct FrameHeader: Hashable, Sendable {
         to.storeBytes(of: launch.value.littleEndian, toByteOffset: 12, as: UInt32.self)
         to.storeBytes(of: tag.value.littleEndian, toByteOffset: 16, as: UInt64.self)
         to.storeBytes(of: offset.littleEndian, toByteOffset: 24, as: UInt64.self)
+        to.storeBytes(of: serial.littleEndian, toByteOffset: 32, as: UInt64.self)
     }
 
     /// Reads a header of `byteCount` bytes that lie anywhere.
@@ -78,6 +103,7 @@ package struct FrameHeader: Hashable, Sendable {
         launch = LaunchNumber(UInt32(littleEndian: from.loadUnaligned(fromByteOffset: 12, as: UInt32.self)))
         tag = Tag(UInt64(littleEndian: from.loadUnaligned(fromByteOffset: 16, as: UInt64.self)))
         offset = UInt64(littleEndian: from.loadUnaligned(fromByteOffset: 24, as: UInt64.self))
+        serial = UInt64(littleEndian: from.loadUnaligned(fromByteOffset: 32, as: UInt64.self))
     }
 }
 
@@ -120,6 +146,44 @@ package struct Entry: Hashable, Sendable {
         }
         descriptor = OperationDescriptor(count: count, type: type, operation: operation, algorithm: algorithm)
         windowBytes = try r.read()
+        try r.finish()
+    }
+}
+
+/// The payload of a `local` frame: where a peer of the same host finds a number that proves that it reads the memory of the
+/// right process.
+package struct LocalMemory: Hashable, Sendable {
+    package static let byteCount = 28
+    package var process: UInt32
+    package var address: UInt64
+    package var proof: (high: UInt64, low: UInt64) {
+        get { (proofHigh, proofLow) }
+        set { (proofHigh, proofLow) = newValue }
+    }
+    private var proofHigh: UInt64
+    private var proofLow: UInt64
+
+    package init(process: UInt32, address: UInt64, proof: (high: UInt64, low: UInt64)) {
+        self.process = process
+        self.address = address
+        (proofHigh, proofLow) = proof
+    }
+
+    package var bytes: [UInt8] {
+        var w = ByteWriter()
+        w.write(process)
+        w.write(address)
+        w.write(proofHigh)
+        w.write(proofLow)
+        return w.bytes
+    }
+
+    package init(_ bytes: [UInt8]) throws(WireError) {
+        var r = ByteReader(bytes)
+        process = try r.read()
+        address = try r.read()
+        proofHigh = try r.read()
+        proofLow = try r.read()
         try r.finish()
     }
 }

@@ -9,6 +9,7 @@ package struct StripeHello: Hashable, Sendable {
     /// Counts the dialler's attempts at this link: stripes of one attempt make one link.
     package var attempt: UInt32
     package var stripe: UInt16
+    /// How many stripes make the link. 0: the link of that attempt stands, and this is a further stripe of it.
     package var stripeCount: UInt16
 
     package init(run: RunID, from: PeerID, to: PeerID, attempt: UInt32, stripe: UInt16, stripeCount: UInt16) {
@@ -40,7 +41,7 @@ package struct StripeHello: Hashable, Sendable {
         attempt = try r.read()
         stripe = try r.read()
         stripeCount = try r.read()
-        guard stripeCount >= 1, stripeCount <= WireLimits.stripesPerLink, stripe < stripeCount else {
+        guard stripeCount <= WireLimits.stripesPerLink, stripeCount == 0 || stripe < stripeCount else {
             throw .unknownValue(field: "stripe", value: UInt64(stripe))
         }
         try r.finish()
@@ -53,4 +54,6 @@ package enum StripeAnswer: UInt8, Sendable {
     case otherRun = 2
     case notMe = 3
     case unknownPeer = 4
+    /// There is no such link, or it has stripes enough.
+    case noSuchLink = 5
 }

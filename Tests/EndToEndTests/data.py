@@ -119,6 +119,7 @@ def beyond_four_gibibytes(case: Case) -> None:
 
 
 beyond_four_gibibytes.limit_seconds = 120
+beyond_four_gibibytes.is_long = True
 
 
 def tags_cost_nothing(case: Case) -> None:
@@ -138,3 +139,6 @@ def tags_cost_nothing(case: Case) -> None:
     for member, bytes_before in zip(members, before):
         growth = member.resident_bytes() - bytes_before
         check(growth < 4 << 20, f"{member.name} grew by {growth >> 10} KiB over 20,000 tags")
+
+
+tags_cost_nothing.is_long = True

@@ -22,13 +22,27 @@ from harness import Case, Failure, Skip, Tools
 DEFAULT_LIMIT_SECONDS = 60
 
 
+def over_tcp(function):
+    """The same case with peers that do not read each other's memory, as if each had a machine of its own."""
+
+    def run_over_tcp(case: Case) -> None:
+        case.env["PCCL_TRANSPORT"] = "tcp"
+        function(case)
+
+    run_over_tcp.limit_seconds = getattr(function, "limit_seconds", DEFAULT_LIMIT_SECONDS)
+    return run_over_tcp
+
+
 def all_cases() -> dict:
-    """The public functions of the case modules that take one case, in the order in which they are written."""
+    """The public functions of the case modules that take one case, in the order in which they are written. Those that move
+    data come twice, for the two ways it may take, unless they are long."""
     cases = {}
     for module in (data, losses, membership, masters, strangers):
         for name, function in vars(module).items():
             if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
                 cases[name] = function
+                if module in (data, losses) and not getattr(function, "is_long", False):
+                    cases[name + "_over_tcp"] = over_tcp(function)
     return cases
 
 

@@ -6,9 +6,10 @@ import ctypes
 import os
 import signal
 import socket
+import struct
 import time
 from pathlib import Path
-from typing import List
+from typing import Callable, List
 
 from harness import (INVALID_ARGUMENT, INVALID_USAGE, MASTER_CONNECTION_FAILED, RANK_CONNECTION_LOST, SUCCESS,
                      TOO_FEW_PEERS, Case, Skip, Worker, check, check_steps, check_whole, finish_reduce, mask_of,
@@ -360,8 +361,8 @@ def _descriptors_of_links(workers: List[Worker]) -> List[tuple]:
             if state == "01" and (local in listening or remote in listening)]
 
 
-def _break(worker: Worker, descriptor: int, with_reset: bool) -> None:
-    """Ends a connection of another process, under its hands."""
+def _with_descriptor(worker: Worker, descriptor: int, action: Callable[[ctypes.CDLL, int], None]) -> None:
+    """Does something to a connection of another process, under its hands."""
     libc = ctypes.CDLL(None, use_errno=True)
     pidfd_getfd = 438
     process = os.pidfd_open(worker.pid)
@@ -372,16 +373,35 @@ def _break(worker: Worker, descriptor: int, with_reset: bool) -> None:
     finally:
         os.close(process)
     try:
-        if with_reset:
-            # To connect a TCP socket to no family at all is to disconnect it, and the other side hears a reset.
-            libc.connect(copy, bytes(16), 16)
-        else:
-            libc.shutdown(copy, socket.SHUT_RDWR)
+        action(libc, copy)
     finally:
         os.close(copy)
 
 
-def _connections_broken(case: Case, stripes: int, with_reset: bool) -> None:
+def _reset(libc: ctypes.CDLL, descriptor: int) -> None:
+    # To connect a TCP socket to no family at all is to disconnect it, and the other side hears a reset.
+    libc.connect(descriptor, bytes(16), 16)
+
+
+def _close(libc: ctypes.CDLL, descriptor: int) -> None:
+    libc.shutdown(descriptor, socket.SHUT_RDWR)
+
+
+def _stall(libc: ctypes.CDLL, descriptor: int) -> None:
+    """The kernel drops whatever arrives for it from now on: a filter of one instruction, "keep 0 bytes"."""
+
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+    drop_all = struct.pack("HBBI", 6, 0, 0, 0)
+    program = Program(1, drop_all)
+    so_attach_filter = 26
+    if libc.setsockopt(descriptor, socket.SOL_SOCKET, so_attach_filter, ctypes.byref(program),
+                       ctypes.sizeof(program)) != 0:
+        raise Skip(f"no filter can be attached to a connection: {os.strerror(ctypes.get_errno())}")
+
+
+def _connections_broken(case: Case, stripes: int, action: Callable[[ctypes.CDLL, int], None]) -> None:
     if not hasattr(os, "pidfd_open"):
         raise Skip("needs Python 3.9 and Linux 5.6")
     members = case.world(3, stripes=stripes)
@@ -390,7 +410,8 @@ def _connections_broken(case: Case, stripes: int, with_reset: bool) -> None:
     for _ in range(12):
         links = _descriptors_of_links(members)
         if links:
-            _break(*case.random.choice(links), with_reset)
+            worker, descriptor = case.random.choice(links)
+            _with_descriptor(worker, descriptor, action)
         progress(members, steps=4)
     stop_loop(members)
     check(check_steps(members, may_lose=False) == 0, "a broken connection was seen by the caller")
@@ -400,15 +421,29 @@ def _connections_broken(case: Case, stripes: int, with_reset: bool) -> None:
 
 
 def connection_reset(case: Case) -> None:
-    _connections_broken(case, 1, with_reset=True)
+    _connections_broken(case, 1, _reset)
 
 
 def connection_closed(case: Case) -> None:
-    _connections_broken(case, 1, with_reset=False)
+    _connections_broken(case, 1, _close)
 
 
 def one_of_four_stripes_reset(case: Case) -> None:
-    _connections_broken(case, 4, with_reset=True)
+    _connections_broken(case, 4, _reset)
+
+
+def stripes_stalled(case: Case) -> None:
+    """A connection that swallows everything costs neither a call nor a member, also if it is the only one."""
+    for stripes in (4, 1):
+        members = case.world(2, group=stripes, stripes=stripes)
+        start_loop(members, "none", count=40000, pause_microseconds=200)
+        progress(members)
+        for _ in range(3):
+            worker, descriptor = case.random.choice(_descriptors_of_links(members))
+            _with_descriptor(worker, descriptor, _stall)
+            progress(members, steps=40)
+        stop_loop(members)
+        check(check_steps(members, may_lose=False) == 0, "a stalled connection was seen by the caller")
 
 
 def mismatch(case: Case) -> None:

@@ -9,8 +9,8 @@ import struct
 import subprocess
 import threading
 
-from harness import (INVALID_USAGE, MASTER_CONNECTION_FAILED, RANK_CONNECTION_LOST, SUCCESS, UPDATE_TOPOLOGY_FAILED,
-                     Case, check, check_steps, check_whole, progress, start_loop, start_reduce, stop_loop)
+from harness import (INVALID_USAGE, MASTER_CONNECTION_FAILED, PROTOCOL_VERSION, RANK_CONNECTION_LOST, SUCCESS,
+                     UPDATE_TOPOLOGY_FAILED, Case, check, check_steps, check_whole, progress, start_loop, start_reduce, stop_loop)
 
 
 def _membership_calls_fail(case: Case, members) -> None:
@@ -203,10 +203,10 @@ def master_of_another_version(case: Case) -> None:
 
 
 def peer_as_master(case: Case) -> None:
-    _no_master(case, _answering(case, b"\x7fpccl-sw" + struct.pack("<HB5x", 1, 2)), "peer")
+    _no_master(case, _answering(case, b"\x7fpccl-sw" + struct.pack("<HB5x", PROTOCOL_VERSION, 2)), "peer")
 
 
 def master_that_talks_nonsense(case: Case) -> None:
-    greeting = b"\x7fpccl-sw" + struct.pack("<HB5x", 1, 1)
+    greeting = b"\x7fpccl-sw" + struct.pack("<HB5x", PROTOCOL_VERSION, 1)
     for nonsense in (b"\xff" * 64, b"\0" * 64, struct.pack("<I", 5) + b"hello", bytes(case.random.randbytes(4096))):
         _no_master(case, _answering(case, greeting + nonsense))

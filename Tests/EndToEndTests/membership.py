@@ -6,9 +6,10 @@ import socket
 import struct
 import time
 
-from harness import SUCCESS, Case, Worker, check, check_steps, mask_of, progress, reduce, settle, start_loop, stop_loop
+from harness import (PROTOCOL_VERSION, SUCCESS, Case, Worker, check, check_steps, mask_of, progress, reduce, settle,
+                     start_loop, stop_loop)
 
-_CONTROL_PREAMBLE = b"\x7fpccl-sw" + struct.pack("<HB5x", 1, 1)
+_CONTROL_PREAMBLE = b"\x7fpccl-sw" + struct.pack("<HB5x", PROTOCOL_VERSION, 1)
 
 
 def _newcomers_into(case: Case, mode: str) -> None:

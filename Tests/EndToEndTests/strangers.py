@@ -9,13 +9,13 @@ import socket
 import struct
 from typing import List
 
-from harness import (SUCCESS, Case, Skip, Worker, check, check_steps, mask_of, peer_port, progress, settle, start_loop,
-                     stop_loop)
+from harness import (PROTOCOL_VERSION, SUCCESS, Case, Skip, Worker, check, check_steps, mask_of, peer_port, progress,
+                     settle, start_loop, stop_loop)
 
 
 def _garbage(case: Case) -> List[bytes]:
     magic = b"\x7fpccl-sw"
-    control, stripe = (magic + struct.pack("<HB5x", 1, role) for role in (1, 2))
+    control, stripe = (magic + struct.pack("<HB5x", PROTOCOL_VERSION, role) for role in (1, 2))
     noise = case.random.randbytes
     return [
         b"",
@@ -23,8 +23,8 @@ def _garbage(case: Case) -> List[bytes]:
         b"GET / HTTP/1.1\r\nHost: here\r\n\r\n",
         noise(3),
         noise(70000),
-        magic + struct.pack("<HB5x", 2, 1),
-        magic + struct.pack("<HB5x", 1, 9),
+        magic + struct.pack("<HB5x", PROTOCOL_VERSION + 1, 1),
+        magic + struct.pack("<HB5x", PROTOCOL_VERSION, 9),
         control[:9],
         control,
         stripe,

@@ -183,6 +183,10 @@ struct InterruptionTests {
         Lie(description: "a chunk that another rank reduces") { $0.chunk = 1 },
         Lie(description: "a result of a chunk that we reduce") { $0.phase = .gather },
         Lie(description: "an offset within a segment") { $0.offset = 4 },
+        Lie(description: "an offset within an element") {
+            $0.offset = 2
+            $0.payloadBytes = 512
+        },
         Lie(description: "an offset behind the end") { $0.offset = 4096 },
         Lie(description: "the greatest offset") { $0.offset = .max },
         Lie(description: "the greatest offset that fits") { $0.offset = .max - 1023 },
@@ -230,10 +234,11 @@ struct InterruptionTests {
         let raw = RawSocket(owning: b)
         try node.adopt(1, [1, 2])
         try node.connect(to: 2, [a])
-        var frame = [UInt8](repeating: 0, count: 32 + 700)
+        var frame = [UInt8](repeating: 0, count: FrameHeader.byteCount + 700)
         for launch in 1...3 as ClosedRange<UInt32> {
             let header = FrameHeader(
-                kind: .data, epoch: Epoch(1), launch: LaunchNumber(launch), tag: PCCLBase.Tag(1), payloadBytes: 700)
+                kind: .data, epoch: Epoch(1), launch: LaunchNumber(launch), tag: PCCLBase.Tag(1), payloadBytes: 700,
+                serial: UInt64(launch))
             frame.withUnsafeMutableBytes { header.store(to: $0.baseAddress!) }
             try raw.write(frame)
         }

@@ -241,8 +241,8 @@ extension Node: LinkDelegate {
         engine.link(link, received: header, payload: payload)
         if isLogging, header.kind == .data { events.put(.copied(link.peer.value, header)) }
     }
-    func nextSegment(for link: Link) -> OutgoingSegment? {
-        guard sendAllowance > 0, let segment = engine.nextSegment(for: link) else { return nil }
+    func nextSegment(for link: Link, limit: Int) -> OutgoingSegment? {
+        guard sendAllowance > 0, let segment = engine.nextSegment(for: link, limit: limit) else { return nil }
         if sendAllowance != .max { sendAllowance -= 1 }
         if isLogging { events.put(.sending(link.peer.value, segment.header)) }
         return segment

@@ -16,6 +16,8 @@ final class LinkEnd: @unchecked Sendable, LinkDelegate {
 
     let loop: EventLoop
     let events = Mailbox<Event>("events of a link")
+    /// How many stripes there were when one more was wanted.
+    let wishes = Mailbox<Int>("wishes of a link")
     // The loop's thread only.
     var link: Link?
     var queue: [OutgoingSegment] = []
@@ -23,21 +25,36 @@ final class LinkEnd: @unchecked Sendable, LinkDelegate {
     var place: (FrameHeader) -> Placement = { _ in .copy }
     var onEvent: (LinkEnd, Event) -> Void = { _, _ in }
 
-    init(peer: UInt64 = 1, _ descriptors: [CInt], deadTime: Interval = .seconds(60)) throws {
+    init(
+        peer: UInt64 = 1, _ descriptors: [CInt], deadTime: Interval = .seconds(60),
+        _ configuration: LinkConfiguration = LinkConfiguration()
+    ) throws {
         loop = try EventLoop(name: "test")
         try loop.sync { [self] in
             let link = Link(
                 loop, peer: PeerID(peer), descriptors: descriptors, timeouts: Timeouts(deadTime: deadTime),
-                delegate: self)
+                configuration: configuration, delegate: self)
+            link.onWantsStripe = { [weak self] link in self?.wishes.put(link.stripeCount) }
             link.onBroken = { [weak self] _, reason in self?.note(.broken(reason)) }
             self.link = link
             link.start()
         }
     }
 
-    static func pair(stripes: Int) throws -> (LinkEnd, LinkEnd) {
+    static func pair(
+        stripes: Int, _ configuration: LinkConfiguration = LinkConfiguration()
+    ) throws -> (LinkEnd, LinkEnd) {
         let sockets = (0..<stripes).map { _ in socketPair() }
-        return (try LinkEnd(sockets.map(\.0)), try LinkEnd(sockets.map(\.1)))
+        return (try LinkEnd(sockets.map(\.0), configuration), try LinkEnd(sockets.map(\.1), configuration))
+    }
+
+    /// A link of several stripes, whose other ends the test holds.
+    static func withRawEnds(
+        _ stripes: Int, _ configuration: LinkConfiguration = LinkConfiguration()
+    ) throws -> (LinkEnd, [RawSocket]) {
+        let sockets = (0..<stripes).map { _ in socketPair() }
+        for (_, raw) in sockets { makeBlocking(raw) }
+        return (try LinkEnd(sockets.map(\.0), configuration), sockets.map { RawSocket(owning: $0.1) })
     }
 
     /// A link with one stripe, whose other end the test holds.
@@ -95,7 +112,7 @@ final class LinkEnd: @unchecked Sendable, LinkDelegate {
     }
     func link(_ link: Link, received header: FrameHeader, token: Int) { note(.placed(header, token: token)) }
     func link(_ link: Link, received header: FrameHeader, payload: [UInt8]) { note(.frame(header, payload)) }
-    func nextSegment(for link: Link) -> OutgoingSegment? { queue.isEmpty ? nil : queue.removeFirst() }
+    func nextSegment(for link: Link, limit: Int) -> OutgoingSegment? { queue.isEmpty ? nil : queue.removeFirst() }
     func link(_ link: Link, sent segment: OutgoingSegment) { note(.sent(token: segment.token)) }
 }
 
@@ -119,12 +136,21 @@ extension LinkEnd {
 }
 
 func header(
-    _ kind: FrameHeader.Kind, launch: UInt32 = 1, tag: UInt64 = 0, offset: UInt64 = 0, payloadBytes: Int = 0
+    _ kind: FrameHeader.Kind, launch: UInt32 = 1, tag: UInt64 = 0, offset: UInt64 = 0, payloadBytes: Int = 0,
+    serial: UInt64 = 0
 ) -> FrameHeader {
     FrameHeader(
         kind: kind, chunk: 3, epoch: Epoch(5), launch: LaunchNumber(launch), tag: Tag(tag), offset: offset,
-        payloadBytes: UInt32(payloadBytes))
+        payloadBytes: UInt32(payloadBytes), serial: serial)
 }
+
+/// Of a stripe, so many numbered frames have been taken in.
+func acknowledgement(stripe: UInt16 = 0, _ count: UInt64) -> FrameHeader {
+    FrameHeader(
+        kind: .acknowledge, chunk: stripe, epoch: .none, launch: LaunchNumber(0), tag: Tag(0), offset: count)
+}
+
+let headerBytes = FrameHeader.byteCount
 
 extension FrameHeader {
     var bytes: [UInt8] {

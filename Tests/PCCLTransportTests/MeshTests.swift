@@ -49,6 +49,15 @@ final class MeshEnd: @unchecked Sendable, MeshDelegate, LinkDelegate {
         try loop.sync { [self] in mesh?.link(to: PeerID(peer))?.send(header(.prepared, tag: tag)) }
     }
     func hasLink(to peer: UInt64) throws -> Bool { try loop.sync { [self] in mesh?.link(to: PeerID(peer)) != nil } }
+    func addStripe(to peer: UInt64) throws {
+        try loop.sync { [self] in
+            guard let link = mesh?.link(to: PeerID(peer)) else { return }
+            link.onWantsStripe?(link)
+        }
+    }
+    func stripeCount(to peer: UInt64) throws -> Int {
+        try loop.sync { [self] in mesh?.link(to: PeerID(peer))?.stripeCount ?? 0 }
+    }
     func stop() throws {
         try loop.sync { [self] in
             mesh?.close()
@@ -67,7 +76,7 @@ final class MeshEnd: @unchecked Sendable, MeshDelegate, LinkDelegate {
     func link(_ link: Link, received header: FrameHeader, payload: [UInt8]) {
         events.put(.frame(from: link.peer.value, tag: header.tag.value))
     }
-    func nextSegment(for link: Link) -> OutgoingSegment? { nil }
+    func nextSegment(for link: Link, limit: Int) -> OutgoingSegment? { nil }
     func link(_ link: Link, sent segment: OutgoingSegment) {}
 }
 
@@ -129,7 +138,7 @@ struct MeshTests {
         try end.want([Member(id: PeerID(2), addresses: [], stripes: 1)])
         #expect(try raw.read(1) == [StripeAnswer.accepted.rawValue])
         #expect(try end.events.take() == .linked(2, stripes: 1))
-        try raw.write(header(.prepared, tag: 4).bytes)
+        try raw.write(header(.prepared, tag: 4, serial: 1).bytes)
         #expect(try end.events.take() == .frame(from: 2, tag: 4))
         try end.stop()
     }
@@ -138,7 +147,7 @@ struct MeshTests {
     func framesBehindTheGreeting() throws {
         let end = try MeshEnd(1)
         let raw = try RawSocket(port: end.port)
-        try raw.write(hello(from: 2, to: 1) + header(.prepared, tag: 4).bytes)
+        try raw.write(hello(from: 2, to: 1) + header(.prepared, tag: 4, serial: 1).bytes)
         try end.want([Member(id: PeerID(2), addresses: [], stripes: 1)])
         #expect(try end.events.take(2) == [.linked(2, stripes: 1), .frame(from: 2, tag: 4)])
         try end.stop()
@@ -188,6 +197,41 @@ struct MeshTests {
         #expect(try newer.read(17) == Preamble(role: .stripe).bytes + [StripeAnswer.accepted.rawValue])
         #expect(try end.events.take() == .linked(2, stripes: 2))
         withExtendedLifetime(last) {}
+        try end.stop()
+    }
+
+    @Test("either side adds stripes to a link that stands, both at once too", arguments: [0, 1, 2])
+    func furtherStripes(who: Int) throws {
+        let (a, b) = (try MeshEnd(1), try MeshEnd(2))
+        for end in [a, b] { try end.want([a.member, b.member]) }
+        #expect(try a.events.take() == .linked(2, stripes: 1))
+        #expect(try b.events.take() == .linked(1, stripes: 1))
+        if who != 1 { try a.addStripe(to: 2) }
+        if who != 0 { try b.addStripe(to: 1) }
+        let wanted = who == 2 ? 3 : 2
+        for (end, peer) in [(a, 2), (b, 1)] as [(MeshEnd, UInt64)] {
+            while try end.stripeCount(to: peer) != wanted {}
+        }
+        for i in 0..<50 { try a.send(UInt64(i), to: 2) }
+        let frames = try b.events.take(50)
+        for i in 0..<50 { #expect(frames.contains(.frame(from: 1, tag: UInt64(i)))) }
+        try a.stop()
+        try b.stop()
+    }
+
+    @Test("a further stripe of a link that there is not is refused")
+    func strangeStripes() throws {
+        let end = try MeshEnd(1)
+        try end.want([Member(id: PeerID(2), addresses: [], stripes: 1)])
+        #expect(try greeted(end, hello(from: 2, to: 1, count: 0)).1 == [StripeAnswer.noSuchLink.rawValue])
+        let (first, _) = try greeted(end, hello(from: 2, to: 1, attempt: 5))
+        #expect(
+            try greeted(end, hello(from: 2, to: 1, attempt: 4, stripe: 1, count: 0)).1
+                == [StripeAnswer.noSuchLink.rawValue])
+        let (second, answer) = try greeted(end, hello(from: 2, to: 1, attempt: 5, stripe: 1, count: 0))
+        #expect(answer == [StripeAnswer.accepted.rawValue])
+        #expect(try end.stripeCount(to: 2) == 2)
+        withExtendedLifetime((first, second)) {}
         try end.stop()
     }
 

@@ -19,7 +19,7 @@ struct FrameTests {
 
     private func read(_ bytes: [UInt8]) throws -> FrameHeader {
         try bytes.withUnsafeBytes { raw in
-            guard let base = raw.baseAddress else { throw WireError.cutShort(needed: 32, had: 0) }
+            guard let base = raw.baseAddress else { throw WireError.cutShort(needed: FrameHeader.byteCount, had: 0) }
             return try FrameHeader(base + 1)
         }
     }
@@ -28,7 +28,7 @@ struct FrameTests {
         FrameHeader(kind: .enter, epoch: Epoch(1), launch: LaunchNumber(2), tag: Tag(3), payloadBytes: 15),
         FrameHeader(
             kind: .data, phase: .gather, chunk: .max, epoch: Epoch(.max), launch: LaunchNumber(.max), tag: Tag(.max),
-            offset: .max, payloadBytes: UInt32(WireLimits.framePayloadBytes)),
+            offset: .max, payloadBytes: UInt32(WireLimits.framePayloadBytes), serial: .max),
         FrameHeader(kind: .credit, epoch: Epoch(7), launch: LaunchNumber(8), tag: Tag(9), offset: 1 << 40),
         FrameHeader(kind: .prepared, epoch: Epoch(1), launch: LaunchNumber(1), tag: Tag(0)),
         FrameHeader(kind: .idle, epoch: .none, launch: LaunchNumber(0), tag: Tag(0)),
@@ -45,18 +45,20 @@ struct FrameTests {
     func layout() {
         let header = FrameHeader(
             kind: .data, phase: .gather, chunk: 0x0102, epoch: Epoch(0x0304_0506), launch: LaunchNumber(0x0708_090a),
-            tag: Tag(0x0b0c_0d0e_0f10_1112), offset: 0x1314_1516_1718_191a, payloadBytes: 0x0010_2030)
+            tag: Tag(0x0b0c_0d0e_0f10_1112), offset: 0x1314_1516_1718_191a, payloadBytes: 0x0010_2030,
+            serial: 0x1b1c_1d1e_1f20_2122)
         let expected: [UInt8] = [
             0x30, 0x20, 0x10, 0x00, 2, 1, 0x02, 0x01, 0x06, 0x05, 0x04, 0x03, 0x0a, 0x09, 0x08, 0x07,
             0x12, 0x11, 0x10, 0x0f, 0x0e, 0x0d, 0x0c, 0x0b, 0x1a, 0x19, 0x18, 0x17, 0x16, 0x15, 0x14, 0x13,
+            0x22, 0x21, 0x20, 0x1f, 0x1e, 0x1d, 0x1c, 0x1b,
         ]
-        #expect(Array(stored(header)[1...32]) == expected)
+        #expect(Array(stored(header)[1...FrameHeader.byteCount]) == expected)
     }
 
     @Test("an unknown kind or phase, and a payload above the limit, are errors")
     func lies() {
         var bytes = stored(Self.headers[0])
-        for kind in [0, 6, 255] as [UInt8] {
+        for kind in [0, 11, 255] as [UInt8] {
             bytes[1 + 4] = kind
             #expect(throws: WireError.unknownKind(kind)) { _ = try read(bytes) }
         }
@@ -83,7 +85,7 @@ struct FrameTests {
             bytes[FrameHeader.byteCount + 1] = 0xee
             if random.oneIn(2) {
                 bytes[4] = 0
-                bytes[1 + 4] = UInt8(random.below(7))
+                bytes[1 + 4] = UInt8(random.below(12))
                 bytes[1 + 5] = UInt8(random.below(3))
             }
             guard let header = try? read(bytes) else { continue }
@@ -91,6 +93,20 @@ struct FrameTests {
             #expect(stored(header) == bytes)
         }
         #expect(accepted > 1000)
+    }
+}
+
+@Suite("The description of a process' memory")
+struct LocalMemoryTests {
+    @Test("it is read as it was written, in twenty-eight bytes, and no other length is")
+    func roundTrip() throws {
+        let memory = LocalMemory(process: 7, address: 1 << 47, proof: (high: .max, low: 3))
+        #expect(memory.bytes.count == LocalMemory.byteCount)
+        #expect(try LocalMemory(memory.bytes) == memory)
+        for count in 0..<LocalMemory.byteCount {
+            #expect(throws: WireError.self) { _ = try LocalMemory(Array(memory.bytes[..<count])) }
+        }
+        #expect(throws: WireError.leftOver(1)) { _ = try LocalMemory(memory.bytes + [0]) }
     }
 }
 

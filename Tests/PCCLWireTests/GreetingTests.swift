@@ -8,7 +8,7 @@ struct PreambleTests {
     func layout() {
         #expect(
             Preamble(role: .stripe).bytes
-                == [0x7f, 0x70, 0x63, 0x63, 0x6c, 0x2d, 0x73, 0x77, 1, 0, 2, 0x0d, 0x0a, 0x0d, 0x0a, 0])
+                == [0x7f, 0x70, 0x63, 0x63, 0x6c, 0x2d, 0x73, 0x77, 2, 0, 2, 0x0d, 0x0a, 0x0d, 0x0a, 0])
         #expect(Preamble(role: .control).bytes.count == Preamble.byteCount)
     }
 
@@ -99,7 +99,7 @@ struct StripeHelloTests {
 
     @Test(
         "a stripe that is not among its link's, and too many stripes, are errors",
-        arguments: [(0, 0), (4, 4), (5, 4), (.max, .max), (0, UInt16(WireLimits.stripesPerLink) + 1), (0, .max)]
+        arguments: [(4, 4), (5, 4), (.max, .max), (0, UInt16(WireLimits.stripesPerLink) + 1), (0, .max)]
             as [(UInt16, UInt16)])
     func lies(stripe: UInt16, stripeCount: UInt16) {
         var hello = Self.hello
@@ -118,8 +118,16 @@ struct StripeHelloTests {
         #expect(try StripeHello(hello.bytes) == hello)
     }
 
-    @Test("answers other than the four are none")
+    @Test("a further stripe of a link that stands names no count, and may have any number")
+    func further() throws {
+        var hello = Self.hello
+        hello.stripeCount = 0
+        hello.stripe = .max
+        #expect(try StripeHello(hello.bytes) == hello)
+    }
+
+    @Test("answers other than the five are none")
     func answers() {
-        #expect((0...255).compactMap { StripeAnswer(rawValue: $0)?.rawValue } == [1, 2, 3, 4])
+        #expect((0...255).compactMap { StripeAnswer(rawValue: $0)?.rawValue } == [1, 2, 3, 4, 5])
     }
 }

@@ -4,7 +4,9 @@
 
 #include <fenv.h>
 #include <pthread.h>
+#include <stdint.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 
 /// accept4 with SOCK_NONBLOCK and SOCK_CLOEXEC, which Glibc's module does not show.
 int pccl_shim_accept(int listener, struct sockaddr *address, socklen_t *length);
@@ -14,5 +16,27 @@ void pccl_shim_name_thread(pthread_t thread, const char *name);
 
 /// FE_DFL_ENV, a macro with a cast.
 const fenv_t *pccl_shim_default_floating_point_environment(void);
+
+/// process_vm_readv of one range: the bytes read, or -1.
+ssize_t pccl_shim_read_process(pid_t process, uint64_t address, void *target, size_t count);
+
+/// 0 once the other end of a stream has closed it, or it was reset.
+int pccl_shim_is_open_at_other_end(int descriptor);
+
+/// What the kernel knows of a TCP connection.
+struct pccl_shim_tcp_figures {
+    uint64_t acknowledged_bytes;
+    uint64_t delivery_bytes_per_second;
+    uint32_t round_trip_microseconds;
+    uint32_t least_round_trip_microseconds;
+    uint32_t retransmitted_segments;
+    uint32_t window_segments;
+};
+
+/// TCP_INFO: 0, or -1 if it is no TCP connection or the kernel is too old.
+int pccl_shim_tcp_figures(int descriptor, struct pccl_shim_tcp_figures *figures);
+
+/// TCP_CONGESTION: 0, or -1.
+int pccl_shim_set_congestion_control(int descriptor, const char *name);
 
 #endif

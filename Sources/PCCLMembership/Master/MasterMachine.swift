@@ -152,7 +152,7 @@ package struct MasterMachine: Sendable {
         let seen = SocketAddress(stranger.from, port: port)
         let member = Member(
             id: id, addresses: [seen] + addresses.filter { $0 != seen }.prefix(WireLimits.addresses - 1),
-            stripes: min(max(stripes, 1), UInt16(WireLimits.stripesPerLink)))
+            stripes: min(stripes, UInt16(WireLimits.stripesPerLink)))
         peers.append(Peer(id: id, connection: connection, group: group, member: member, lastHeard: now))
         let g = groupIndex(group)
         groups[g].newcomers.insert(id)

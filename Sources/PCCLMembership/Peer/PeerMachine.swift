@@ -273,11 +273,13 @@ package struct PeerMachine: Sendable {
         case .member(let m):
             if case .masterLost(let reason) = outcome { departure = reason }
             effects.append(.halt)
+            // Links end before memory goes back to its owner: a peer of the same host may be reading it, and believes what
+            // it read as long as the link stands.
+            effects.append(.wantLinks(m.registration, []))
             let operations = m.ledger.inLaunchOrder
             for operation in operations {
                 effects.append(.finish(operation.tag, operation.launch, succeeded: false))
             }
-            effects.append(.wantLinks(m.registration, []))
             effects.append(.view(nil))
             for operation in operations { effects.append(.complete(operation.id, outcome)) }
             for launch in m.queued { effects.append(.complete(launch.id, outcome)) }

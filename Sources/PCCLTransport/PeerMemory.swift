@@ -1,0 +1,54 @@
+import CShims
+import Glibc
+import PCCLBase
+import PCCLWire
+
+/// A number in this process' memory that nobody guesses: who can say it has read it.
+final class MemoryProof {
+    private let number: UnsafeMutablePointer<(high: UInt64, low: UInt64)>
+
+    init() {
+        number = .allocate(capacity: 1)
+        number.initialize(to: (.random(in: .min ... .max), .random(in: .min ... .max)))
+    }
+    deinit { number.deallocate() }
+
+    var description: LocalMemory {
+        LocalMemory(
+            process: UInt32(getpid()), address: UInt64(UInt(bitPattern: number)), proof: number.pointee)
+    }
+}
+
+/// The memory of another process of this host, read with `process_vm_readv`: one copy, from where the bytes lie to where they
+/// are wanted, and nothing that could outlive either process.
+///
+/// The kernel allows it to processes of one user, unless a security module or a container's profile forbids it.
+final class PeerMemory {
+    private let process: pid_t
+
+    private init(process: pid_t) { self.process = process }
+
+    /// Fails when the memory cannot be read, or is not that of the process that described it.
+    static func open(_ description: LocalMemory) -> Result<PeerMemory, SystemError> {
+        guard let process = pid_t(exactly: description.process) else {
+            return .failure(SystemError(code: ESRCH, doing: "looking for process \(description.process)"))
+        }
+        let memory = PeerMemory(process: process)
+        var found: (high: UInt64, low: UInt64) = (0, 0)
+        let isRead = withUnsafeMutableBytes(of: &found) { bytes in
+            bytes.baseAddress.map { memory.read(description.address, into: $0, byteCount: bytes.count) } ?? false
+        }
+        guard isRead else {
+            return .failure(SystemError(doing: "reading the memory of process \(description.process)"))
+        }
+        guard found == description.proof else {
+            return .failure(SystemError(code: ESRCH, doing: "reading the proof of process \(description.process)"))
+        }
+        return .success(memory)
+    }
+
+    /// False when not all could be read.
+    func read(_ address: UInt64, into target: UnsafeMutableRawPointer, byteCount: Int) -> Bool {
+        pccl_shim_read_process(process, address, target, byteCount) == byteCount
+    }
+}

@@ -1,0 +1,418 @@
+import Glibc
+import PCCLBase
+import PCCLWire
+
+/// One connection of a link.
+final class Stripe {
+    let number: UInt16
+    private let socket: Socket
+    private unowned let link: Link
+    private let loop: EventLoop
+    private var poll: Poll?
+    /// Both ends have the same address.
+    let isWithinHost: Bool
+
+    // Reading: headers and small payloads come through `buffer`; a placed payload is read to its place, with the bytes
+    // after it into the buffer in the same call.
+    private let buffer: UnsafeMutableRawPointer
+    private var bufferStart = 0
+    private var bufferEnd = 0
+    private var arriving: Arriving?
+    private var receivedFrames: UInt64 = 0
+    private var acknowledgedToPeer: UInt64 = 0
+    /// Taken in and not acknowledged to the peer.
+    private(set) var unacknowledgedBytes = 0
+
+    // Writing: small frames first, then at most one segment.
+    private var small: [UInt8] = []
+    private var smallSent = 0
+    private var smallFrames = 0
+    private var segment: OutgoingSegment?
+    /// Of the segment: its header, and for an offer the address too.
+    private let headerBytes: UnsafeMutableRawPointer
+    private var headerCount = 0
+    private var payloadCount = 0
+    private var segmentSent = 0
+    /// A copy of the segment's payload, once its owner wanted the memory back.
+    private var orphan: UnsafeMutableRawPointer?
+    private(set) var waitsForRoom = false
+
+    // Written, wholly or in part, and not acknowledged by the peer; the oldest first.
+    private var retained = FrameQueue()
+    private var writtenFrames: UInt64 = 0
+    private var acknowledgedFrames: UInt64 = 0
+    /// When the peer last acknowledged something, or something went out while nothing was under way.
+    private(set) var lastProgress: Instant
+    /// It stands still: what it owed has been given to other stripes.
+    var isSuspect = false
+
+    private struct Arriving {
+        var header: FrameHeader
+        var place: ArrivalPlace
+        var filled = 0
+        var missing: Int { Int(header.payloadBytes) - filled }
+    }
+
+    private static let bufferBytes = 64 << 10
+    /// Moved per turn and direction before the loop's other sockets have theirs.
+    private static let bytesPerTurn = 2 << 20
+
+    init(_ loop: EventLoop, _ socket: consuming Socket, _ link: Link, number: UInt16) {
+        self.number = number
+        self.loop = loop
+        isWithinHost = socket.isWithinHost
+        self.socket = socket
+        self.link = link
+        lastProgress = loop.now
+        buffer = .allocate(byteCount: Stripe.bufferBytes, alignment: 64)
+        headerBytes = .allocate(byteCount: FrameHeader.byteCount + FrameHeader.addressBytes, alignment: 8)
+    }
+
+    deinit {
+        buffer.deallocate()
+        headerBytes.deallocate()
+        orphan?.deallocate()
+        arriving?.place.free()
+    }
+
+    var descriptor: CInt { socket.descriptor }
+    var remoteHost: SocketAddress.Host? { socket.remoteAddress?.host }
+
+    func start() {
+        poll = Poll(loop, descriptor: socket.descriptor) { [unowned self] ready in
+            withExtendedLifetime((link, self)) {
+                if ready.contains(.read) { read() }
+                if ready.contains(.write), poll != nil { write() }
+            }
+        }
+        guard poll != nil else { return link.fail("a stripe cannot be watched") }
+        poll?.watch(.read)
+    }
+
+    func close() {
+        guard poll != nil else { return }
+        poll?.close()
+        poll = nil
+        // The peer must learn of it now, not when the last reference goes.
+        shutdown(socket.descriptor, CInt(SHUT_RDWR))
+    }
+
+    func fail(_ reason: String) {
+        guard poll != nil else { return }
+        link.stripeFailed(self, reason)
+    }
+
+    func abandon(_ owner: LaunchNumber) {
+        if case .lent(_, owner, _)? = arriving?.place { arriving?.place = .nowhere }
+        retained.release(owner)
+        guard let outgoing = segment, outgoing.owner == owner, orphan == nil, payloadCount > 0 else { return }
+        let copy = UnsafeMutableRawPointer.allocate(byteCount: payloadCount, alignment: 64)
+        copy.copyMemory(from: outgoing.payload, byteCount: payloadCount)
+        orphan = copy
+        segment?.payload = UnsafeRawPointer(copy)
+    }
+
+    var tcpFigures: TCPFigures? { socket.tcpFigures }
+
+    // MARK: what is under way
+
+    var hasRetained: Bool { !retained.isEmpty }
+    var isArriving: Bool { arriving != nil }
+    var owesAcknowledgement: Bool { receivedFrames > acknowledgedToPeer }
+
+    func takeAcknowledgement() -> UInt64 {
+        acknowledgedToPeer = receivedFrames
+        unacknowledgedBytes = 0
+        return receivedFrames
+    }
+
+    /// All that the peer may not have, for other stripes to send. For a stripe that is given up.
+    func takeRetained() -> [RetainedFrames] {
+        defer { retained = FrameQueue() }
+        return retained.all
+    }
+
+    /// The same for a stripe that may yet go on: it still hears what the peer has.
+    func copyRetained() -> [RetainedFrames] { retained.cover() }
+
+    /// The peer has taken in so many numbered frames of this stripe. False if it cannot have.
+    func acknowledged(upTo count: UInt64) -> Bool {
+        guard count <= writtenFrames else { return false }
+        guard count > acknowledgedFrames else { return true }
+        acknowledgedFrames = count
+        let now = loop.now
+        lastProgress = now
+        isSuspect = false
+        for frames in retained.remove(upTo: count) { link.noteAcknowledged(frames, at: now) }
+        return true
+    }
+
+    /// What was arriving when the stripe broke.
+    func severArrival() -> (serial: UInt64, place: ArrivalPlace)? {
+        guard let current = arriving, current.header.kind.isNumbered else { return nil }
+        arriving = nil
+        return (current.header.serial, current.place)
+    }
+
+    /// Another stripe brings the same frame, from its beginning.
+    func giveUpArrival(of serial: UInt64) -> ArrivalPlace? {
+        guard let current = arriving, current.header.serial == serial, current.header.kind.isNumbered else {
+            return nil
+        }
+        arriving?.place = .nowhere
+        return current.place
+    }
+
+    // MARK: reading
+
+    private func read() {
+        var budget = Stripe.bytesPerTurn
+        while budget > 0, poll != nil {
+            let (count, wanted) = readOnce()
+            if count > 0 {
+                link.lastReceived = loop.now
+                budget -= count
+                guard digest(&budget) else { return }
+                if count < wanted { return }  // The socket is empty: another call would only say so.
+            } else if count == 0 {
+                return fail("the connection was closed")
+            } else if errno == EAGAIN || errno == EWOULDBLOCK {
+                return
+            } else if errno != EINTR {
+                return fail(SystemError(doing: "reading").description)
+            }
+        }
+    }
+
+    /// One system call. Bytes of a placed payload are accounted for here; the rest lies in the buffer.
+    private func readOnce() -> (count: Int, wanted: Int) {
+        if bufferStart == bufferEnd {
+            bufferStart = 0
+            bufferEnd = 0
+        } else if bufferEnd == Stripe.bufferBytes {
+            buffer.copyMemory(from: buffer + bufferStart, byteCount: bufferEnd - bufferStart)
+            bufferEnd -= bufferStart
+            bufferStart = 0
+        }
+        let room = Stripe.bufferBytes - bufferEnd
+        var vectors = (iovec(), iovec(iov_base: buffer + bufferEnd, iov_len: room))
+        var payloadRoom = 0
+        switch arriving?.place {
+        case .lent(let memory, _, _)?, .own(let memory)?:
+            payloadRoom = arriving?.missing ?? 0
+            vectors.0 = iovec(iov_base: memory + (arriving?.filled ?? 0), iov_len: payloadRoom)
+        case .nowhere?, nil: break
+        }
+        let count = withUnsafePointer(to: &vectors) {
+            $0.withMemoryRebound(to: iovec.self, capacity: 2) { readv(socket.descriptor, $0, 2) }
+        }
+        if count > 0 {
+            let placed = min(count, payloadRoom)
+            arriving?.filled += placed
+            bufferEnd += count - placed
+        }
+        return (count, payloadRoom + room)
+    }
+
+    /// Takes apart what lies in the buffer. False when the stripe or the link broke.
+    private func digest(_ budget: inout Int) -> Bool {
+        while true {
+            if arriving != nil {
+                takePayloadFromBuffer()
+                guard let current = arriving, current.missing == 0 else { return true }
+                arriving = nil
+                complete(current.header, current.place)
+                if poll == nil { return false }
+            }
+            guard bufferEnd - bufferStart >= FrameHeader.byteCount else { return true }
+            let header: FrameHeader
+            do {
+                header = try FrameHeader(buffer + bufferStart)
+            } catch {
+                link.fail("it sent what is no frame: \(error)")
+                return false
+            }
+            var address: UInt64 = 0
+            if header.kind == .offer {
+                let whole = FrameHeader.byteCount + FrameHeader.addressBytes
+                guard bufferEnd - bufferStart >= whole else { return true }
+                address = UInt64(
+                    littleEndian: (buffer + bufferStart).loadUnaligned(
+                        fromByteOffset: FrameHeader.byteCount, as: UInt64.self))
+                bufferStart += FrameHeader.addressBytes
+            }
+            bufferStart += FrameHeader.byteCount
+            switch link.arrival(of: header, on: self) {
+            case .place(let place):
+                guard header.kind == .offer else {
+                    arriving = Arriving(header: header, place: place)
+                    continue
+                }
+                budget -= Int(header.payloadBytes)
+                guard fetch(header, address, place) else { return false }
+            case .violation(let reason):
+                link.fail("it broke the protocol: \(reason)")
+                return false
+            }
+        }
+    }
+
+    /// Fetches what was offered. False when the stripe or the link broke.
+    private func fetch(_ header: FrameHeader, _ address: UInt64, _ place: ArrivalPlace) -> Bool {
+        let target: UnsafeMutableRawPointer
+        switch place {
+        case .lent(let memory, _, _), .own(let memory): target = memory
+        case .nowhere:
+            complete(header, place)
+            return poll != nil
+        }
+        let result = link.fetch(address, into: target, byteCount: Int(header.payloadBytes))
+        if case .violation(let reason) = result {
+            place.free()
+            link.fail("it broke the protocol: \(reason)")
+            return false
+        }
+        // A peer that ends, or leaves, closes its connections before anybody else gets its memory, or its process number.
+        // So what was read while they stood was read from what was offered.
+        if !socket.isOpenAtOtherEnd {
+            arriving = Arriving(header: header, place: place)
+            fail("the connection was closed")
+            return false
+        }
+        if case .done = result {
+            complete(header, place)
+        } else {
+            Log.write(.debug, "\(link.peer) took back what it had offered")
+            place.free()
+            complete(header, .nowhere)
+        }
+        return poll != nil
+    }
+
+    private func complete(_ header: FrameHeader, _ place: ArrivalPlace) {
+        if header.kind.isNumbered {
+            receivedFrames += 1
+            unacknowledgedBytes += Int(header.payloadBytes)
+            link.noteArrival(on: self)
+        }
+        link.deliver(header, place)
+    }
+
+    private func takePayloadFromBuffer() {
+        guard let current = arriving else { return }
+        let count = min(current.missing, bufferEnd - bufferStart)
+        guard count > 0 else { return }
+        switch current.place {
+        case .lent(let memory, _, _), .own(let memory):
+            (memory + current.filled).copyMemory(from: buffer + bufferStart, byteCount: count)
+        case .nowhere: break
+        }
+        bufferStart += count
+        arriving?.filled += count
+    }
+
+    // MARK: writing
+
+    func writeIfIdle() { if !waitsForRoom, poll != nil { write() } }
+
+    private func write() {
+        var budget = Stripe.bytesPerTurn
+        while budget > 0 {
+            guard poll != nil else { return }
+            if segment == nil, smallSent == small.count, link.mayWork(self) { takeWork() }
+            if segment == nil, smallSent == small.count {
+                waitsForRoom = false
+                poll?.watch(.read)
+                return
+            }
+            let (count, wanted) = writeOnce()
+            if count >= 0 {
+                link.lastSent = loop.now
+                budget -= count
+                account(count)
+                if count < wanted { break }
+            } else if errno == EAGAIN || errno == EWOULDBLOCK {
+                break
+            } else if errno != EINTR {
+                return fail(SystemError(doing: "writing").description)
+            }
+        }
+        waitsForRoom = true
+        poll?.watch([.read, .write])
+    }
+
+    private func takeWork() {
+        let work = link.takeWork(for: self)
+        small = work.bytes
+        smallSent = 0
+        smallFrames = 0
+        if !work.retained.isEmpty {
+            if retained.isEmpty { lastProgress = loop.now }
+            for frames in work.retained {
+                retained.append(frames)
+                if case .batch = frames.content { smallFrames += frames.count }
+            }
+            link.keepWatching()
+        }
+        guard var next = work.segment else { return }
+        segmentSent = 0
+        payloadCount = Int(next.header.payloadBytes)
+        headerCount = FrameHeader.byteCount
+        if link.peerFetches, payloadCount >= link.configuration.smallestOfferBytes {
+            next.header.kind = .offer
+            let address = UInt64(UInt(bitPattern: next.payload))
+            headerBytes.storeBytes(of: address.littleEndian, toByteOffset: FrameHeader.byteCount, as: UInt64.self)
+            headerCount += FrameHeader.addressBytes
+            payloadCount = 0
+        }
+        next.header.store(to: headerBytes)
+        segment = next
+    }
+
+    private func writeOnce() -> (count: Int, wanted: Int) {
+        small.withUnsafeMutableBytes { small in
+            var vectors = (iovec(), iovec(), iovec())
+            var wanted = small.count - smallSent
+            if wanted > 0 { vectors.0 = iovec(iov_base: small.baseAddress.map { $0 + smallSent }, iov_len: wanted) }
+            if let segment {
+                let headerLeft = max(headerCount - segmentSent, 0)
+                let payloadSent = max(segmentSent - headerCount, 0)
+                let payloadLeft = payloadCount - payloadSent
+                vectors.1 = iovec(iov_base: headerBytes + (headerCount - headerLeft), iov_len: headerLeft)
+                if payloadLeft > 0 {
+                    vectors.2 = iovec(
+                        iov_base: UnsafeMutableRawPointer(mutating: segment.payload + payloadSent),
+                        iov_len: payloadLeft)
+                }
+                wanted += headerLeft + payloadLeft
+            }
+            let count = withUnsafeMutablePointer(to: &vectors) {
+                $0.withMemoryRebound(to: iovec.self, capacity: 3) { vectors in
+                    var message = msghdr()
+                    message.msg_iov = vectors
+                    message.msg_iovlen = 3
+                    return sendmsg(socket.descriptor, &message, CInt(MSG_NOSIGNAL))
+                }
+            }
+            return (count, wanted)
+        }
+    }
+
+    private func account(_ count: Int) {
+        let ofSmall = min(count, small.count - smallSent)
+        smallSent += ofSmall
+        if smallSent == small.count {
+            writtenFrames += UInt64(smallFrames)
+            small = []
+            smallSent = 0
+            smallFrames = 0
+        }
+        guard segment != nil else { return }
+        segmentSent += count - ofSmall
+        guard segmentSent == headerCount + payloadCount else { return }
+        segment = nil
+        writtenFrames += 1
+        orphan?.deallocate()
+        orphan = nil
+    }
+}

@@ -1,0 +1,85 @@
+import PCCLBase
+
+/// How many stripes a link should have, from what it delivers. A value without a clock: it is handed samples.
+///
+/// One TCP connection over a long path is held down by its window, by each lost packet, or by a policer per flow. More of
+/// them help as long as the sum still rises. So: while all stripes are busy, measure the rate over a few round trips, add
+/// stripes, let them get going, measure again; if the sum did not rise, go back and stay there for a while.
+package struct StripeGovernor: Sendable {
+    package struct Sample: Sendable {
+        package var now: Instant
+        /// Delivered in all, by the stripes there are.
+        package var deliveredBytes: UInt64
+        package var roundTrip: Interval
+        /// There is more to send than the stripes take.
+        package var isSaturated: Bool
+        package var count: Int
+        package init(now: Instant, deliveredBytes: UInt64, roundTrip: Interval, isSaturated: Bool, count: Int) {
+            self.now = now
+            self.deliveredBytes = deliveredBytes
+            self.roundTrip = roundTrip
+            self.isSaturated = isSaturated
+            self.count = count
+        }
+    }
+
+    /// Of the last full window.
+    package private(set) var bytesPerSecond: Double?
+
+    private var wanted: Int
+    private let limit: Int
+    private var window: (start: Instant, bytes: UInt64)?
+    private var settledAt = Instant(nanoseconds: 0)
+    /// What the stripes delivered before some were added.
+    private var before: (count: Int, rate: Double)?
+    private var patientUntil = Instant(nanoseconds: 0)
+
+    /// Below it one connection fills a local network.
+    private static let shortRoundTrip = Interval.milliseconds(2)
+    private static let shortestWindow = Interval.milliseconds(100)
+    private static let roundTripsPerWindow: UInt64 = 2
+    /// For slow start to reach what the path gives.
+    private static let roundTripsToSettle: UInt64 = 4
+    private static let growth = 4
+    /// A rise below that is noise.
+    private static let worthwhileRise = 1.1
+    private static let patience = Interval.seconds(20)
+
+    /// `limit` 0: the count stays as it is.
+    package init(count: Int, limit: Int) {
+        wanted = count
+        self.limit = limit
+    }
+
+    /// The number of stripes that the link should have now.
+    package mutating func take(_ sample: Sample) -> Int {
+        guard let open = window, sample.isSaturated, sample.deliveredBytes >= open.bytes, sample.now >= settledAt else {
+            window = sample.isSaturated && sample.now >= settledAt ? (sample.now, sample.deliveredBytes) : nil
+            return limit == 0 ? sample.count : wanted
+        }
+        let length = max(StripeGovernor.shortestWindow, sample.roundTrip * StripeGovernor.roundTripsPerWindow)
+        guard sample.now - open.start >= length else { return limit == 0 ? sample.count : wanted }
+        let rate = Double(sample.deliveredBytes - open.bytes) / (sample.now - open.start).seconds
+        bytesPerSecond = rate
+        window = (sample.now, sample.deliveredBytes)
+        guard limit > 0 else { return sample.count }
+        decide(sample, rate)
+        return wanted
+    }
+
+    private mutating func decide(_ sample: Sample, _ rate: Double) {
+        guard sample.roundTrip >= StripeGovernor.shortRoundTrip, sample.now >= patientUntil else { return }
+        if let before, sample.count > before.count, rate < before.rate * StripeGovernor.worthwhileRise {
+            wanted = before.count
+            self.before = nil
+            patientUntil = sample.now + StripeGovernor.patience
+        } else if sample.count < limit, sample.count >= wanted {
+            before = (sample.count, rate)
+            wanted = min(sample.count * StripeGovernor.growth, limit)
+        } else {
+            return
+        }
+        settledAt = sample.now + sample.roundTrip * StripeGovernor.roundTripsToSettle
+        window = nil
+    }
+}

@@ -1,0 +1,359 @@
+import Glibc
+import PCCLBase
+import PCCLTestSupport
+@testable import PCCLTransport
+import PCCLWire
+import Testing
+
+@Suite("Stripes that break, stall or come", .timeLimit(.minutes(3)))
+struct StripeTests {
+    private static var quick: LinkConfiguration {
+        var configuration = LinkConfiguration()
+        configuration.watchPeriod = .milliseconds(5)
+        configuration.stallPatience = .milliseconds(40)
+        configuration.wishPeriod = .milliseconds(10)
+        return configuration
+    }
+
+    @Test(
+        "what a broken stripe had not delivered goes out again over another: entries in order, under the same numbers")
+    func sentAgain() throws {
+        let (a, raws) = try LinkEnd.withRawEnds(2)
+        let memory = Memory(pattern(3000))
+        try a.onLoop { end in
+            for i in 0..<3 { end.link?.send(header(.enter, launch: UInt32(i)), inOrder: true) }
+            end.link?.send(header(.credit))
+        }
+        try a.enqueue(header(.data), memory, token: 8)
+        // Nothing of it was taken in when the first stripe goes.
+        let entries = (0..<3).flatMap { header(.enter, launch: UInt32($0), serial: UInt64($0) + 1).bytes }
+        let credit = header(.credit, serial: 4).bytes
+        let data = header(.data, payloadBytes: 3000, serial: 5).bytes + memory.bytes
+        #expect(try raws[0].read(entries.count) == entries)
+        raws[0].close()
+        #expect(try raws[1].read(entries.count) == entries)
+        #expect(try raws[1].read(credit.count) == credit)
+        #expect(try raws[1].read(data.count) == data)
+        try raws[1].write(acknowledgement(stripe: 1, 5).bytes)
+        #expect(try a.events.take() == .sent(token: 8))
+        try a.stop()
+        #expect(a.events.all == [.sent(token: 8)])
+    }
+
+    @Test("what was acknowledged is not sent again")
+    func acknowledgedIsDone() throws {
+        let (a, raws) = try LinkEnd.withRawEnds(2)
+        try a.send(header(.enter, launch: 1), inOrder: true)
+        _ = try raws[0].read(headerBytes)
+        try raws[0].write(acknowledgement(1).bytes + header(.prepared, serial: 1).bytes)
+        _ = try a.frames(1)
+        try a.send(header(.enter, launch: 2), inOrder: true)
+        let second = header(.enter, launch: 2, serial: 2).bytes
+        // An acknowledgement of ours may come before it.
+        while try raws[0].read(headerBytes) != second {}
+        raws[0].close()
+        var first = try raws[1].read(headerBytes)
+        if first != second { first = try raws[1].read(headerBytes) }
+        #expect(first == second)
+        try a.stop()
+    }
+
+    @Test("memory that was wanted back is not sent again: its number goes out empty")
+    func releasedIsVoid() throws {
+        let (a, raws) = try LinkEnd.withRawEnds(2)
+        try a.enqueue(header(.data), Memory(pattern(1000)), owner: 3)
+        _ = try raws[0].read(headerBytes + 1000)
+        try a.abandon(3)
+        raws[0].close()
+        let void = FrameHeader(kind: .void, epoch: .none, launch: LaunchNumber(0), tag: Tag(0), serial: 1)
+        #expect(try raws[1].read(headerBytes) == void.bytes)
+        try a.stop()
+    }
+
+    @Test("a frame that was half there is taken from another stripe, to the same place, and counts once")
+    func severed() throws {
+        let (a, raws) = try LinkEnd.withRawEnds(2)
+        let memory = Memory(byteCount: 1000)
+        try a.placing { _ in .into(memory.base, owner: LaunchNumber(1), token: 6) }
+        let data = header(.data, payloadBytes: 1000, serial: 1)
+        let bytes = pattern(1000)
+        try raws[0].write(data.bytes + bytes[..<500])
+        #expect(try a.events.take() == .asked(data))
+        raws[0].close()
+        for _ in 0..<3 { try raws[1].write(data.bytes + bytes) }
+        try raws[1].write(header(.prepared, serial: 2).bytes)
+        #expect(try a.events.take() == .placed(data, token: 6))
+        #expect(memory.bytes == bytes)
+        // Nothing of the copies came in between.
+        #expect(try a.events.take() == .asked(header(.prepared, serial: 2)))
+        try a.stop()
+    }
+
+    @Test("a frame that still arrives on a slow stripe is overtaken by its copy on another")
+    func overtaken() throws {
+        let (a, raws) = try LinkEnd.withRawEnds(2)
+        let memory = Memory(byteCount: 1000)
+        try a.placing { _ in .into(memory.base, owner: LaunchNumber(1), token: 6) }
+        let data = header(.data, payloadBytes: 1000, serial: 1)
+        let bytes = pattern(1000)
+        try raws[0].write(data.bytes + bytes[..<500])
+        #expect(try a.events.take() == .asked(data))
+        try raws[1].write(data.bytes + bytes)
+        #expect(try a.events.take() == .placed(data, token: 6))
+        memory.fill(0x44)
+        // What the slow one brings now goes nowhere, and what follows it is understood.
+        let next = header(.credit, serial: 2)
+        try a.placing { _ in .copy }
+        try raws[0].write(bytes[500...] + next.bytes)
+        #expect(try a.events.take(2) == [.asked(next), .frame(next, [])])
+        #expect(memory.holds(only: 0x44))
+        try a.stop()
+    }
+
+    @Test("memory that a severed frame was to fill is left alone once it was abandoned")
+    func severedAndAbandoned() throws {
+        let (a, raws) = try LinkEnd.withRawEnds(2)
+        let memory = Memory(byteCount: 1000, filled: 1)
+        try a.placing { $0.kind == .data ? .into(memory.base, owner: LaunchNumber(9), token: 6) : .copy }
+        let data = header(.data, payloadBytes: 1000, serial: 1)
+        try raws[0].write(data.bytes)
+        #expect(try a.events.take() == .asked(data))
+        raws[0].close()
+        while try a.onLoop({ $0.link?.stripeCount }) != 1 {}
+        try a.abandon(9)
+        let next = header(.credit, serial: 2)
+        try raws[1].write(data.bytes + pattern(1000) + next.bytes)
+        #expect(try a.events.take(2) == [.asked(next), .frame(next, [])])
+        #expect(memory.holds(only: 1))
+        try a.stop()
+    }
+
+    @Test("the last stripe takes the link along, which is told once")
+    func lastStripe() throws {
+        let (a, raws) = try LinkEnd.withRawEnds(3)
+        for raw in raws { raw.close() }
+        #expect(try a.brokenReason() == "the connection was closed")
+        try a.send(header(.prepared))
+        try a.enqueue(header(.data), Memory(byteCount: 10))
+        try a.stop()
+        #expect(a.events.all == [.broken("the connection was closed")])
+    }
+
+    @Test("a stripe that stands still hands over to one that moves, and is given nothing new until it moves too")
+    func stalled() throws {
+        let (a, raws) = try LinkEnd.withRawEnds(2, Self.quick)
+        let memory = Memory(pattern(2000))
+        try a.enqueue(header(.data), memory, token: 3)
+        let data = header(.data, payloadBytes: 2000, serial: 1).bytes + memory.bytes
+        #expect(try raws[0].read(data.count) == data)
+        // The test does not acknowledge it.
+        #expect(try raws[1].read(data.count) == data)
+        try a.send(header(.enter, launch: 2), inOrder: true)
+        #expect(try raws[1].read(headerBytes) == header(.enter, launch: 2, serial: 2).bytes)
+        try raws[1].write(acknowledgement(stripe: 1, 2).bytes)
+        #expect(try a.events.take() == .sent(token: 3))
+        // It moves after all, and is the first one again.
+        try raws[0].write(acknowledgement(stripe: 0, 1).bytes + header(.credit, serial: 1).bytes)
+        _ = try a.frames(1)
+        try a.send(header(.enter, launch: 3), inOrder: true)
+        let third = header(.enter, launch: 3, serial: 3).bytes
+        while try raws[0].read(headerBytes) != third {}
+        try a.stop()
+    }
+
+    @Test("if no stripe moves the peer is to blame and none is given up; a lone one that stands still asks for company")
+    func noneMoves() throws {
+        let (a, raws) = try LinkEnd.withRawEnds(1, Self.quick)
+        try a.enqueue(header(.data), Memory(pattern(100)))
+        _ = try raws[0].read(headerBytes + 100)
+        #expect(try a.wishes.take() == 1)
+        let (mine, theirs) = socketPair()
+        makeBlocking(theirs)
+        let raw = RawSocket(owning: theirs)
+        try a.onLoop { $0.link?.add(number: 1, descriptor: mine) }
+        #expect(try raw.read(headerBytes + 100) == header(.data, payloadBytes: 100, serial: 1).bytes + pattern(100))
+        // Now neither moves.
+        try a.send(header(.credit))
+        #expect(try raw.read(headerBytes) == header(.credit, serial: 2).bytes)
+        #expect(try a.onLoop { $0.link?.stripeCount } == 2)
+        try a.stop()
+    }
+
+    @Test("whatever stripes break and come under load, each frame arrives once, whole, and entries in order")
+    func underLoad() throws {
+        let seed = UInt64.random(in: 0...UInt64.max)
+        var random = RandomSource(seed: seed)
+        let (a, b) = try LinkEnd.pair(stripes: 4, Self.quick)
+        let count = 1500
+        let sources = (0..<count).map { Memory(pattern(1 + ($0 * 7919) % 40_000, seed: $0)) }
+        let targets = sources.map { Memory(byteCount: $0.byteCount) }
+        try b.placing { header in
+            guard header.kind == .data else { return .copy }
+            let index = Int(header.tag.value)
+            return .into(targets[index].base, owner: LaunchNumber(7), token: index)
+        }
+        for i in 0..<count {
+            try a.send(header(.enter, launch: UInt32(i)), inOrder: true)
+            try a.enqueue(header(.data, tag: UInt64(i)), sources[i], token: i)
+            guard i % 100 == 50 else { continue }
+            // One goes, and another comes.
+            let (breaker, other) = random.oneIn(2) ? (a, b) : (b, a)
+            let (mine, theirs) = socketPair()
+            let number = UInt16(100 + i)
+            let victim = Int(random.below(4))
+            try breaker.onLoop { $0.link?.add(number: number, descriptor: mine) }
+            try other.onLoop { $0.link?.add(number: number, descriptor: theirs) }
+            try breaker.onLoop { end in
+                guard let descriptors = end.link?.descriptors else { return }
+                shutdown(descriptors[min(victim, descriptors.count - 1)], CInt(SHUT_RDWR))
+            }
+        }
+        var entries: [UInt32] = []
+        var placed: Set<Int> = []
+        while entries.count < count || placed.count < count {
+            switch try b.events.take() {
+            case .frame(let header, _): entries.append(header.launch.value)
+            case .placed(_, let token): #expect(placed.insert(token).inserted, "twice, seed \(seed)")
+            case .broken(let reason):
+                Issue.record("broken: \(reason), seed \(seed)")
+                return
+            default: break
+            }
+        }
+        #expect(entries == (0..<UInt32(count)).map { $0 }, "seed \(seed)")
+        for (source, target) in zip(sources, targets) {
+            #expect(source.bytes == target.bytes && target.isIntactAround, "seed \(seed)")
+        }
+        try a.stop()
+        try b.stop()
+    }
+}
+
+@Suite("The numbers of frames")
+struct SerialWindowTests {
+    @Test("in any order each is fresh once, and what is too far ahead is outside")
+    func claims() {
+        var random = RandomSource(seed: 4)
+        var window = SerialWindow()
+        var serials = Array(1...5000 as ClosedRange<UInt64>)
+        serials.shuffle(using: &random)
+        for serial in serials { #expect(window.claim(serial) == .fresh) }
+        for serial in serials { #expect(window.claim(serial) == .again) }
+        #expect(window.claim(0) == .outside)
+        #expect(window.claim(5001 + SerialWindow.width) == .outside)
+        #expect(window.claim(5000 + SerialWindow.width) == .fresh)
+        #expect(window.claim(5001) == .fresh)
+    }
+}
+
+@Suite("Memory of a peer of the same host", .timeLimit(.minutes(3)))
+struct PeerMemoryTests {
+    /// Both ends of a connection over 127.0.0.1.
+    private func loopback() throws -> (CInt, CInt) {
+        let listener = try Socket.listening(at: .loopback(port: 0))
+        let dialler = try Socket.connecting(to: listener.localAddress ?? .loopback(port: 0))
+        while true {
+            if case .accepted(let socket, _) = listener.accept() { return (dialler.release(), socket.release()) }
+        }
+    }
+
+    private func pair(_ sharing: LinkConfiguration.Sharing) throws -> (LinkEnd, LinkEnd) {
+        var configuration = LinkConfiguration()
+        configuration.sharing = sharing
+        let (a, b) = try loopback()
+        return (try LinkEnd([a], configuration), try LinkEnd([b], configuration))
+    }
+
+    @Test("segments are fetched from where they lie, to where they belong, and small ones are sent")
+    func fetched() throws {
+        let (a, b) = try pair(.always)
+        while try !a.onLoop({ $0.link?.peerFetches ?? false }) {}
+        let sizes = [100, 16 << 10, 100_001, 4 << 20]
+        let sources = sizes.map { Memory(pattern($0, seed: $0), misalignment: 3) }
+        let targets = sizes.map { Memory(byteCount: $0) }
+        try b.placing { header in
+            header.tag.value < 4
+                ? .into(targets[Int(header.tag.value)].base, owner: LaunchNumber(1), token: Int(header.tag.value))
+                : header.tag.value == 4 ? .copy : .discard
+        }
+        for (i, source) in sources.enumerated() { try a.enqueue(header(.data, tag: UInt64(i)), source, token: i) }
+        for tag in [5, 4] as [UInt64] { try a.enqueue(header(.data, tag: tag), sources[2], token: Int(tag)) }
+        #expect(try b.frames(1)[0].payload == sources[2].bytes)
+        for (source, target) in zip(sources, targets) {
+            #expect(source.bytes == target.bytes && target.isIntactAround)
+        }
+        var sent: Set<Int> = []
+        while sent.count < 6 { if case .sent(let token) = try a.events.take() { sent.insert(token) } }
+        try a.stop()
+        try b.stop()
+    }
+
+    @Test("memory that is gone, and a process that is another, are refused")
+    func refusals() {
+        let proof = MemoryProof()
+        var description = proof.description
+        #expect(throws: Never.self) { _ = try PeerMemory.open(description).get() }
+        description.proof.low &+= 1
+        #expect(throws: SystemError.self) { _ = try PeerMemory.open(description).get() }
+        description = proof.description
+        description.address = 8
+        #expect(throws: SystemError.self) { _ = try PeerMemory.open(description).get() }
+        description.process = .max
+        #expect(throws: SystemError.self) { _ = try PeerMemory.open(description).get() }
+    }
+
+    @Test("who is told never to share does not fetch, and the other sends bytes")
+    func oneSided() throws {
+        let (x, y) = try loopback()
+        var configuration = LinkConfiguration()
+        configuration.sharing = .ifPossible
+        let a = try LinkEnd([x], configuration)
+        let b = try LinkEnd([y])
+        let memory = Memory(pattern(1 << 20))
+        try a.enqueue(header(.data), memory)
+        #expect(try b.frames(1)[0].payload == memory.bytes)
+        #expect(try a.onLoop { $0.link?.peerFetches } == false)
+        try a.stop()
+        try b.stop()
+    }
+
+    @Test("forced to share with a peer that is not known to be of this host, a link breaks and says why")
+    func forced() throws {
+        var configuration = LinkConfiguration()
+        configuration.sharing = .always
+        // A pair of sockets has no addresses.
+        let (a, _) = try LinkEnd.pair(stripes: 1, configuration)
+        #expect(try a.brokenReason().contains("PCCL_TRANSPORT=shm"))
+        try a.stop()
+    }
+
+    @Test("an offer that arrives after its sender has left is not believed, though its memory can still be read")
+    func offeredAndLeft() throws {
+        let (x, y) = try loopback()
+        makeBlocking(y)
+        let raw = RawSocket(owning: y)
+        var configuration = LinkConfiguration()
+        configuration.sharing = .ifPossible
+        let a = try LinkEnd([x], configuration)
+        let proof = MemoryProof()
+        let local = proof.description
+        let target = Memory(byteCount: 64, filled: 1)
+        try a.placing { _ in .into(target.base, owner: LaunchNumber(1), token: 1) }
+        let source = Memory(pattern(64))
+        var address = UInt64(UInt(bitPattern: source.base)).littleEndian
+        let offer =
+            header(.offer, payloadBytes: 64, serial: 1).bytes + withUnsafeBytes(of: &address) { Array($0) }
+        let introduction = FrameHeader(
+            kind: .local, epoch: .none, launch: LaunchNumber(0), tag: Tag(0),
+            payloadBytes: UInt32(LocalMemory.byteCount))
+        // Until the last byte of the offer is there the loop has nothing to do with it; then both lie in the socket.
+        try raw.write(introduction.bytes + local.bytes + offer.dropLast())
+        try a.onLoop { _ in
+            try? raw.write([offer.last ?? 0])
+            shutdown(raw.descriptor, CInt(SHUT_WR))
+        }
+        _ = try a.brokenReason()
+        #expect(!a.events.all.contains { if case .placed = $0 { true } else { false } })
+        try a.stop()
+    }
+}
