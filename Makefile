@@ -48,7 +48,8 @@ library_sources := $(filter-out Sources Sources/pccl Sources/pccl/% Sources/pccl
 library := $(DIST)/lib/libpccl.so
 tools := $(DIST)/bin/pccl $(DIST)/bin/pccl-master
 headers := $(patsubst include/%,$(DIST)/include/%,$(wildcard include/*.h))
-extras := $(DIST)/lib/pkgconfig/pccl.pc $(DIST)/share/pccl/digits.csv
+bench_files := $(patsubst scripts/bench/%,$(DIST)/share/pccl/bench/%,$(wildcard scripts/bench/*))
+extras := $(DIST)/lib/pkgconfig/pccl.pc $(DIST)/share/pccl/digits.csv $(bench_files)
 
 .PHONY: lib
 lib: $(library) $(tools) $(headers) $(extras) ## build the library, its headers and the tools into dist/
@@ -78,6 +79,9 @@ $(DIST)/lib/pkgconfig/pccl.pc: scripts/pccl.pc.in Makefile
 	@sed 's/@VERSION@/$(VERSION)/' $< > $@
 
 $(DIST)/share/pccl/digits.csv: Tests/Data/digits/digits.csv
+	@install -D -m 644 $< $@
+
+$(DIST)/share/pccl/bench/%: scripts/bench/%
 	@install -D -m 644 $< $@
 
 .PHONY: install
@@ -184,7 +188,7 @@ sanitize-address: bootstrap ## the same tests under the address sanitizer
 	$(call sanitize,address)
 
 swift_paths := Package.swift Sources Tests
-c_files = $(shell find Sources Tests include docs -name '*.[ch]' -o -name '*.cpp')
+c_files = $(shell find Sources Tests include docs scripts -name '*.[ch]' -o -name '*.cpp')
 shell_scripts = scripts/bootstrap scripts/test-install .ci/run $(shell find Tests bindings -name '*.sh')
 
 .PHONY: lint

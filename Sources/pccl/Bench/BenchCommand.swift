@@ -2,124 +2,237 @@ import ArgumentParser
 import Glibc
 import PCCL
 
-/// Measures all-reduce between processes of this machine: one line a size, medians, beside gloo where it is installed.
+/// `pccl bench`: how fast all-reduce is here, and how fast others are at the same work.
 struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench",
-        abstract: "Measures all-reduce (float32, sum) between processes of this machine over loopback.",
+        abstract: "Measures all-reduce, between processes of this machine or across hosts.",
         discussion: """
-            Bus bandwidth is 2 (P-1)/P times the size, divided by the time: what each peer's connection carries in each \
-            direction. Every result is checked.
+            Without --master it starts the peers itself, each a process of its own, and may measure other libraries at \
+            the same work in the same run, turn by turn (--vs). With --master it is one peer of a run that spans hosts: \
+            start it once on each, with the same options; rank 0 prints.
+
+            Columns: the median and the 95th percentile of the time of one call; algorithm bandwidth, size / time; bus \
+            bandwidth, 2 (P-1)/P of that, which is what each peer has to send and to receive; processor seconds of \
+            one peer for 10^9 bytes of bus traffic; the most memory a peer took beyond the user's buffers; elements \
+            that were wrong; and in how many times the time of pccl the library did it (2.00 x: it took twice as long).
+
+            The exit status is 0 if everything was measured and right; 1 for a wrong result, a failure, a process that \
+            ended or did not answer in time; 64 for wrong options; 130 after Ctrl-C. What --vs names and this machine \
+            lacks is said and skipped; that all of it is lacking is a failure.
+
+              pccl bench --peers 2,4 --sizes 4K,1M,64M --vs gloo,mpi,pump --python venv/bin/python --plot bench.svg
+              pccl bench --master 10.0.0.1:48148 --peers 3 --sizes 64M
             """)
 
-    @Option(help: "How many peers, each a process of its own.")
-    var peers = 2
+    @Option(help: "How many peers; several worlds, separated by commas, are measured one after the other.")
+    var peers = "2"
 
-    @Option(help: "Sizes in bytes, separated by commas; K, M and G stand for 2^10, 2^20 and 2^30.")
-    var sizes = "4K,64K,1M,4M,64M"
+    @Option(help: "Sizes, separated by commas; K, M and G stand for 2^10, 2^20 and 2^30. (default: 4K,64K,1M,4M,64M)")
+    var sizes: String?
 
-    @Option(help: "Connections per link; 0 lets the library choose.")
-    var stripes = 0
+    @Option(help: "Instead of --sizes: the smallest one. (default: 8)")
+    var min: String?
 
-    @Flag(help: "Reduce in place.")
+    @Option(help: "Instead of --sizes: the largest one. (default: 64M)")
+    var max: String?
+
+    @Option(help: "Instead of --sizes: each is so many times the one before. (default: 4)")
+    var factor: Int?
+
+    @Option(help: "The element type: \(DataType.allCases.map { "\($0)" }.joined(separator: ", ")).")
+    var type = "float32"
+
+    @Option(help: "The operation: sum, avg, prod, max, min.")
+    var op = "sum"
+
+    @Flag(help: "Reduce in place. (gloo always does.)")
     var inPlace = false
 
-    @Option(help: "Also measure: gloo (needs a Python with torch, see --python).")
+    @Option(help: "Connections per link of pccl and the pump; 0 lets the library choose.")
+    var stripes = 0
+
+    @Option(help: "How many operations are in flight at a time, each of the full size.")
+    var tags = 1
+
+    @Option(help: "How often each size is measured; in each round every library has its turn.")
+    var rounds = 5
+
+    @Option(help: "Timed calls in a turn. (default: 80 up to 64 KiB, 12 up to 4 MiB, 3 up to 64 MiB, 2 above)")
+    var iterations: Int?
+
+    @Option(help: "Calls before them that do not count. (default: 10, 3, 1, 1)")
+    var warmup: Int?
+
+    @Option(
+        help:
+            "Also measure, separated by commas: gloo, mpi (mpi-tcp and mpi-shm), pump, tcp (pccl without shared memory)."
+    )
     var vs: String?
 
-    @Option(help: "The Python that has torch.")
+    @Option(help: "The Python that has torch, for gloo.")
     var python = "python3"
 
-    func validate() throws {
-        guard (2...64).contains(peers) else { throw ValidationError("--peers goes from 2 to 64") }
-        guard parsedSizes != nil else { throw ValidationError("--sizes \(sizes) cannot be read") }
-        guard vs == nil || vs == "gloo" else { throw ValidationError("--vs knows gloo only") }
-    }
+    @Option(help: "HOST:PORT of a master: measure as one peer of a run with --peers members.")
+    var master: String?
+
+    @Flag(help: "One JSON object on standard output; the table goes to standard error.")
+    var json = false
+
+    @Option(help: "Draw bus bandwidth over size into this file, .svg or .png (the latter with rsvg-convert).")
+    var plot: String?
+
+    @Option(help: "Seconds that one step (a start, a turn at one size) may take.")
+    var timeout = 300
+
+    @Flag(help: "Say on standard error what is being done.")
+    var verbose = false
+
+    static let largestWorld = 64
+    static let largestSize = 64 << 30
+
+    func validate() throws { _ = try parsed() }
 
     func run() throws {
+        let parsed = try parsed()
         // The peers leave a master that has ended: nothing of interest, and it would run across the table.
         setenv("PCCL_LOG_LEVEL", "ERROR", 0)
-        let master = try Master(listen: SocketAddress(host: "127.0.0.1", port: 0))
-        try master.run()
-        defer { master.destroy() }
-        writeAll("     peers      bytes   median ms      p95 ms   bus GB/s\n", to: STDOUT_FILENO)
-        let arguments = [
-            "bench-peer", "--port", String(master.port), "--peers", String(peers), "--sizes",
-            (parsedSizes ?? []).map(String.init).joined(separator: ","), "--stripes", String(stripes),
+        keepStandardStreamsOpen()
+        do {
+            try plot.map { try PlotFile.check($0) }
+            try measure(parsed)
+        } catch is BenchInterruption {
+            writeAll("pccl bench: interrupted\n", to: STDERR_FILENO)
+            throw ExitCode(130)
+        } catch let error where !(error is ExitCode) {
+            writeAll("pccl bench: \(oneLine(error))\n", to: STDERR_FILENO)
+            throw ExitCode(1)
+        }
+    }
+
+    private func measure(_ parsed: Parsed) throws {
+        let machine = BenchMachine()
+        var output = BenchOutput(isJSON: json, isVerbose: verbose)
+        let outcome: BenchOutcome
+        if let address = parsed.master {
+            let run = JoinedRun(plan: parsed.plan, master: address, secondsPerStep: timeout, output: output)
+            (outcome, output) = try run.run { introduce(parsed, machine, $0) }
+        } else {
+            introduce(parsed, machine, output)
+            outcome = try BenchRun(
+                plan: parsed.plan, others: parsed.others, python: python, secondsPerStep: timeout, output: output
+            ).run()
+        }
+        let report = BenchReport(plan: parsed.plan, machine: machine, outcome: outcome, master: master)
+        if json { output.object(report.json) }
+        if let plot, !output.isSilent {
+            let picture = BenchPlot(
+                rows: outcome.rows, title: "All-reduce: \(describe(parsed.plan.work))", subtitle: machine.text)
+            try PlotFile.write(picture.svg(), to: plot)
+            output.note("drawn: \(plot)")
+        }
+        guard outcome.wrongElements == 0 else {
+            throw BenchFailure("\(outcome.wrongElements) elements of results were WRONG: see the column")
+        }
+    }
+
+    private func introduce(_ parsed: Parsed, _ machine: BenchMachine, _ output: BenchOutput) {
+        output.note("pccl bench \(toolVersion), \(machine.text)")
+        output.note(
+            "all-reduce, \(describe(parsed.plan.work)); \(parsed.plan.rounds) rounds; GB are 10^9 bytes, MiB are 2^20")
+    }
+
+    private func describe(_ work: BenchWork) -> String {
+        var words = [
+            "\(work.type) \(work.operationName)", work.isInPlace ? "in place" : "from one buffer into another",
         ]
-        try follow(
-            try (0..<peers).map { index in
-                try PeerProcess(
-                    arguments: arguments + (inPlace ? ["--in-place"] : []) + (index == 0 ? ["--reports"] : []),
-                    environment: currentEnvironment())
-            })
-        if vs == "gloo" { try runGloo() }
+        if work.tags > 1 { words.append("\(work.tags) at a time") }
+        if work.stripes > 0 { words.append("\(work.stripes) connections per link") }
+        return words.joined(separator: ", ")
     }
 
-    private func follow(_ processes: [PeerProcess]) throws {
-        defer { processes.forEach { $0.killAndCollect() } }
-        while !processes.allSatisfy({ $0.hasEnded() }) {
-            var waits = processes.flatMap(\.openDescriptors).map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
-            _ = poll(&waits, nfds_t(waits.count), 100)
-            for process in processes { for line in process.readReports() { writeAll(line + "\n", to: STDOUT_FILENO) } }
-            if let failed = processes.first(where: { $0.end != nil && $0.end != .exit(0) }) {
-                throw DemoFailure("a peer failed: \(failed.diagnostics.joined(separator: "\n"))")
+    // MARK: - Options
+
+    struct Parsed {
+        var plan: BenchPlan
+        var others: [BenchLibrary]
+        var master: SocketAddress?
+    }
+
+    private func parsed() throws -> Parsed {
+        var work = BenchWork()
+        guard let type = BenchWork.type(named: type) else { throw ValidationError("there is no --type \(type)") }
+        guard let operation = BenchWork.operations.first(where: { $0.name == op })?.operation else {
+            throw ValidationError("there is no --op \(op): sum, avg, prod, max, min")
+        }
+        guard (0...256).contains(stripes) else { throw ValidationError("--stripes goes from 0 to 256") }
+        guard (1...1024).contains(tags) else { throw ValidationError("--tags goes from 1 to 1024") }
+        guard (1...1000).contains(rounds) else { throw ValidationError("--rounds goes from 1 to 1000") }
+        guard (1...100_000).contains(iterations ?? 1) else {
+            throw ValidationError("--iterations goes from 1 to 100000")
+        }
+        guard (0...100_000).contains(warmup ?? 0) else { throw ValidationError("--warmup goes from 0 to 100000") }
+        guard (1...86_400).contains(timeout) else { throw ValidationError("--timeout goes from 1 to 86400") }
+        (work.type, work.operation, work.isInPlace, work.tags, work.stripes) = (type, operation, inPlace, tags, stripes)
+        let plan = BenchPlan(
+            work: work, peers: try parsedPeers(), sizes: try parsedSizes(), rounds: rounds, calls: iterations,
+            warmUps: warmup)
+        if let plot { try PlotFile.checkName(plot) }
+        return Parsed(plan: plan, others: try parsedOthers(), master: try parsedMaster(plan.peers.count))
+    }
+
+    private func parsedPeers() throws -> [Int] {
+        let worlds = peers.split(separator: ",", omittingEmptySubsequences: false).map { Int($0) ?? 0 }
+        guard worlds.allSatisfy({ (2...BenchCommand.largestWorld).contains($0) }) else {
+            throw ValidationError("--peers \(peers): numbers from 2 to \(BenchCommand.largestWorld)")
+        }
+        return worlds
+    }
+
+    private func parsedSizes() throws -> [Int] {
+        if let sizes {
+            guard min == nil, max == nil, factor == nil else {
+                throw ValidationError("--sizes goes without --min, --max and --factor")
             }
+            guard let list = ByteSize.list(sizes), list.allSatisfy({ $0 <= BenchCommand.largestSize }) else {
+                throw ValidationError("--sizes \(sizes) cannot be read: like 4K,1M,64M, up to 64G")
+            }
+            return list
         }
+        if min == nil && max == nil && factor == nil { return [4 << 10, 64 << 10, 1 << 20, 4 << 20, 64 << 20] }
+        guard let least = ByteSize.parse(min ?? "8"), let greatest = ByteSize.parse(max ?? "64M"),
+            least <= greatest, greatest <= BenchCommand.largestSize
+        else {
+            throw ValidationError("--min \(min ?? "8") --max \(max ?? "64M"): sizes like 8 and 64M, the smaller first")
+        }
+        let factor = factor ?? 4
+        guard (2...1024).contains(factor) else { throw ValidationError("--factor goes from 2 to 1024") }
+        return ByteSize.series(from: least, to: greatest, factor: factor)
     }
 
-    private var parsedSizes: [Int]? {
-        let units: [Character: Int] = ["K": 1 << 10, "M": 1 << 20, "G": 1 << 30]
-        let parsed = sizes.split(separator: ",").map { text -> Int? in
-            guard let last = text.last else { return nil }
-            let unit = units[Character(last.uppercased())]
-            guard let number = Int(unit == nil ? text : text.dropLast()), number > 0 else { return nil }
-            return number * (unit ?? 1)
+    private func parsedOthers() throws -> [BenchLibrary] {
+        guard let vs else { return [] }
+        guard let others = BenchLibrary.parse(vs) else {
+            let names = BenchLibrary.choices.map(\.name).joined(separator: ", ")
+            throw ValidationError("--vs \(vs): it knows \(names)")
         }
-        return parsed.isEmpty || parsed.contains(nil) ? nil : parsed.compactMap { $0 }
+        return others
     }
 
-    private func runGloo() throws {
-        let sizes = (parsedSizes ?? []).map(String.init).joined(separator: ",")
-        var pid: pid_t = 0
-        let result = withCStrings([python, "-c", BenchCommand.glooProgram, String(peers), sizes]) { arguments in
-            withCStrings(currentEnvironment()) { posix_spawnp(&pid, python, nil, nil, arguments, $0) }
+    private func parsedMaster(_ worlds: Int) throws -> SocketAddress? {
+        guard let master else { return nil }
+        guard vs == nil else {
+            throw ValidationError("--vs compares processes of this machine; it does not go with --master")
         }
-        guard result == 0 else { throw DemoFailure("cannot start \(python): \(systemError(result))") }
-        var status: CInt = 0
-        while waitpid(pid, &status, 0) < 0 && errno == EINTR {}
-        guard status == 0 else { throw DemoFailure("gloo could not be measured: does \(python) have torch?") }
+        guard worlds == 1 else { throw ValidationError("with --master there is one world: --peers takes one number") }
+        guard let colon = master.lastIndex(of: ":"), let port = UInt16(master[master.index(after: colon)...]) else {
+            throw ValidationError("--master \(master): HOST:PORT, as in 10.0.0.1:48148 or [fd00::1]:48148")
+        }
+        let host = master[..<colon].drop { $0 == "[" }
+        do {
+            return try SocketAddress(host: String(host.last == "]" ? host.dropLast() : host), port: port)
+        } catch {
+            throw ValidationError("--master \(master): \(error.reason)")
+        }
     }
-
-    /// Prints the same columns for torch.distributed's gloo.
-    private static let glooProgram = """
-        import os, sys, time, tempfile, multiprocessing as mp
-        import torch, torch.distributed as dist
-        def run(rank, peers, store, sizes):
-            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-            torch.set_num_threads(1)
-            dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=peers)
-            for size in sizes:
-                x = torch.ones(max(size // 4, 1))
-                times = []
-                for i in range((400 if size <= 1 << 16 else 60 if size <= 1 << 22 else 12) + 2):
-                    x.fill_(1)
-                    start = time.monotonic()
-                    dist.all_reduce(x)
-                    if i > 1: times.append(time.monotonic() - start)
-                assert float(x[-1]) == peers
-                times.sort()
-                median = times[len(times) // 2]
-                if rank == 0:
-                    print(f"gloo {peers:5d} {size:10d} {median * 1e3:11.3f} {times[len(times) * 95 // 100] * 1e3:11.3f}"
-                          f" {2 * (peers - 1) / peers * size / median / 1e9:10.3f}", flush=True)
-        if __name__ == "__main__":
-            mp.set_start_method("fork")
-            store = tempfile.mktemp()
-            everyone = [mp.Process(target=run, args=(r, int(sys.argv[1]), store, [int(s) for s in sys.argv[2].split(",")]))
-                        for r in range(int(sys.argv[1]))]
-            for p in everyone: p.start()
-            for p in everyone: p.join()
-            sys.exit(any(p.exitcode for p in everyone))
-        """
 }

@@ -18,8 +18,8 @@ final class PeerProcess {
     private var reports: LineReader
     private var errors: LineReader
 
-    /// Starts this very program again, with other arguments.
-    init(arguments: [String], environment: [String]) throws(DemoFailure) {
+    /// Starts this very program again, with other arguments; or another one, which is looked for on PATH.
+    init(program: String? = nil, arguments: [String], environment: [String]) throws(DemoFailure) {
         let input = try Pipe()
         let output = try Pipe()
         let errors = try Pipe()
@@ -33,9 +33,9 @@ final class PeerProcess {
         posix_spawn_file_actions_adddup2(&actions, errors.writeEnd, STDERR_FILENO)
 
         var pid: pid_t = 0
-        let result = withCStrings(["pccl"] + arguments) { arguments in
+        let result = withCStrings([program ?? "pccl"] + arguments) { arguments in
             withCStrings(environment) { environment in
-                posix_spawn(&pid, "/proc/self/exe", &actions, nil, arguments, environment)
+                posix_spawnp(&pid, program ?? "/proc/self/exe", &actions, nil, arguments, environment)
             }
         }
         close(input.readEnd)
@@ -45,7 +45,7 @@ final class PeerProcess {
             close(input.writeEnd)
             close(output.readEnd)
             close(errors.readEnd)
-            throw DemoFailure("cannot start a peer process: \(systemError(result))")
+            throw DemoFailure("cannot start \(program ?? "a peer process"): \(systemError(result))")
         }
         self.pid = pid
         commands = input.writeEnd
@@ -75,6 +75,11 @@ final class PeerProcess {
     func hasEnded() -> Bool {
         collect(WNOHANG)
         return end != nil && reports.hasEnded
+    }
+
+    /// Asks it to end; a launcher such as mpirun ends its own children then.
+    func terminate() {
+        if end == nil { _ = Glibc.kill(pid, SIGTERM) }
     }
 
     func allowToLeave() {
@@ -120,7 +125,7 @@ private struct Pipe {
 }
 
 /// Whole lines from a pipe, without waiting. A last line without its end was cut off by a kill, and is dropped.
-private struct LineReader {
+struct LineReader {
     let descriptor: CInt
     private(set) var hasEnded = false
     private var partial: [UInt8] = []

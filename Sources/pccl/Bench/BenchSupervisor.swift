@@ -1,0 +1,238 @@
+import Glibc
+import PCCL
+import Synchronization
+
+/// The parent's side of a measurement: starts processes, hears them, and ends them. Everything it waits for has a deadline,
+/// and every wait ends when a process fails or somebody presses Ctrl-C.
+///
+/// Processes end with their connection to it, so none outlives it, however it ends. A launcher such as mpirun ends with
+/// the processes that it launched.
+final class BenchSupervisor {
+    /// For sockets, and what libraries keep on disk; removed at the end.
+    let folder: String
+    private let secondsPerStep: Int
+    private var worlds: [BenchWorld] = []
+    private var mpiProgram: Result<String, BenchFailure>?
+
+    init(secondsPerStep: Int) throws(BenchFailure) {
+        self.secondsPerStep = secondsPerStep
+        let template = (getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp") + "/pccl-bench.XXXXXX"
+        guard let made = strdup(template) else { throw BenchFailure("no memory") }
+        defer { free(made) }
+        guard mkdtemp(made) != nil else { throw BenchFailure("cannot make a folder \(template): \(systemError())") }
+        folder = String(cString: made)
+    }
+
+    // MARK: - Worlds
+
+    /// Starts the peers of a library and has them find each other. A library that is not ours may be missing: then the
+    /// world comes back with a refusal, and none of its processes is left.
+    func start(_ library: BenchLibrary, peers: Int, work: BenchWork, python: String) throws -> BenchWorld {
+        let world = BenchWorld(library, peers: peers, isInPlace: library.isInPlace(work))
+        if let refusal = library.refusal(of: work) {
+            world.refusal = refusal
+            return world
+        }
+        worlds.append(world)
+        do {
+            try world.listen(at: folder)
+            try launch(world, python)
+            try wait(for: "the \(peers) processes of \(library.rawValue) to start") { world.hasAll }
+            try begin(world, work)
+            let answers = try replies(of: world, to: "find each other")
+            if let refusal = answers.first(where: { $0.word == "cannot" }) {
+                throw BenchFailure(refusal["text"] ?? "it did not say why")
+            }
+            world.text = answers[0]["text"] ?? ""
+        } catch let error where !library.isOurs && !(error is BenchInterruption) {
+            world.refusal = "\(error) (\(library.whatToInstall))"
+            end([world])
+        }
+        return world
+    }
+
+    /// One turn: all of the world's peers at once. The sum of what they measured.
+    func turn(_ world: BenchWorld, _ turn: BenchTurn) throws -> BenchTurnResult {
+        for member in world.members { member?.say(turn.line) }
+        let text = "reduce \(ByteSize.label(turn.bytes)) \(turn.warmUps + turn.calls) times"
+        let results = try replies(of: world, to: text).map { try BenchTurnResult(of: $0) }
+        return BenchTurnResult(merging: results)
+    }
+
+    /// Lets the processes leave in peace for a while, then kills what is left.
+    func end(_ ended: [BenchWorld]) {
+        for world in ended {
+            world.isEnding = true
+            for member in world.members { member?.say(ControlLine("end")) }
+        }
+        let patience = monotonicNanoseconds() + 5_000_000_000
+        while ended.contains(where: { !$0.processes.allSatisfy { $0.hasEnded() } }), monotonicNanoseconds() < patience {
+            guard (try? pump(milliseconds: 50)) != nil else { break }
+        }
+        kill(ended)
+        worlds.removeAll { world in ended.contains { $0 === world } }
+    }
+
+    /// Ends everything at once. Safe to call twice.
+    func close() {
+        kill(worlds)
+        worlds = []
+        _ = try? run("rm", ["-rf", folder], failure: "cannot remove \(folder)")
+    }
+
+    private func kill(_ killed: [BenchWorld]) {
+        for world in killed {
+            world.isEnding = true
+            // The processes end with these connections, also those that a launcher has started.
+            world.members = world.members.map { _ in nil }
+            for process in world.processes where world.isLaunched { process.terminate() }
+        }
+        let patience = monotonicNanoseconds() + 2_000_000_000
+        let launched = killed.filter(\.isLaunched).flatMap(\.processes)
+        while !launched.allSatisfy({ $0.hasEnded() }), monotonicNanoseconds() < patience {
+            for process in launched { _ = process.readReports() }
+            sleep(milliseconds: 10)
+        }
+        for process in killed.flatMap(\.processes) { process.killAndCollect() }
+    }
+
+    // MARK: - Processes
+
+    private func launch(_ world: BenchWorld, _ python: String) throws {
+        let environment = currentEnvironment()
+        switch world.library {
+        case .pccl, .pump: try launchOurs(world, environment)
+        case .pcclOverTCP:
+            try launchOurs(world, environment.filter { !$0.hasPrefix("PCCL_TRANSPORT=") } + ["PCCL_TRANSPORT=tcp"])
+        case .gloo:
+            let program = try BenchTools.shippedFile("gloo_peer.py")
+            for rank in 0..<world.peers {
+                world.processes.append(
+                    try PeerProcess(
+                        program: python, arguments: [program, world.socketPath, String(rank)],
+                        environment: environment + ["GLOO_SOCKET_IFNAME=lo", "OMP_NUM_THREADS=1"]))
+            }
+        case .mpiOverTCP, .mpiShared:
+            let program = try compiledMPIProgram()
+            world.isLaunched = true
+            world.processes.append(
+                try PeerProcess(
+                    program: "mpirun",
+                    arguments: world.library.launcherArguments(peers: world.peers) + [program, world.socketPath],
+                    environment: environment))
+        }
+    }
+
+    private func launchOurs(_ world: BenchWorld, _ environment: [String]) throws {
+        if world.library != .pump {
+            let master = try Master(listen: SocketAddress(host: "127.0.0.1", port: 0))
+            try master.run()
+            world.master = master
+        }
+        for rank in 0..<world.peers {
+            let arguments = ["bench-peer", "--socket", world.socketPath, "--rank", String(rank)]
+            world.processes.append(
+                try PeerProcess(
+                    arguments: arguments + (world.library == .pump ? ["--pump"] : []), environment: environment))
+        }
+    }
+
+    private func begin(_ world: BenchWorld, _ work: BenchWork) throws(BenchFailure) {
+        var line = ControlLine("begin")
+        var work = work
+        work.isInPlace = world.isInPlace
+        work.addTo(&line)
+        line["peers"] = String(world.peers)
+        line["folder"] = folder
+        if let master = world.master { line["port"] = String(master.port) }
+        if world.library == .pump {
+            line["ports"] = world.members.compactMap { $0?.port.map(String.init) }.joined(separator: ",")
+        }
+        for member in world.members { member?.say(line) }
+    }
+
+    /// Compiled once a run.
+    private func compiledMPIProgram() throws -> String {
+        if let mpiProgram { return try mpiProgram.get() }
+        mpiProgram = Result {
+            () throws(BenchFailure) -> String in
+            for program in ["mpicc", "mpirun"] where !BenchTools.isOnPath(program) {
+                throw BenchFailure("there is no \(program)")
+            }
+            let program = folder + "/mpi_peer"
+            let source = try BenchTools.shippedFile("mpi_peer.c")
+            try run("mpicc", ["-O2", "-o", program, source, "-lpthread", "-lm"], failure: "mpicc failed")
+            return program
+        }
+        return try compiledMPIProgram()
+    }
+
+    /// Runs a program to its end.
+    private func run(_ program: String, _ arguments: [String], failure: String) throws(BenchFailure) {
+        let process: PeerProcess
+        do {
+            process = try PeerProcess(program: program, arguments: arguments, environment: currentEnvironment())
+        } catch {
+            throw BenchFailure(error.description)
+        }
+        let deadline = monotonicNanoseconds() + UInt64(secondsPerStep) * 1_000_000_000
+        while !process.hasEnded() && monotonicNanoseconds() < deadline {
+            var waits = process.openDescriptors.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+            _ = poll(&waits, nfds_t(waits.count), 20)
+            _ = process.readReports()
+        }
+        process.killAndCollect()
+        guard process.end == .exit(0) else {
+            throw BenchFailure("\(failure): \(process.diagnostics.joined(separator: " | "))")
+        }
+    }
+
+    // MARK: - Waiting
+
+    /// One line of each member, in the order of ranks.
+    private func replies(of world: BenchWorld, to what: String) throws -> [ControlLine] {
+        try wait(for: "\(world.library.rawValue), \(world.peers) peers, to \(what)") {
+            world.members.allSatisfy { $0?.lines.isEmpty == false }
+        }
+        return world.members.compactMap { $0?.lines.removeFirst() }
+    }
+
+    private func wait(for what: String, until isDone: () -> Bool) throws {
+        let deadline = monotonicNanoseconds() + UInt64(secondsPerStep) * 1_000_000_000
+        while !isDone() {
+            try pump(milliseconds: 100)
+            guard monotonicNanoseconds() < deadline else {
+                throw BenchFailure("waited \(secondsPerStep) s for \(what); see --timeout")
+            }
+        }
+    }
+
+    /// Hears whoever has something to say. Throws when a process has failed.
+    private func pump(milliseconds: CInt) throws {
+        let descriptors = worlds.flatMap { $0.descriptors + $0.processes.flatMap(\.openDescriptors) }
+        var waits = descriptors.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+        _ = poll(&waits, nfds_t(waits.count), milliseconds)
+        if BenchSignals.received != 0 { throw BenchInterruption() }
+        for world in worlds {
+            try world.hear()
+            try world.check()
+        }
+    }
+}
+
+/// Somebody pressed Ctrl-C, or asked for the end in another way.
+struct BenchInterruption: Error {}
+
+enum BenchSignals {
+    /// The signal that asked for the end, or 0.
+    static var received: CInt { benchSignal.load(ordering: .relaxed) }
+
+    /// From here on Ctrl-C and the like only leave a note, so that children are ended before their parent.
+    static func install() {
+        benchSignal.store(0, ordering: .relaxed)
+        for number in [SIGINT, SIGTERM, SIGHUP] { signal(number) { benchSignal.store($0, ordering: .relaxed) } }
+        signal(SIGPIPE, SIG_IGN)
+    }
+}
+
+private let benchSignal = Atomic<CInt>(0)

@@ -1,0 +1,205 @@
+import Glibc
+import PCCL
+
+/// What peers contribute to a measured reduction, and what must come of it.
+///
+/// Small whole numbers, different at each peer, in a pattern that repeats after a prime number of elements: a chunk that
+/// was put in another's place, added twice or left out shows.
+struct ReductionPattern {
+    static let period = 1021
+
+    let type: DataType
+    let operation: ReduceOperation
+    let peers: Int
+
+    init(type: DataType, operation: ReduceOperation, peers: Int) {
+        self.type = type
+        self.operation = operation
+        self.peers = peers
+    }
+
+    func fill(_ memory: UnsafeMutableRawBufferPointer, rank: Int) {
+        contribution(of: rank).withUnsafeBytes { block in
+            var offset = 0
+            while offset < memory.count {
+                let length = min(block.count, memory.count - offset)
+                memcpy(memory.baseAddress! + offset, block.baseAddress!, length)
+                offset += length
+            }
+        }
+    }
+
+    /// How many elements differ from the result. `calls` counts the reductions of the same memory in place since it was
+    /// filled; for reductions from one buffer into another it is 1.
+    func wrongElements(in memory: UnsafeRawBufferPointer, afterCalls calls: Int) -> Int {
+        let expected = block(after: calls)
+        return wrongElements(in: memory, at: 0, of: expected) { found, wanted, index in
+            isClose(found, wanted, index: index, calls)
+        }
+    }
+
+    /// How many elements are not what this rank contributes; the memory begins so many bytes into the buffer.
+    func wrongElements(in memory: UnsafeRawBufferPointer, at offset: Int, ofContribution rank: Int) -> Int {
+        wrongElements(in: memory, at: offset, of: contribution(of: rank)) { _, _, _ in false }
+    }
+
+    /// How many calls in place one filling lasts; 0 for any number. Sums grow with each call: floats must stay finite.
+    static func callsPerFill(type: DataType, operation: ReduceOperation, peers: Int) -> Int {
+        switch operation {
+        case .average, .maximum, .minimum: return 0
+        case .product: return 1
+        case .sum:
+            guard let largest = type.largestFinite else { return 0 }
+            return max(1, Int(log2(largest / Double(largestValue * peers)) / log2(Double(peers))))
+        }
+    }
+
+    // MARK: - Values
+
+    private static let largestValue = 10
+
+    private func value(_ index: Int, _ rank: Int) -> Int {
+        let mixed = (index * 7 + rank * 13 + index / 11) % (Self.largestValue + 1)
+        switch operation {
+        // Ones and twos: the product stays a power of two, which every float holds exactly.
+        case .product: return mixed == 0 ? 2 : 1
+        case .sum, .average, .maximum, .minimum: return type.isSigned ? mixed - 5 : mixed
+        }
+    }
+
+    /// The result at an index after one call, before it is put into the type; and its divisor, which is 1 but for means.
+    private func result(_ values: [Int]) -> (numerator: Int, divisor: Int) {
+        switch operation {
+        case .sum: (values.reduce(0, +), 1)
+        case .average: (values.reduce(0, +), values.count)
+        case .product: (values.reduce(1, &*), 1)
+        case .maximum: (values.max() ?? 0, 1)
+        case .minimum: (values.min() ?? 0, 1)
+        }
+    }
+
+    /// One period of the result. Only sums go on growing when their result is reduced again.
+    private func block(after calls: Int) -> [UInt8] {
+        var growth = 1.0
+        var exactGrowth = 1
+        if operation == .sum {
+            for _ in 1..<calls {
+                growth *= Double(peers)
+                exactGrowth &*= peers
+            }
+        }
+        return (0..<Self.period).flatMap { index -> [UInt8] in
+            let (numerator, divisor) = result((0..<peers).map { value(index, $0) })
+            if type.largestFinite == nil {
+                // Division truncates in every integer type; all else wraps around.
+                let whole = divisor == 1 ? numerator &* exactGrowth : numerator / divisor
+                return type.bytes(whole: whole)
+            }
+            return type.bytes(Double(numerator) / Double(divisor) * growth)
+        }
+    }
+
+    /// One period.
+    private func contribution(of rank: Int) -> [UInt8] {
+        (0..<Self.period).flatMap { type.bytes(Double(value($0, rank))) }
+    }
+
+    // MARK: - Comparison
+
+    /// Compares with the repeated block, a period at a time; what differs is looked at element by element.
+    private func wrongElements(
+        in memory: UnsafeRawBufferPointer, at start: Int, of block: [UInt8],
+        unless isClose: (_ found: [UInt8], _ wanted: [UInt8], _ index: Int) -> Bool
+    ) -> Int {
+        let width = type.byteCount
+        var wrong = 0
+        var offset = 0
+        while offset < memory.count {
+            let place = (start + offset) % block.count
+            let length = min(block.count - place, memory.count - offset)
+            let isSame = block.withUnsafeBytes { block in
+                memcmp(block.baseAddress! + place, memory.baseAddress! + offset, length) == 0
+            }
+            for element in stride(from: 0, to: isSame ? 0 : length, by: width) {
+                let found = Array(memory[offset + element..<offset + element + width])
+                let wanted = Array(block[place + element..<place + element + width])
+                if found != wanted && !isClose(found, wanted, (place + element) / width) { wrong += 1 }
+            }
+            offset += length
+        }
+        return wrong
+    }
+
+    /// Bits that differ may still be right: a library may round each partial sum to the type.
+    private func isClose(_ found: [UInt8], _ wanted: [UInt8], index: Int, _ calls: Int) -> Bool {
+        guard let epsilon = type.epsilon, operation == .sum || operation == .average else { return false }
+        let magnitude = (0..<peers).reduce(0) { $0 + abs(value(index, $1)) }
+        var scale = Double(magnitude) / (operation == .average ? Double(peers) : 1)
+        if operation == .sum { for _ in 1..<max(calls, 1) { scale *= Double(peers) } }
+        let difference = abs(type.double(found) - type.double(wanted))
+        return difference <= epsilon * Double(peers + calls) * scale
+    }
+}
+
+extension DataType {
+    fileprivate var isSigned: Bool {
+        switch self {
+        case .uint8, .uint16, .uint32, .uint64: false
+        case .int8, .int16, .int32, .int64, .float16, .bfloat16, .float32, .float64: true
+        }
+    }
+
+    /// Nil for integers.
+    fileprivate var largestFinite: Double? {
+        switch self {
+        case .float16: 65504
+        case .bfloat16, .float32: Double(Float.greatestFiniteMagnitude)
+        case .float64: Double.greatestFiniteMagnitude
+        case .uint8, .int8, .uint16, .int16, .uint32, .int32, .uint64, .int64: nil
+        }
+    }
+
+    /// The distance from 1 to the next value.
+    fileprivate var epsilon: Double? {
+        switch self {
+        case .float16: 0x1p-10
+        case .bfloat16: 0x1p-7
+        case .float32: 0x1p-23
+        case .float64: 0x1p-52
+        case .uint8, .int8, .uint16, .int16, .uint32, .int32, .uint64, .int64: nil
+        }
+    }
+
+    /// The low bytes of a whole number, in this machine's order.
+    fileprivate func bytes(whole: Int) -> [UInt8] {
+        withUnsafeBytes(of: whole.littleEndian) { Array($0.prefix(byteCount)) }
+    }
+
+    fileprivate func bytes(_ value: Double) -> [UInt8] {
+        switch self {
+        case .float64: withUnsafeBytes(of: value) { Array($0) }
+        case .float32: withUnsafeBytes(of: Float(value)) { Array($0) }
+        case .float16: withUnsafeBytes(of: Float16(value)) { Array($0) }
+        case .bfloat16: withUnsafeBytes(of: DataType.bfloat16Bits(Float(value))) { Array($0) }
+        case .uint8, .int8, .uint16, .int16, .uint32, .int32, .uint64, .int64: bytes(whole: Int(value))
+        }
+    }
+
+    fileprivate func double(_ bytes: [UInt8]) -> Double {
+        bytes.withUnsafeBytes { bytes in
+            switch self {
+            case .float64: bytes.loadUnaligned(as: Double.self)
+            case .float32: Double(bytes.loadUnaligned(as: Float.self))
+            case .float16: Double(bytes.loadUnaligned(as: Float16.self))
+            case .bfloat16: Double(Float(bitPattern: UInt32(bytes.loadUnaligned(as: UInt16.self)) << 16))
+            case .uint8, .int8, .uint16, .int16, .uint32, .int32, .uint64, .int64: .nan
+            }
+        }
+    }
+
+    /// To nearest, ties to even; no NaN comes here.
+    private static func bfloat16Bits(_ value: Float) -> UInt16 {
+        let bits = value.bitPattern
+        return UInt16(truncatingIfNeeded: (bits &+ 0x7FFF &+ (bits >> 16 & 1)) >> 16)
+    }
+}
