@@ -60,6 +60,7 @@ let package = Package(
 
         tests("DigitsTrainingTests", ["DigitsTraining"]),
         tests("PCCLMasterTests", ["pccl-master"]),
+        tests("PCCLToolTests", ["pccl", "PCCL"]),
         tests("PCCLTidyTests", []),
         tests("PCCLBaseTests", ["PCCLBase"]),
         tests("PCCLWireTests", ["PCCLBase", "PCCLWire"]),
