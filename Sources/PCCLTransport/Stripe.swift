@@ -53,7 +53,8 @@ final class Stripe {
         var missing: Int { Int(header.payloadBytes) - filled }
     }
 
-    private static let bufferBytes = 64 << 10
+    private static let bufferBytes = 16 << 10
+    private static let bytesBehindPayload = 1 << 10
     /// Moved per turn and direction before the loop's other sockets have theirs.
     private static let bytesPerTurn = 2 << 20
 
@@ -194,7 +195,8 @@ final class Stripe {
             bufferEnd -= bufferStart
             bufferStart = 0
         }
-        let room = Stripe.bufferBytes - bufferEnd
+        // Behind a payload only the next headers are wanted: what else comes through the buffer is copied once more.
+        let room = min(arriving == nil ? Stripe.bufferBytes : Stripe.bytesBehindPayload, Stripe.bufferBytes - bufferEnd)
         var vectors = (iovec(), iovec(iov_base: buffer + bufferEnd, iov_len: room))
         var payloadRoom = 0
         switch arriving?.place {
