@@ -43,7 +43,8 @@ library_linking := -Xlinker --exclude-libs=ALL -Xlinker --version-script=$(CURDI
 manifest := Package.swift Makefile scripts/libpccl.map
 all_sources := $(shell find Sources include)
 library_sources := $(filter-out Sources Sources/pccl Sources/pccl/% Sources/pccl-master Sources/pccl-master/% \
-    Sources/PCCLSimulator Sources/PCCLSimulator/% Sources/DigitsTraining Sources/DigitsTraining/%,$(all_sources))
+    Sources/PCCLSimulator Sources/PCCLSimulator/% Sources/DigitsTraining Sources/DigitsTraining/% \
+    Sources/WANLab Sources/WANLab/%,$(all_sources))
 
 library := $(DIST)/lib/libpccl.so
 tools := $(DIST)/bin/pccl $(DIST)/bin/pccl-master

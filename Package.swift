@@ -52,13 +52,16 @@ let package = Package(
         room("PCCLABI", ["PCCL", "PCCLTransport", "CPCCL"]),
         room("PCCLSimulator", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLSchedule"]),
         room("DigitsTraining"),
+        room("WANLab", ["PCCLBase"]),
 
         .executableTarget(name: "pccl-master", dependencies: ["PCCL", argumentParser], swiftSettings: strict),
         .executableTarget(
-            name: "pccl", dependencies: ["PCCL", "PCCLSimulator", "DigitsTraining", argumentParser],
+            name: "pccl",
+            dependencies: ["PCCLBase", "PCCL", "PCCLSimulator", "DigitsTraining", "WANLab", "CShims", argumentParser],
             swiftSettings: strict),
 
         tests("DigitsTrainingTests", ["DigitsTraining"]),
+        tests("WANLabTests", ["WANLab", "PCCLBase"]),
         tests("PCCLMasterTests", ["pccl-master"]),
         tests("PCCLToolTests", ["pccl", "PCCL"]),
         tests("PCCLTidyTests", []),

@@ -8,6 +8,8 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "lab.h"
+
 /// accept4 with SOCK_NONBLOCK and SOCK_CLOEXEC, which Glibc's module does not show.
 int pccl_shim_accept(int listener, struct sockaddr *address, socklen_t *length);
 
