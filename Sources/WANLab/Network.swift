@@ -25,6 +25,15 @@ package struct Network {
     /// segment of its piece has, so this is how coarse time is for the receiver.
     private static let longestPieceNanoseconds: UInt64 = 250_000
 
+    /// Turns need not follow each other more closely than that under load; see `leastPause`.
+    private static let longestPauseNanoseconds: UInt64 = 200_000
+    private static let pausesPerDelay: UInt64 = 50
+
+    /// Sleeping and waking costs more than carrying a packet, so a busy caller may let that much time pass between two
+    /// turns: a fiftieth of the shortest way through the lab, and not more than 0.2 ms. Packets are late by as much at
+    /// most; the order and times inside the lab are exact all the same.
+    package private(set) var leastPause = Interval(nanoseconds: 0)
+
     private enum Stage: Int8 {
         case up, trunk, path, down, arrived
     }
@@ -231,6 +240,10 @@ package struct Network {
             for figure in setting.figures { figure.apply(to: &figures) }
             links[link].figures = figures
         }
+        let shortest = pairs(nil, of: nodeCount).map { from, to in
+            self.figures(from: from, to: to).reduce(0) { $0 + $1.delay.nanoseconds }
+        }.min()
+        leastPause.nanoseconds = min((shortest ?? 0) / Self.pausesPerDelay, Self.longestPauseNanoseconds)
     }
 
     private func indices(of name: LinkName) -> [Int] {

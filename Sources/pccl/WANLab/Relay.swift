@@ -100,7 +100,7 @@ final class Relay {
             network.advance(to: now)
             deliver()
             performEvents(at: now)
-            let count = pccl_shim_epoll_wait(epoll, &ready, CInt(ready.count), nanosecondsToSleep())
+            let count = pccl_shim_epoll_wait(epoll, &ready, CInt(ready.count), nanosecondsToSleep(since: now))
             for event in ready.prefix(max(0, Int(count))) { handle(Int(event.data.fd), event.events) }
         }
         noteProcessorTime()
@@ -167,8 +167,8 @@ final class Relay {
         }
     }
 
-    private func nanosecondsToSleep() -> Int64 {
-        var next = network.nextArrival
+    private func nanosecondsToSleep(since turn: Instant) -> Int64 {
+        var next = network.nextArrival.map { max($0, turn + network.leastPause) }
         if let eventsBegan, let event = events.first {
             next = min(next ?? Instant(nanoseconds: .max), eventsBegan + event.after)
         }
