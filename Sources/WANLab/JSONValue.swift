@@ -35,8 +35,9 @@ package indirect enum JSONValue: Equatable, Sendable {
         return members.first { $0.key == key }?.value
     }
 
-    package init(parsing text: String) throws(JSONError) {
-        var parser = JSONParser(text)
+    /// `allowingRepetition` is for what other programs write: the first member of a name is the one that `[name]` gives.
+    package init(parsing text: String, allowingRepetition: Bool = false) throws(JSONError) {
+        var parser = JSONParser(text, allowingRepetition: allowingRepetition)
         self = try parser.document()
     }
 }
@@ -48,7 +49,7 @@ package struct JSONError: Error, Equatable, CustomStringConvertible {
     package var description: String { "line \(line), column \(column): \(problem)" }
 }
 
-/// RFC 8259 and nothing more: no comments, no trailing commas, no second member of the same name.
+/// RFC 8259 and nothing more: no comments, no trailing commas, and unless it is allowed no second member of a name.
 private struct JSONParser {
     private let bytes: [UInt8]
     private var position = 0
@@ -57,7 +58,12 @@ private struct JSONParser {
     private static let deepest = 32
     private static let digits = UInt8(ascii: "0")...UInt8(ascii: "9")
 
-    init(_ text: String) { bytes = Array(text.utf8) }
+    private let allowsRepetition: Bool
+
+    init(_ text: String, allowingRepetition: Bool) {
+        bytes = Array(text.utf8)
+        allowsRepetition = allowingRepetition
+    }
 
     mutating func document() throws(JSONError) -> JSONValue {
         let value = try value()
@@ -100,7 +106,7 @@ private struct JSONParser {
             guard peek == UInt8(ascii: "\"") else { throw error("expected a name in double quotes") }
             let start = position
             let key = try string()
-            guard !members.contains(where: { $0.key == key }) else {
+            guard allowsRepetition || !members.contains(where: { $0.key == key }) else {
                 position = start
                 throw error("\"\(key)\" is given twice")
             }

@@ -79,7 +79,8 @@ extension LabConfiguration {
     /// Throws if something names a node or a site that is not there.
     package func check() throws(LabError) {
         guard Self.nodeLimits.contains(nodeCount) else {
-            throw LabError("a lab has \(Self.nodeLimits.lowerBound) to \(Self.nodeLimits.upperBound) nodes, not \(nodeCount)")
+            throw LabError(
+                "a lab has \(Self.nodeLimits.lowerBound) to \(Self.nodeLimits.upperBound) nodes, not \(nodeCount)")
         }
         for setting in links { try setting.name.check(nodes: nodeCount, sites: max(1, sites.count)) }
         for event in events { try event.action.check(nodes: nodeCount, sites: max(1, sites.count)) }
@@ -174,7 +175,8 @@ private struct Fields {
         guard let value = self[name] else { return nil }
         guard case .number(let number) = value, limits.contains(number) else {
             throw LabError(
-                "\(name) is a number from \(plain(limits.lowerBound)) to \(plain(limits.upperBound)), not \(value.kind)")
+                "\(name) is a number from \(plain(limits.lowerBound)) to \(plain(limits.upperBound)), not \(value.kind)"
+            )
         }
         return number
     }
@@ -186,7 +188,8 @@ private struct Fields {
 
     static func integer(_ value: JSONValue, _ name: String, _ limits: ClosedRange<Int>) throws(LabError) -> Int {
         guard case .number(let number) = value, let whole = Int(exactly: number), limits.contains(whole) else {
-            throw LabError("\(name): expected a whole number from \(limits.lowerBound) to \(limits.upperBound), not \(value.kind)")
+            throw LabError(
+                "\(name): expected a whole number from \(limits.lowerBound) to \(limits.upperBound), not \(value.kind)")
         }
         return whole
     }

@@ -68,7 +68,9 @@ package struct FigureSetting: Equatable, Sendable {
         }
         guard Self.limits(of: figure).contains(self.value) else {
             let limits = Self.limits(of: figure)
-            throw LabError("\(name) goes from \(plain(limits.lowerBound)) to \(plain(limits.upperBound)), not \(plain(self.value))")
+            throw LabError(
+                "\(name) goes from \(plain(limits.lowerBound)) to \(plain(limits.upperBound)), not \(plain(self.value))"
+            )
         }
     }
 

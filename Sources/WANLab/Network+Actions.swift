@@ -90,7 +90,9 @@ extension LabAction {
         }
         var choice = FlowChoice(a: Int(a), b: Int(b))
         if let text = options.first(where: { $0.0 == "port" })?.1 {
-            guard let port = UInt16(text), port > 0 else { throw LabError("port is a number from 1 to 65535, not \(text)") }
+            guard let port = UInt16(text), port > 0 else {
+                throw LabError("port is a number from 1 to 65535, not \(text)")
+            }
             choice.port = port
         }
         return (choice, options)
@@ -107,6 +109,8 @@ extension LabAction {
     }
 
     private static func value(_ text: String) throws(LabError) -> JSONValue {
-        do throws(JSONError) { return try JSONValue(parsing: text) } catch { throw LabError("\(text) is no value: \(error.problem)") }
+        do throws(JSONError) { return try JSONValue(parsing: text) } catch {
+            throw LabError("\(text) is no value: \(error.problem)")
+        }
     }
 }

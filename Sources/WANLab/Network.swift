@@ -47,7 +47,8 @@ package struct Network {
         self.siteOfNode = siteOfNode
         // Each link draws from its own numbers, so that traffic on one does not change what another loses.
         var seeds = RandomSource(seed: configuration.seed)
-        links = (0..<2 * nodeCount + nodeCount * nodeCount + siteCount * siteCount).map { _ in Link(seed: seeds.next()) }
+        links = (0..<2 * nodeCount + nodeCount * nodeCount + siteCount * siteCount).map { _ in Link(seed: seeds.next())
+        }
         for setting in configuration.links { apply(setting) }
     }
 
@@ -70,7 +71,9 @@ package struct Network {
             if isWithheld(flow, at: now) {
                 withheld += UInt64(pool[slot].segmentCount)
                 pool.giveBack(slot)
-                if flows[flow].affliction == .reset, tcp.flags & Headers.rst == 0 { sendReset(to: headers.source, flow) }
+                if flows[flow].affliction == .reset, tcp.flags & Headers.rst == 0 {
+                    sendReset(to: headers.source, flow)
+                }
                 return
             }
         }
@@ -95,7 +98,8 @@ package struct Network {
     package mutating func advance(to now: Instant) {
         while let (time, link) = arrivals.popFirst(until: now) {
             // After an overtaking there is one entry too many, and its time is not the head's.
-            guard links[link].travellers.first?.arrival == time, let traveller = links[link].travellers.popFirst() else {
+            guard links[link].travellers.first?.arrival == time, let traveller = links[link].travellers.popFirst()
+            else {
                 continue
             }
             if let next = links[link].travellers.first { arrivals.insert(next.arrival, link) }
@@ -302,7 +306,9 @@ private struct ArrivalQueue {
         var parent = 0
         while true {
             var least = parent
-            for child in [2 * parent + 1, 2 * parent + 2] where child < heap.count && precedes(child, least) { least = child }
+            for child in [2 * parent + 1, 2 * parent + 2] where child < heap.count && precedes(child, least) {
+                least = child
+            }
             if least == parent { return first }
             heap.swapAt(parent, least)
             parent = least

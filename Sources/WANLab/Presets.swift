@@ -57,7 +57,8 @@ extension LabConfiguration {
         guard let preset = Self.presets.first(where: { $0.name == name }) else { return nil }
         let nodes = nodeCount ?? preset.defaultNodeCount
         guard (preset.smallestNodeCount...Self.nodeLimits.upperBound).contains(nodes) else {
-            throw LabError("\(name) has \(preset.smallestNodeCount) to \(Self.nodeLimits.upperBound) nodes, not \(nodes)")
+            throw LabError(
+                "\(name) has \(preset.smallestNodeCount) to \(Self.nodeLimits.upperBound) nodes, not \(nodes)")
         }
         self.init(nodeCount: nodes)
         sites = preset.sites(nodes)

@@ -29,7 +29,8 @@ struct LabNamespaces {
         }
         let device = open("/dev/net/tun", O_RDWR | O_CLOEXEC)
         guard device >= 0 else {
-            return "needs TUN devices, but /dev/net/tun cannot be opened (\(systemError())): load the kernel module `tun`, "
+            return
+                "needs TUN devices, but /dev/net/tun cannot be opened (\(systemError())): load the kernel module `tun`, "
                 + "or in a container pass the device on (docker run --device /dev/net/tun --cap-add NET_ADMIN,SYS_ADMIN)"
         }
         close(device)

@@ -136,7 +136,8 @@ final class Relay {
             if isLarge { pool.memory(large).copyMemory(from: pool.memory(small), byteCount: split) }
             let slot = isLarge ? large : small
             if isLarge { self.large = nil } else { self.small = nil }
-            network.receive(slot, byteCount: count - VirtioHeader.size, at: Instant(nanoseconds: monotonicNanoseconds()))
+            network.receive(
+                slot, byteCount: count - VirtioHeader.size, at: Instant(nanoseconds: monotonicNanoseconds()))
         }
     }
 

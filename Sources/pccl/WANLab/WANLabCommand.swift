@@ -28,7 +28,8 @@ struct LabOptions: ParsableArguments {
     @Option(help: "The seed of all losses and jitter; else the file's, or 1.")
     var seed: UInt64?
 
-    @Flag(inversion: .prefixedNo, help: "Let TCP hand over up to 64 KiB at once. Without it the relay works much harder.")
+    @Flag(
+        inversion: .prefixedNo, help: "Let TCP hand over up to 64 KiB at once. Without it the relay works much harder.")
     var offload = true
 
     func configuration() throws -> LabConfiguration {
@@ -102,7 +103,9 @@ struct WANLabRunCommand: ParsableCommand {
 
     private func hold(_ lab: Lab, _ signals: LabSignals) throws -> CInt {
         for (node, namespace) in lab.namespaces.nodes.enumerated() {
-            writeAll("\(namespace.name) \(LabAddress.v4Text(node: node)) \(LabAddress.v6Text(node: node))\n", to: STDOUT_FILENO)
+            writeAll(
+                "\(namespace.name) \(LabAddress.v4Text(node: node)) \(LabAddress.v6Text(node: node))\n",
+                to: STDOUT_FILENO)
         }
         writeAll("wanlab: lab \(lab.pid) stands; Ctrl-C ends it\n", to: STDERR_FILENO)
         lab.relay.beginEvents()
@@ -157,7 +160,8 @@ struct WANLabPresetsCommand: ParsableCommand {
     func run() {
         for preset in LabConfiguration.presets {
             let name = preset.name.padded(to: 14)
-            writeAll("\(name) \(preset.defaultNodeCount) nodes or as many as told; \(preset.summary)\n", to: STDOUT_FILENO)
+            writeAll(
+                "\(name) \(preset.defaultNodeCount) nodes or as many as told; \(preset.summary)\n", to: STDOUT_FILENO)
         }
     }
 }
