@@ -146,7 +146,8 @@ pid_t pccl_shim_spawn_in_namespace(int network_namespace, int output, int errors
     if (getppid() != parent) // The parent was gone before the line above.
         _exit(127);
     begin_elsewhere(network_namespace, output, errors);
-    execvpe(arguments[0], arguments, environment);
+    environ = (char **)environment; // In its PATH the program is looked for.
+    execvp(arguments[0], arguments);
     fprintf(stderr, "pccl wanlab: cannot run %s: %s\n", arguments[0], strerror(errno));
     fflush(stderr);
     _exit(127);

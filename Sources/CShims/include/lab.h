@@ -25,7 +25,8 @@ int pccl_shim_detach_mount(const char *path);
 /// hands out TCP super-packets and leaves out checksums. The descriptor does not block.
 int pccl_shim_open_tun(const char *name, int offload);
 
-/// Addresses, MTU and queue of a device of the caller's network namespace, and up with it, and with the loopback device.
+/// Addresses, MTU and queue of a device of the caller's network namespace, and up with it, and with the loopback
+/// device.
 int pccl_shim_set_up_interface(const char *name, int mtu, int queue_length, uint32_t v4_address, int v4_prefix);
 int pccl_shim_add_v6_address(const char *name, const struct in6_addr *address, int prefix);
 

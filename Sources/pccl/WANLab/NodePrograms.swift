@@ -11,6 +11,8 @@ final class NodePrograms {
     private let signals: LabSignals
     private var programs: [NodeProcess] = []
     private var helpers: [NodeProcess] = []
+    /// What ends from now on does so because it was told to.
+    private var isEnding = false
     /// What was not shown, should it be wanted after all.
     private var hidden: [Int: [String]] = [:]
     private static let linesKept = 20
@@ -56,6 +58,7 @@ final class NodePrograms {
 
     /// Asks what still runs to end, and insists.
     func end() {
+        isEnding = true
         let all = programs + helpers
         all.forEach { $0.signal(SIGTERM) }
         let deadline = monotonicNanoseconds() + Self.patienceNanoseconds
@@ -97,7 +100,7 @@ final class NodePrograms {
     }
 
     private func tellEnd(of program: NodeProcess) {
-        guard let status = program.status, status != 0 else { return }
+        guard let status = program.status, status != 0, !isEnding else { return }
         for line in hidden[program.node] ?? [] { writeAll("[\(program.node)] \(line)\n", to: STDERR_FILENO) }
         writeAll("wanlab: the command in node \(program.node) ended with status \(status)\n", to: STDERR_FILENO)
     }

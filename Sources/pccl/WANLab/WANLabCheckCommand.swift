@@ -10,7 +10,7 @@ struct WANLabCheckCommand: ParsableCommand {
         abstract: "Measures a lab and compares it with its description; status 1 if they differ.",
         discussion: """
             Between node 0 and the next, and node 0 and the last: round trip and losses of ICMP echoes, and where iperf3 is \
-            installed the rate at which its UDP arrives, each way. Tolerances: 2 % or 0.3 ms more of the round trip; four \
+            installed the rate at which its UDP arrives, each way. Tolerances: 2 % or 0.5 ms more of the round trip; four \
             standard deviations and one packet of the losses; 3 % of the rate.
             """)
 
@@ -50,8 +50,8 @@ private final class LabCheck {
     private(set) var failures = 0
 
     private static let roundTripShare = 0.02
-    /// Waking up takes its time, and on a busy machine more of it.
-    private static let roundTripMilliseconds = 0.3
+    /// Waking up takes its time, and on a busy machine more of it; that is also why the fastest tenth is what counts.
+    private static let roundTripMilliseconds = 0.5
     private static let rateShare = 0.03
     private static let attempts = 3
     private static let deviations = 4.0
@@ -87,13 +87,14 @@ private final class LabCheck {
 
         let delay = figures.reduce(0) { $0 + $1.delay.seconds * 1e3 }
         let jitter = figures.reduce(0) { $0 + $1.jitter.seconds * 1e3 }
-        let median = times.isEmpty ? .infinity : times.sorted()[times.count / 2]
+        let (median, fast) =
+            times.isEmpty ? (.infinity, .infinity) : (times.sorted()[times.count / 2], times.sorted()[times.count / 10])
         let tolerance = max(Self.roundTripMilliseconds, delay * Self.roundTripShare)
         tell(
             pair,
             "round trip \(shown(delay)) ms\(jitter > 0 ? " and up to \(shown(jitter)) ms of jitter" : ""), "
-                + "measured \(shown(median)) ms (median of \(times.count))",
-            isRight: median >= delay && median <= delay + jitter + tolerance)
+                + "measured \(shown(fast)) ms (fastest tenth), \(shown(median)) ms (median)",
+            isRight: fast >= delay && fast <= delay + jitter + tolerance)
 
         let survival = figures.reduce(1) { $0 * (1 - $1.loss) }
         let expected = Double(sent) * (1 - survival)
