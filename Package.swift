@@ -52,18 +52,21 @@ let package = Package(
         room("PCCLABI", ["PCCL", "PCCLTransport", "CPCCL"]),
         room("PCCLSimulator", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLSchedule"]),
         room("DigitsTraining"),
-        room("WANLab", ["PCCLBase"]),
+        room("StrictJSON"),
+        room("WANLab", ["PCCLBase", "StrictJSON"]),
 
         .executableTarget(name: "pccl-master", dependencies: ["PCCL", argumentParser], swiftSettings: strict),
         .executableTarget(
             name: "pccl",
-            dependencies: ["PCCLBase", "PCCL", "PCCLSimulator", "DigitsTraining", "WANLab", "CShims", argumentParser],
+            dependencies: [
+                "PCCLBase", "PCCL", "PCCLSimulator", "DigitsTraining", "StrictJSON", "WANLab", "CShims", argumentParser,
+            ],
             swiftSettings: strict),
 
         tests("DigitsTrainingTests", ["DigitsTraining"]),
-        tests("WANLabTests", ["WANLab", "PCCLBase"]),
+        tests("WANLabTests", ["WANLab", "PCCLBase", "StrictJSON"]),
         tests("PCCLMasterTests", ["pccl-master"]),
-        tests("PCCLToolTests", ["pccl", "PCCL"]),
+        tests("PCCLToolTests", ["pccl", "PCCL", "StrictJSON"]),
         tests("PCCLTidyTests", []),
         tests("PCCLBaseTests", ["PCCLBase"]),
         tests("PCCLWireTests", ["PCCLBase", "PCCLWire"]),

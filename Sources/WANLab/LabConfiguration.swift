@@ -1,4 +1,5 @@
 import PCCLBase
+import StrictJSON
 
 /// A lab as a preset or a file describes it.
 package struct LabConfiguration: Equatable, Sendable {

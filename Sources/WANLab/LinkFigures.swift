@@ -1,4 +1,5 @@
 import PCCLBase
+import StrictJSON
 
 /// What a link does to the packets that pass it. A link without figures lets everything through at once.
 package struct LinkFigures: Equatable, Sendable {

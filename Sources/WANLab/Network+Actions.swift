@@ -1,4 +1,5 @@
 import PCCLBase
+import StrictJSON
 
 extension Network {
     /// Carries out an action, and says what was done; throws if there is nothing that it could be done to.

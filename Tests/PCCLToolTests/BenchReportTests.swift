@@ -1,5 +1,6 @@
 import Foundation
 import FoundationXML
+import StrictJSON
 import Testing
 
 @testable import pccl

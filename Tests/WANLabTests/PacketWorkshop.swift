@@ -1,4 +1,5 @@
 import PCCLBase
+import StrictJSON
 import Testing
 
 @testable import WANLab

@@ -1,4 +1,5 @@
 import Glibc
+import StrictJSON
 
 /// Where the table goes, and what is said beside it.
 struct BenchOutput {

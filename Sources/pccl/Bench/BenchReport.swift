@@ -1,4 +1,5 @@
 import Glibc
+import StrictJSON
 
 /// The machine a measurement was made on, as it was before.
 struct BenchMachine {
@@ -75,7 +76,7 @@ struct BenchReport {
     private var options: JSONValue {
         .object([
             .init("type", .string("\(plan.work.type)")), .init("op", .string(plan.work.operationName)),
-            .init("in_place", .boolean(plan.work.isInPlace)), .init("tags", .integer(plan.work.tags)),
+            .init("in_place", .bool(plan.work.isInPlace)), .init("tags", .integer(plan.work.tags)),
             .init("stripes", .integer(plan.work.stripes)), .init("rounds", .integer(plan.rounds)),
             .init("master", master.map { .string($0) } ?? .null),
         ])

@@ -1,6 +1,7 @@
 import ArgumentParser
 import CShims
 import Glibc
+import StrictJSON
 import WANLab
 
 /// Measures what programs in the lab would see, and compares it with what the lab's description says.

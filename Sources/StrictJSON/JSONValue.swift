@@ -1,5 +1,4 @@
-/// A JSON text as values. Members keep the order in which they are written, since in a lab's file later settings win
-/// over earlier ones.
+/// A JSON text as values, read strictly and written legibly. Members keep the order in which they are written.
 package indirect enum JSONValue: Equatable, Sendable {
     case null
     case bool(Bool)
@@ -15,7 +14,11 @@ package indirect enum JSONValue: Equatable, Sendable {
             self.key = key
             self.value = value
         }
+        package init(_ key: String, _ value: JSONValue) { self.init(key: key, value: value) }
     }
+
+    /// Exact up to 2⁵³, as is usual among readers of JSON.
+    package static func integer(_ value: Int) -> JSONValue { .number(Double(value)) }
 
     /// What is there, in words for an error's text.
     package var kind: String {
@@ -39,6 +42,50 @@ package indirect enum JSONValue: Equatable, Sendable {
     package init(parsing text: String, allowingRepetition: Bool = false) throws(JSONError) {
         var parser = JSONParser(text, allowingRepetition: allowingRepetition)
         self = try parser.document()
+    }
+}
+
+extension JSONValue {
+    package func written(indent: String = "") -> String {
+        switch self {
+        case .null: return "null"
+        case .bool(let value): return value ? "true" : "false"
+        case .number(let value): return JSONValue.written(value)
+        case .string(let text): return JSONValue.quoted(text)
+        case .array(let values):
+            if values.isEmpty { return "[]" }
+            let lines = values.map { indent + "  " + $0.written(indent: indent + "  ") }
+            return "[\n" + lines.joined(separator: ",\n") + "\n\(indent)]"
+        case .object(let members):
+            if members.isEmpty { return "{}" }
+            let lines = members.map {
+                "\(indent)  \(JSONValue.quoted($0.key)): \($0.value.written(indent: indent + "  "))"
+            }
+            return "{\n" + lines.joined(separator: ",\n") + "\n\(indent)}"
+        }
+    }
+
+    private static func written(_ number: Double) -> String {
+        // JSON has no infinity, and no NaN.
+        guard number.isFinite else { return "null" }
+        return number == number.rounded() && number.magnitude < 0x1p53 ? "\(Int64(number))" : "\(number)"
+    }
+
+    private static func quoted(_ text: String) -> String {
+        var quoted = "\""
+        for scalar in text.unicodeScalars {
+            switch scalar {
+            case "\"": quoted += "\\\""
+            case "\\": quoted += "\\\\"
+            case "\n": quoted += "\\n"
+            case "\t": quoted += "\\t"
+            case ..<" ":
+                let digits = String(scalar.value, radix: 16)
+                quoted += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+            default: quoted.unicodeScalars.append(scalar)
+            }
+        }
+        return quoted + "\""
     }
 }
 
