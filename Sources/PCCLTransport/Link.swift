@@ -68,8 +68,15 @@ package final class Link {
     var onBroken: ((Link, String) -> Void)?
     /// One more stripe would help: called on the loop's thread, at the end of a turn.
     var onWantsStripe: ((Link) -> Void)?
-    /// Stripe numbers of the side that did not make the link begin here, so that both may add stripes at once.
+    /// Further stripes that are being dialled.
+    private var pendingStripes = 0
+    /// The number that the next further stripe dialled here will have; see `ownNumbers`.
     private var nextStripeNumber: UInt16
+    /// Each side has numbers of its own, so that both may add stripes at once.
+    private let ownNumbers: ClosedRange<UInt16>
+    /// The stripe that takes ordered frames. It stays the one until it fails: one that came back from a stall, and took
+    /// over again at once, would let new entries overtake those still on their way.
+    private var primary: UInt16 = 0
 
     // Outgoing frames, encoded, not yet taken by a stripe.
     private var small = FrameBatch()
@@ -127,7 +134,8 @@ package final class Link {
         pieceLimit = configuration.largestPieceBytes
         governor = StripeGovernor(
             count: descriptors.count, limit: configuration.growsByItself ? configuration.largestStripeCount : 0)
-        nextStripeNumber = isMaker ? UInt16(descriptors.count) : 0x8000
+        ownNumbers = isMaker ? UInt16(descriptors.count)...0x7fff : 0x8000...0xffff
+        nextStripeNumber = ownNumbers.lowerBound
         for (number, descriptor) in descriptors.enumerated() {
             stripes.append(stripe(UInt16(number), descriptor))
         }
@@ -154,18 +162,24 @@ package final class Link {
     /// Where the peer was reached, or came from.
     var remoteHost: SocketAddress.Host? { stripes.lazy.compactMap(\.remoteHost).first }
 
-    /// A number that no stripe of this link had.
-    func takeStripeNumber() -> UInt16 {
-        defer { nextStripeNumber &+= 1 }
+    var mayGrow: Bool { isOpen && stripes.count + pendingStripes < WireLimits.stripesPerLink }
+
+    /// A further stripe begins to be dialled: its number, which no living stripe of this link has.
+    func beginStripe() -> UInt16 {
+        pendingStripes += 1
+        repeat {
+            nextStripeNumber = nextStripeNumber == ownNumbers.upperBound ? ownNumbers.lowerBound : nextStripeNumber + 1
+        } while stripes.contains { $0.number == nextStripeNumber }
         return nextStripeNumber
     }
 
-    var mayGrow: Bool { isOpen && stripes.count < WireLimits.stripesPerLink }
+    /// It was made, or was not.
+    func endStripe() { pendingStripes -= 1 }
 
     /// A further stripe, connected and greeted, begins to carry.
     func add(number: UInt16, descriptor: CInt) {
         let added = stripe(number, descriptor)
-        guard isOpen else { return added.close() }
+        guard isOpen, !stripes.contains(where: { $0.number == number }) else { return added.close() }
         stripes.append(added)
         added.start()
         kick()
@@ -247,8 +261,12 @@ extension Link {
         guard isOpen, let index = stripes.firstIndex(where: { $0 === stripe }) else { return }
         guard stripes.count > 1 else { return fail(reason) }
         stripes.remove(at: index)
-        Log.write(.info, "\(peer): one of \(stripes.count + 1) connections broke: \(reason)")
+        Log.write(.info, "\(peer): one of \(stripes.count + 1) connections ended: \(reason)")
         if let (serial, place) = stripe.severArrival() { severed[serial] = place }
+        // An honest peer sends again what was cut off, and has never more cut off than it had stripes.
+        guard severed.count <= WireLimits.stripesPerLink else {
+            return fail("it breaks connections and sends nothing again")
+        }
         sendAgain(stripe.takeRetained())
         stripe.close()
         if !configuration.growsByItself { wishForStripe() }
@@ -281,7 +299,12 @@ extension Link {
     /// Stripes that stand still get nothing new, as long as there is another.
     func mayWork(_ stripe: Stripe) -> Bool { !stripe.isSuspect || stripes.allSatisfy(\.isSuspect) }
 
-    private func isPrimary(_ stripe: Stripe) -> Bool { stripes.first(where: mayWork) === stripe }
+    private func isPrimary(_ stripe: Stripe) -> Bool {
+        if !stripes.contains(where: { $0.number == primary && mayWork($0) }) {
+            primary = stripes.first(where: mayWork)?.number ?? primary
+        }
+        return stripe.number == primary
+    }
 
     /// Something is under way, or an acknowledgement is owed: look again soon.
     func keepWatching() {
@@ -331,6 +354,7 @@ extension Link {
     private func wishForStripe() {
         let now = loop.now
         if let lastWish, now - lastWish < configuration.wishPeriod { return }
+        guard pendingStripes == 0 else { return }
         lastWish = now
         loop.atEndOfTurn { [self] in if isOpen { onWantsStripe?(self) } }
     }
@@ -360,16 +384,20 @@ extension Link {
         } else {
             pieceLimit = configuration.largestPieceBytes
         }
-        if wanted > stripes.count {
-            for _ in stripes.count..<wanted { loop.atEndOfTurn { [self] in if isOpen { onWantsStripe?(self) } } }
+        if wanted > stripes.count + pendingStripes {
+            let missing = wanted - stripes.count - pendingStripes
+            loop.atEndOfTurn { [self] in for _ in 0..<missing where isOpen { onWantsStripe?(self) } }
         } else if wanted < stripes.count {
             retire(stripes.count - wanted)
         }
     }
 
-    /// Lets go of stripes that carry nothing just now.
+    /// Lets go of stripes that were added from here and carry nothing just now. Those that the peer added are its own: it
+    /// may need them in its direction.
     private func retire(_ count: Int) {
-        let idle = stripes.dropFirst().filter { !$0.hasRetained && !$0.isArriving }.suffix(count)
+        let idle = stripes.filter {
+            $0.number != primary && ownNumbers.contains($0.number) && !$0.hasRetained && !$0.isArriving
+        }.suffix(count)
         for stripe in idle {
             stripes.removeAll { $0 === stripe }
             stripe.close()

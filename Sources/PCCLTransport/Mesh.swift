@@ -272,7 +272,7 @@ package final class Mesh {
             let address = link.remoteHost.flatMap({ host in member.addresses.first { $0.host == host } })
                 ?? member.addresses.first
         else { return }
-        let number = link.takeStripeNumber()
+        let number = link.beginStripe()
         let hello = StripeHello(
             run: identity.run, from: identity.me, to: link.peer, attempt: attempt, stripe: number, stripeCount: 0)
         do {
@@ -282,6 +282,7 @@ package final class Mesh {
             extras.append(Extra(peer: link.peer, link: link, number: number, handshake: handshake))
             keepTicking()
         } catch {
+            link.endStripe()
             Log.write(.debug, "\(link.peer): no further connection to \(address): \(error)")
         }
     }
@@ -289,6 +290,7 @@ package final class Mesh {
     private func advanceExtra(_ handshake: StripeHandshake, _ step: StripeHandshake.Step) {
         guard let index = extras.firstIndex(where: { $0.handshake === handshake }) else { return }
         let extra = extras.remove(at: index)
+        extra.link.endStripe()
         switch step {
         case .answer(.accepted):
             guard links[extra.peer] === extra.link, let descriptor = handshake.release() else {
@@ -397,6 +399,7 @@ package final class Mesh {
         }
         for extra in extras where extra.handshake.deadline <= now {
             extra.handshake.close()
+            extra.link.endStripe()
             extras.removeAll { $0.handshake === extra.handshake }
         }
         if !handshakes.isEmpty || !dials.isEmpty || !extras.isEmpty { keepTicking() }

@@ -93,6 +93,11 @@ package struct JSONError: Error, Equatable, CustomStringConvertible {
     package var line: Int
     package var column: Int
     package var problem: String
+    package init(line: Int, column: Int, problem: String) {
+        self.line = line
+        self.column = column
+        self.problem = problem
+    }
     package var description: String { "line \(line), column \(column): \(problem)" }
 }
 

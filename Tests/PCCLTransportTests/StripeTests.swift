@@ -152,12 +152,16 @@ struct StripeTests {
         #expect(try raws[1].read(headerBytes) == header(.enter, launch: 2, serial: 2).bytes)
         try raws[1].write(acknowledgement(stripe: 1, 2).bytes)
         #expect(try a.events.take() == .sent(token: 3))
-        // It moves after all, and is the first one again.
+        // It moves after all, and works again; entries stay where they are, lest new ones overtake old ones.
         try raws[0].write(acknowledgement(stripe: 0, 1).bytes + header(.credit, serial: 1).bytes)
         _ = try a.frames(1)
+        try a.enqueue(header(.data), Memory(pattern(10)))
+        let next = header(.data, payloadBytes: 10, serial: 3).bytes
+        while try raws[0].read(headerBytes) != next {}
+        #expect(try raws[0].read(10) == pattern(10))
         try a.send(header(.enter, launch: 3), inOrder: true)
-        let third = header(.enter, launch: 3, serial: 3).bytes
-        while try raws[0].read(headerBytes) != third {}
+        let third = header(.enter, launch: 3, serial: 4).bytes
+        while try raws[1].read(headerBytes) != third {}
         try a.stop()
     }
 
