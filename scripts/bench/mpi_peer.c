@@ -7,6 +7,7 @@
  * ControlLine.swift. Between turns it waits in read(2): an MPI call would spin and take a core from what is measured
  * then. */
 #define _GNU_SOURCE
+#include <limits.h>
 #include <math.h>
 #include <mpi.h>
 #include <poll.h>
@@ -283,6 +284,8 @@ static void reduce(char **sources, char **targets, int buffers, size_t bytes) {
 static void take_turn(const char *line, long long bytes_before) {
     static char *sources[MOST_TAGS], *targets[MOST_TAGS];
     size_t bytes = number_of(line, "bytes");
+    if (bytes / type->bytes > INT_MAX)
+        fail("MPI counts no more elements than an int does");
     long long warm_ups = number_of(line, "warmups"), calls = number_of(line, "calls");
     long long per_fill = number_of(line, "callsperfill");
     char *times = malloc(calls * 21 + 1), *end = times;
