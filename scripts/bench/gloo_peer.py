@@ -166,6 +166,13 @@ def main():
     try:
         import torch
         import torch.distributed as dist
+    except ImportError as error:
+        parent.say("cannot", text=f"{sys.executable}: {error}; pip install torch, or name another Python with --python")
+        parent.next()
+        return
+    try:
+        if not hasattr(torch, begin["type"]):
+            raise TypeError(f"PyTorch {torch.__version__} has no such type")
         torch.set_num_threads(1)
         bytes_before = status_bytes("VmRSS:")
         store = "file://" + begin["folder"] + "/gloo." + begin["peers"]

@@ -4,8 +4,7 @@
  *
  * It does what a peer of our own does (Sources/pccl/Bench/Peer), so that both are measured alike: the same numbers, the
  * same turns, the same moments at which a clock is read. The lines that pass over the socket are explained in
- * ControlLine.swift. Between turns it waits in read(2): an MPI call would spin and take a core from what is measured
- * then. */
+ * ControlLine.swift. Between turns it sleeps: an MPI call would spin and take a core from what is measured then. */
 #define _GNU_SOURCE
 #include <limits.h>
 #include <math.h>
@@ -91,11 +90,17 @@ static void connect_to_parent(const char *path) {
     }
 }
 
-/* The next line, or the end of this process. */
+/* The next line, or the end of this process. MPI moves bytes only inside its calls, and a rank may have returned from a
+ * reduction while some of what it sent waits in user space: so it looks after them a hundred times a second. */
 static void hear(char *line, size_t size) {
     size_t length = 0;
     for (;;) {
         char byte;
+        struct pollfd wait = {.fd = parent, .events = POLLIN};
+        while (poll(&wait, 1, 10) == 0) {
+            int has_message;
+            MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &has_message, MPI_STATUS_IGNORE);
+        }
         if (read(parent, &byte, 1) != 1)
             _exit(2);
         if (byte == '\n')

@@ -90,6 +90,7 @@ struct BenchReport {
         .object([
             .init("peers", .integer(row.peers)), .init("bytes", .integer(row.bytes)),
             .init("library", .string(row.library)), .init("calls", .integer(row.calls)),
+            .init("min_seconds", .number(row.leastNanoseconds / 1e9)),
             .init("median_seconds", .number(row.medianNanoseconds / 1e9)),
             .init("p95_seconds", .number(row.percentile95Nanoseconds / 1e9)),
             .init("algorithm_bandwidth_gigabytes_per_second", .number(row.algorithmBandwidth)),

@@ -54,6 +54,7 @@ struct BenchRow: Equatable {
     let bytes: Int
     let library: String
     let calls: Int
+    let leastNanoseconds: Double
     let medianNanoseconds: Double
     let percentile95Nanoseconds: Double
     /// Processor seconds for 10^9 bytes of bus traffic.
@@ -71,6 +72,7 @@ struct BenchRow: Equatable {
         self.bytes = bytes
         self.library = library
         calls = times.count
+        leastNanoseconds = times.min() ?? 0
         medianNanoseconds = median(times)
         percentile95Nanoseconds = percentile(95, of: times)
         let busBytes = BenchRow.busFactor(peers) * Double(bytes) * Double(max(calls, 1))

@@ -41,7 +41,9 @@ final class BenchSupervisor {
             try begin(world, work)
             let answers = try replies(of: world, to: "find each other")
             if let refusal = answers.first(where: { $0.word == "cannot" }) {
-                throw BenchFailure(refusal["text"] ?? "it did not say why")
+                world.refusal = refusal["text"] ?? "it did not say why"
+                end([world])
+                return world
             }
             world.text = answers[0]["text"] ?? ""
         } catch let error where !library.isOurs && !(error is BenchInterruption) {

@@ -43,14 +43,15 @@ struct ReductionPattern {
         wrongElements(in: memory, at: offset, of: contribution(of: rank)) { _, _, _ in false }
     }
 
-    /// How many calls in place one filling lasts; 0 for any number. Sums grow with each call: floats must stay finite.
+    /// How many calls in place one filling lasts; 0 for any number. Sums grow with each call, and must not overflow:
+    /// floats would be infinite, and of integers Open MPI's do not wrap around in every type.
     static func callsPerFill(type: DataType, operation: ReduceOperation, peers: Int) -> Int {
         switch operation {
         case .average, .maximum, .minimum: return 0
         case .product: return 1
         case .sum:
-            guard let largest = type.largestFinite else { return 0 }
-            return max(1, Int(log2(largest / Double(largestValue * peers)) / log2(Double(peers))))
+            let room = log2(type.largestFinite ?? type.largestInteger) - log2(Double(largestValue * peers))
+            return max(1, Int(room / log2(Double(peers))))
         }
     }
 
@@ -157,6 +158,10 @@ extension DataType {
         case .float64: Double.greatestFiniteMagnitude
         case .uint8, .int8, .uint16, .int16, .uint32, .int32, .uint64, .int64: nil
         }
+    }
+
+    fileprivate var largestInteger: Double {
+        exp2(Double(8 * byteCount - (isSigned ? 1 : 0))) - 1
     }
 
     /// The distance from 1 to the next value.
