@@ -139,7 +139,7 @@ struct BenchCommand: ParsableCommand {
     private func introduce(_ parsed: Parsed, _ machine: BenchMachine, _ output: BenchOutput) {
         output.note("pccl bench \(toolVersion), \(machine.text)")
         output.note(
-            "all-reduce, \(describe(parsed.plan.work)); \(parsed.plan.rounds) rounds; GB are 10^9 bytes, MiB are 2^20")
+            "all-reduce, \(describe(parsed.plan.work)); rounds: \(parsed.plan.rounds); GB are 10^9 bytes, MiB are 2^20")
     }
 
     private func describe(_ work: BenchWork) -> String {

@@ -79,7 +79,20 @@ final class BenchSupervisor {
     func close() {
         kill(worlds)
         worlds = []
-        _ = try? run("rm", ["-rf", folder], failure: "cannot remove \(folder)")
+        removeFolder()
+    }
+
+    /// It has no folders inside.
+    private func removeFolder() {
+        guard let listing = opendir(folder) else { return }
+        while let entry = readdir(listing) {
+            let name = withUnsafeBytes(of: entry.pointee.d_name) {
+                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            unlink(folder + "/" + name)
+        }
+        closedir(listing)
+        rmdir(folder)
     }
 
     private func kill(_ killed: [BenchWorld]) {
