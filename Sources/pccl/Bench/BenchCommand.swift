@@ -21,7 +21,7 @@ struct BenchCommand: ParsableCommand {
             ended or did not answer in time; 64 for wrong options; 130 after Ctrl-C. What --vs names and this machine \
             lacks is said and skipped; that all of it is lacking is a failure.
 
-              pccl bench --peers 2,4 --sizes 4K,1M,64M --vs gloo,mpi,pump --python venv/bin/python --plot bench.svg
+              pccl bench --peers 2,4 --vs gloo,mpi,pump --plot bench.svg
               pccl bench --master 10.0.0.1:48148 --peers 3 --sizes 64M
             """)
 
