@@ -6,6 +6,7 @@ import WANLab
 /// leaves behind is found by its lock being free.
 struct LabRegistry {
     static let folder = "/run/pccl-lab"
+    private static let hiddenPrefix = ".new-"
 
     let lab: CInt
     private let lock: CInt
@@ -17,7 +18,7 @@ struct LabRegistry {
     init() throws(LabError) {
         lab = getpid()
         // Made elsewhere and moved here with its lock held, so that no other lab's cleaning ever sees it unlocked.
-        let hidden = "\(Self.folder)/.new-\(lab)"
+        let hidden = "\(Self.folder)/\(Self.hiddenPrefix)\(lab)"
         mkdir(Self.folder, 0o755)
         guard mkdir(hidden, 0o700) == 0 || errno == EEXIST else {
             throw LabError("cannot make \(hidden): \(systemError())")
@@ -41,6 +42,12 @@ struct LabRegistry {
     static func clean() -> [CInt] {
         let stale = known().filter { !isHeld($0) }
         for lab in stale { remove(lab) }
+        // One that was killed before it had its place.
+        for name in entries(of: folder) where name.hasPrefix(hiddenPrefix) {
+            guard let lab = CInt(name.dropFirst(hiddenPrefix.count)), kill(lab, 0) != 0, errno == ESRCH else { continue }
+            unlink("\(folder)/\(name)/lock")
+            rmdir("\(folder)/\(name)")
+        }
         return stale
     }
 
