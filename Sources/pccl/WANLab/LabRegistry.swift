@@ -44,7 +44,9 @@ struct LabRegistry {
         for lab in stale { remove(lab) }
         // One that was killed before it had its place.
         for name in entries(of: folder) where name.hasPrefix(hiddenPrefix) {
-            guard let lab = CInt(name.dropFirst(hiddenPrefix.count)), kill(lab, 0) != 0, errno == ESRCH else { continue }
+            guard let lab = CInt(name.dropFirst(hiddenPrefix.count)), kill(lab, 0) != 0, errno == ESRCH else {
+                continue
+            }
             unlink("\(folder)/\(name)/lock")
             rmdir("\(folder)/\(name)")
         }
