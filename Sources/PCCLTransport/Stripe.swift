@@ -26,7 +26,6 @@ final class Stripe {
     // Writing: small frames first, then at most one segment.
     private var small: [UInt8] = []
     private var smallSent = 0
-    private var smallFrames = 0
     private var segment: OutgoingSegment?
     /// Of the segment: its header, and for an offer the address too.
     private let headerBytes: UnsafeMutableRawPointer
@@ -39,7 +38,7 @@ final class Stripe {
 
     // Written, wholly or in part, and not acknowledged by the peer; the oldest first.
     private var retained = FrameQueue()
-    private var writtenFrames: UInt64 = 0
+    private var takenFrames: UInt64 = 0
     private var acknowledgedFrames: UInt64 = 0
     /// When the peer last acknowledged something, or something went out while nothing was under way.
     private(set) var lastProgress: Instant
@@ -138,7 +137,8 @@ final class Stripe {
 
     /// The peer has taken in so many numbered frames of this stripe. False if it cannot have.
     func acknowledged(upTo count: UInt64) -> Bool {
-        guard count <= writtenFrames else { return false }
+        // Of a batch that is half written the peer may have the first frames already; of a segment it cannot.
+        guard count <= takenFrames - (segment == nil ? 0 : 1) else { return false }
         guard count > acknowledgedFrames else { return true }
         acknowledgedFrames = count
         let now = loop.now
@@ -347,12 +347,11 @@ final class Stripe {
         let work = link.takeWork(for: self)
         small = work.bytes
         smallSent = 0
-        smallFrames = 0
         if !work.retained.isEmpty {
             if retained.isEmpty { lastProgress = loop.now }
             for frames in work.retained {
                 retained.append(frames)
-                if case .batch = frames.content { smallFrames += frames.count }
+                takenFrames += UInt64(frames.count)
             }
             link.keepWatching()
         }
@@ -404,16 +403,13 @@ final class Stripe {
         let ofSmall = min(count, small.count - smallSent)
         smallSent += ofSmall
         if smallSent == small.count {
-            writtenFrames += UInt64(smallFrames)
             small = []
             smallSent = 0
-            smallFrames = 0
         }
         guard segment != nil else { return }
         segmentSent += count - ofSmall
         guard segmentSent == headerCount + payloadCount else { return }
         segment = nil
-        writtenFrames += 1
         orphan?.deallocate()
         orphan = nil
     }

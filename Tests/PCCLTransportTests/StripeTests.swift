@@ -40,6 +40,21 @@ struct StripeTests {
         #expect(a.events.all == [.sent(token: 8)])
     }
 
+    @Test("frames of a batch that is half written may be acknowledged already")
+    func halfABatch() throws {
+        let (a, raw) = try LinkEnd.withRawEnd()
+        let count = 20_000
+        // More than the socket takes at once.
+        try a.onLoop { end in for i in 1...count { end.link?.send(header(.credit, launch: UInt32(i))) } }
+        let first = try raw.read(headerBytes * 100)
+        #expect(Array(first.suffix(headerBytes)) == header(.credit, launch: 100, serial: 100).bytes)
+        try raw.write(acknowledgement(100).bytes + header(.prepared, serial: 1).bytes)
+        _ = try a.frames(1)
+        let rest = try raw.read(headerBytes * (count - 100))
+        #expect(Array(rest.suffix(headerBytes)) == header(.credit, launch: UInt32(count), serial: UInt64(count)).bytes)
+        try a.stop()
+    }
+
     @Test("what was acknowledged is not sent again")
     func acknowledgedIsDone() throws {
         let (a, raws) = try LinkEnd.withRawEnds(2)
