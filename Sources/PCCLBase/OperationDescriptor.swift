@@ -2,8 +2,10 @@
 package enum Algorithm: UInt8, Sendable, CaseIterable {
     /// Every rank owns one chunk, receives all contributions to it and sends the result to everybody.
     case direct = 1
-    /// Chunks travel around the ring of ranks twice: once to be summed, once as results.
+    /// Chunks travel around the ring of ranks twice, half of them either way: once to be summed, once as results.
     case ring = 2
+    /// Everybody sends everything to everybody, and folds it all by itself.
+    case oneShot = 3
 }
 
 /// What all members of an operation must agree on. It travels with the first frame of an operation, and members whose

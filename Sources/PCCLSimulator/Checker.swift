@@ -139,12 +139,12 @@ struct Checker {
         }
         instances[index].result = output
         let worldSize = place.members.count
-        for chunk in 0..<worldSize {
-            // Direct: in the order of ranks. Ring: a chunk begins its way one rank behind its owner.
-            let first = execution.descriptor.algorithm == .direct ? 0 : chunk + 1
+        for chunk in 0..<execution.layout.chunkCount {
+            let order = AllReduceSchedule.foldOrder(
+                execution.descriptor.algorithm, chunk: chunk, worldSize: worldSize)
             for element in execution.layout.elements(ofChunk: chunk) {
-                var sum = inputs[first % worldSize][element]
-                for k in 1..<worldSize { sum = DataPlane.fold(sum, inputs[(first + k) % worldSize][element]) }
+                var sum = inputs[order[0]][element]
+                for rank in order.dropFirst() { sum = DataPlane.fold(sum, inputs[rank][element]) }
                 if output[element] != sum {
                     return (
                         .elements,

@@ -89,10 +89,11 @@ final class Execution {
         self.segmentElements = segmentElements
         let worldSize = place.members.count
         let count = Int(descriptor.count)
-        layout = ChunkLayout(elementCount: count, chunkCount: worldSize)
+        layout = AllReduceSchedule.layout(
+            descriptor.algorithm, elementCount: count, worldSize: worldSize, shares: [])
         peers = Array(repeating: PeerState(), count: worldSize)
-        resultTargets = Array(repeating: [], count: worldSize)
-        resultSource = Array(repeating: nil, count: worldSize)
+        resultTargets = Array(repeating: [], count: layout.chunkCount)
+        resultSource = Array(repeating: nil, count: layout.chunkCount)
         isDone = Array(repeating: false, count: count)
         saved = Array(repeating: nil, count: count)
         missing = count
@@ -131,7 +132,7 @@ final class Execution {
     func take(_ header: FrameHeader, _ values: [UInt64], from rank: Int) -> String? {
         let chunk = Int(header.chunk)
         let offset = Int(header.offset) / 8
-        guard chunk < place.members.count,
+        guard chunk < layout.chunkCount,
             offset + values.count <= layout.elements(ofChunk: chunk).count
         else { return "a piece outside of the buffer" }
         switch header.phase {

@@ -6,8 +6,14 @@ import Testing
 struct AllReduceScheduleTests {
     static let worldSizes = Array(2...16) + [32]
 
+    private func chunkCount(_ algorithm: Algorithm, _ worldSize: Int) -> Int {
+        AllReduceSchedule.chunkCount(algorithm, worldSize: worldSize)
+    }
+
     private func run(_ algorithm: Algorithm, _ worldSize: Int) throws -> Interpreter {
-        try Interpreter(worldSize) { AllReduceSchedule.steps(algorithm, rank: $0, worldSize: worldSize) }
+        try Interpreter(worldSize, chunkCount: chunkCount(algorithm, worldSize)) {
+            AllReduceSchedule.steps(algorithm, rank: $0, worldSize: worldSize)
+        }
     }
 
     @Test(
@@ -15,7 +21,7 @@ struct AllReduceScheduleTests {
         arguments: Algorithm.allCases, worldSizes)
     func complete(algorithm: Algorithm, worldSize: Int) throws {
         let all = try run(algorithm, worldSize)
-        for chunk in 0..<worldSize {
+        for chunk in 0..<chunkCount(algorithm, worldSize) {
             for rank in 0..<worldSize {
                 #expect(all.results[rank][chunk]?.sorted() == Array(0..<worldSize))
                 #expect(all.results[rank][chunk] == all.results[0][chunk])
@@ -23,39 +29,64 @@ struct AllReduceScheduleTests {
         }
     }
 
-    @Test("direct folds in rank order", arguments: worldSizes)
-    func directOrder(worldSize: Int) throws {
-        let all = try run(.direct, worldSize)
-        for chunk in 0..<worldSize { #expect(all.results[0][chunk] == Array(0..<worldSize)) }
-    }
-
-    @Test("the ring folds chunk c in the order c+1, c+2, …, c", arguments: worldSizes)
-    func ringOrder(worldSize: Int) throws {
-        let all = try run(.ring, worldSize)
-        for chunk in 0..<worldSize {
-            #expect(all.results[0][chunk] == (1...worldSize).map { (chunk + $0) % worldSize })
+    @Test("contributions are folded in the order that is promised", arguments: Algorithm.allCases, worldSizes)
+    func order(algorithm: Algorithm, worldSize: Int) throws {
+        let all = try run(algorithm, worldSize)
+        for chunk in 0..<chunkCount(algorithm, worldSize) {
+            #expect(
+                all.results[0][chunk]
+                    == AllReduceSchedule.foldOrder(algorithm, chunk: chunk, worldSize: worldSize))
         }
     }
 
-    @Test("each rank sends 2 (P-1) chunks", arguments: Algorithm.allCases, worldSizes)
-    func cost(algorithm: Algorithm, worldSize: Int) throws {
-        let all = try run(algorithm, worldSize)
-        #expect(all.chunksSent == Array(repeating: 2 * (worldSize - 1), count: worldSize))
+    @Test("direct and one-shot fold in rank order, so that they give the same bits", arguments: worldSizes)
+    func rankOrder(worldSize: Int) throws {
+        let direct = try run(.direct, worldSize)
+        for chunk in 0..<worldSize { #expect(direct.results[0][chunk] == Array(0..<worldSize)) }
+        #expect(try run(.oneShot, worldSize).results[0] == [Array(0..<worldSize)])
     }
 
-    @Test("in the ring a rank sends to its successor and hears its predecessor only", arguments: worldSizes)
+    @Test(
+        "upwards the ring folds chunk c in the order c+1, c+2, …, c; downwards in the order c-1, c-2, …, c",
+        arguments: worldSizes)
+    func ringOrder(worldSize: Int) throws {
+        let all = try run(.ring, worldSize)
+        for chunk in 0..<worldSize {
+            let upwards: [Int] = (1...worldSize).map { hops in (chunk + hops) % worldSize }
+            let downwards: [Int] = (1...worldSize).map { hops in (chunk + worldSize - hops) % worldSize }
+            #expect(all.results[0][chunk] == upwards)
+            #expect(all.results[0][worldSize + chunk] == downwards)
+        }
+    }
+
+    @Test("direct sends 2 (P-1) chunks of P, the ring 4 (P-1) of 2 P, one-shot all P-1 times", arguments: worldSizes)
+    func cost(worldSize: Int) throws {
+        let factors: [(Algorithm, Int)] = [(.direct, 2), (.ring, 4), (.oneShot, 1)]
+        for (algorithm, factor) in factors {
+            #expect(
+                try run(algorithm, worldSize).chunksSent
+                    == Array(repeating: factor * (worldSize - 1), count: worldSize))
+        }
+    }
+
+    @Test("chunk numbers fit into a frame for the largest run")
+    func chunkNumbers() {
+        for algorithm in Algorithm.allCases { #expect(chunkCount(algorithm, 1024) <= Int(UInt16.max) + 1) }
+    }
+
+    @Test("each way of the ring carries one half, to one neighbour, and hears the other only", arguments: worldSizes)
     func neighbours(worldSize: Int) {
         for rank in 0..<worldSize {
-            let next = (rank + 1) % worldSize
-            let previous = (rank + worldSize - 1) % worldSize
+            func towards(_ chunk: Int) -> Int { (rank + (chunk < worldSize ? 1 : worldSize - 1)) % worldSize }
+            func origin(_ chunk: Int) -> Int { (rank + (chunk < worldSize ? worldSize - 1 : 1)) % worldSize }
             for step in AllReduceSchedule.steps(.ring, rank: rank, worldSize: worldSize) {
                 switch step {
-                case .sendInput(_, let to), .sendResult(_, let to): #expect(to == next)
-                case .receiveResult(_, let from): #expect(from == previous)
-                case .fold(_, let operands, let target):
-                    for case .input(let from) in operands { #expect(from == previous) }
-                    for case .partial(let from) in operands { #expect(from == previous) }
-                    if case .partial(let to) = target { #expect(to == next) }
+                case .sendInput(let chunk, let to), .sendResult(let chunk, let to): #expect(to == towards(chunk))
+                case .receiveResult(let chunk, let from): #expect(from == origin(chunk))
+                case .fold(let chunk, let operands, let target):
+                    for case .input(let from) in operands { #expect(from == origin(chunk)) }
+                    for case .partial(let from) in operands { #expect(from == origin(chunk)) }
+                    if case .partial(let to) = target { #expect(to == towards(chunk)) }
                 }
             }
         }

@@ -34,10 +34,11 @@ struct Interpreter {
     private var read: Set<Channel> = []
     private(set) var chunksSent: [Int]
 
-    /// Throws what is wrong with the schedule.
-    init(_ worldSize: Int, _ steps: (_ rank: Int) -> [Step]) throws {
+    /// Throws what is wrong with the schedule. `chunkCount` is the world size if it is not given.
+    init(_ worldSize: Int, chunkCount: Int? = nil, _ steps: (_ rank: Int) -> [Step]) throws {
         self.worldSize = worldSize
-        results = Array(repeating: Array(repeating: nil, count: worldSize), count: worldSize)
+        let chunkCount = chunkCount ?? worldSize
+        results = Array(repeating: Array(repeating: nil, count: chunkCount), count: worldSize)
         chunksSent = Array(repeating: 0, count: worldSize)
         var waiting = (0..<worldSize).map(steps)
         var didRun = true
@@ -55,7 +56,7 @@ struct Interpreter {
         guard stuck.isEmpty else { throw Problem.stuck(stuck) }
         if let unread = sent.subtracting(read).first { throw Problem.neverRead(unread) }
         for rank in 0..<worldSize {
-            for chunk in 0..<worldSize where results[rank][chunk] == nil {
+            for chunk in 0..<chunkCount where results[rank][chunk] == nil {
                 throw Problem.notWhole(rank: rank, chunk: chunk)
             }
         }
