@@ -1,6 +1,7 @@
 import PCCLBase
 import PCCLCompute
 import PCCLSchedule
+import PCCLTransport
 import PCCLWire
 
 /// Where an operation runs: the view of one epoch, in rank order, and this peer's place in it.
@@ -8,10 +9,13 @@ package struct Place: Hashable, Sendable {
     package var epoch: Epoch
     package var members: [PeerID]
     package var rank: Int
-    package init(epoch: Epoch, members: [PeerID], rank: Int) {
+    /// Of the members' chunks in the direct algorithm, by rank; none when all are equal.
+    package var shares: [UInt16]
+    package init(epoch: Epoch, members: [PeerID], rank: Int, shares: [UInt16] = []) {
         self.epoch = epoch
         self.members = members
         self.rank = rank
+        self.shares = shares
     }
     package var worldSize: Int { members.count }
 }
@@ -26,7 +30,7 @@ final class Execution {
     let launch: LaunchNumber
     let descriptor: OperationDescriptor
     let place: Place
-    let buffers: ReduceBuffers
+    private(set) var buffers: ReduceBuffers
     let reducer: Reducer
     let chunks: ChunkLayout
     let elementsPerSegment: Int
@@ -201,19 +205,38 @@ final class Execution {
         let reducer = Reducer(
             type: descriptor.type, operation: descriptor.operation, worldSize: place.worldSize)
         self.reducer = reducer
-        let chunks = ChunkLayout(elementCount: Int(descriptor.count), chunkCount: place.worldSize)
+        let chunks = AllReduceSchedule.layout(
+            descriptor.algorithm, elementCount: Int(descriptor.count), worldSize: place.worldSize,
+            shares: place.shares)
         self.chunks = chunks
         let elementsPerSegment = max(configuration.segmentBytes / reducer.elementBytes, 1)
         self.elementsPerSegment = elementsPerSegment
         windowBytes = configuration.windowBytes(
-            worldSize: place.worldSize, segmentWireBytes: elementsPerSegment * reducer.accumulatorBytes)
+            // The ring folds as many chunks as there are beside the two that begin here.
+            worldSize: max(place.worldSize, chunks.chunkCount),
+            segmentWireBytes: elementsPerSegment * reducer.accumulatorBytes)
         peers = Array(repeating: PeerState(), count: place.worldSize)
-        folds = Array(repeating: nil, count: place.worldSize)
-        gathers = Array(repeating: nil, count: place.worldSize)
+        folds = Array(repeating: nil, count: chunks.chunkCount)
+        gathers = Array(repeating: nil, count: chunks.chunkCount)
         outgoing = Array(repeating: [], count: place.worldSize)
+        if descriptor.algorithm == .oneShot, buffers.isInPlace, !setInputApart() {
+            // Without a copy it cannot run; like one that finds no memory later, it waits for its abort.
+            missingSegments = 1
+            Log.write(.error, "\(tag): no memory is left to keep the input in")
+            return
+        }
         lay(
             AllReduceSchedule.steps(
                 descriptor.algorithm, rank: place.rank, worldSize: place.worldSize))
+    }
+
+    /// In one-shot this rank's results overwrite what it has not sent to a slow rank yet, so in place it sends from a copy.
+    /// False when there is no memory for that.
+    private func setInputApart() -> Bool {
+        let byteCount = Int(descriptor.byteCount)
+        guard saveOriginal(offset: 0, count: byteCount), let copy = originals.last?.piece else { return false }
+        buffers = ReduceBuffers(send: UnsafeRawPointer(copy.base), receive: buffers.receive)
+        return true
     }
 
     /// Turns the schedule into streams.

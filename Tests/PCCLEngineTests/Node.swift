@@ -41,6 +41,7 @@ final class Node: @unchecked Sendable {
     }
 
     let id: UInt64
+    let shares: [UInt16]
     let loop: EventLoop
     let events = Mailbox<Event>("events of a node")
     // The loop's thread only.
@@ -59,8 +60,9 @@ final class Node: @unchecked Sendable {
     var sendAllowance = Int.max
     var isLogging = false
 
-    init(_ id: UInt64, configuration: EngineConfiguration) throws {
+    init(_ id: UInt64, configuration: EngineConfiguration, shares: [UInt16] = []) throws {
         self.id = id
+        self.shares = shares
         // Launch numbers of peers are unrelated.
         nextLaunch = UInt32(id) * 1000
         loop = try EventLoop(name: "test")
@@ -107,7 +109,8 @@ final class Node: @unchecked Sendable {
                 byTag[tag] = launch
                 engine.start(
                     tag: Tag(tag), launch: launch, descriptor: descriptor,
-                    place: Place(epoch: epoch, members: members, rank: members.firstIndex(of: PeerID(id)) ?? -1),
+                    place: Place(
+                        epoch: epoch, members: members, rank: members.firstIndex(of: PeerID(id)) ?? -1, shares: shares),
                     buffers: ReduceBuffers(send: UnsafeRawPointer(source.base), receive: target.base))
                 for peer in members where peer.value != id { bindIfEntered(launch, peer.value) }
             }
@@ -255,8 +258,11 @@ struct Cluster {
     let nodes: [Node]
     var worldSize: Int { nodes.count }
 
-    init(_ worldSize: Int, stripes: Int = 1, _ configuration: EngineConfiguration = EngineConfiguration()) throws {
-        nodes = try (1...worldSize).map { try Node(UInt64($0), configuration: configuration) }
+    init(
+        _ worldSize: Int, stripes: Int = 1, _ configuration: EngineConfiguration = EngineConfiguration(),
+        shares: [UInt16] = []
+    ) throws {
+        nodes = try (1...worldSize).map { try Node(UInt64($0), configuration: configuration, shares: shares) }
         try adopt(1)
         for a in nodes {
             for b in nodes where a.id < b.id {

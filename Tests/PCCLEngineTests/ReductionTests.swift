@@ -82,13 +82,54 @@ struct ReductionTests {
         try cluster.stop()
     }
 
+    @Test(
+        "unequal chunks, empty ones among them, are right to the bit, and one-shot gives the same bits",
+        arguments: [[4000, 96], [0, 0, 1], [1, 2000, 0, 95, 2000]] as [[UInt16]], [false, true])
+    func shares(shares: [UInt16], isNarrow: Bool) throws {
+        let cluster = try Cluster(
+            shares.count, stripes: 2, isNarrow ? Self.narrow : EngineConfiguration(), shares: shares)
+        let types: [DataType] = [.float32, .float16, .uint8, .int64, .bfloat16, .float64]
+        func reductions(_ algorithm: Algorithm, firstTag: Int) -> [Reduction] {
+            (0..<18).map { index in
+                Reduction(
+                    tag: UInt64(firstTag + index), types[index % 6], ReduceOperation.allCases[index % 5], algorithm,
+                    count: [1, 2, 1 + index * 97][index / 6], isInPlace: index % 2 == 0, worldSize: shares.count)
+            }
+        }
+        // Tags give the contents: the same in all three.
+        let direct = reductions(.direct, firstTag: 300)
+        try check(cluster, direct)
+        let oneShot = reductions(.oneShot, firstTag: 300)
+        try check(cluster, oneShot)
+        for (one, other) in zip(direct, oneShot) { #expect(one.targets[0].bytes == other.targets[0].bytes) }
+        try check(cluster, reductions(.ring, firstTag: 300))
+        try cluster.stop()
+    }
+
+    @Test("what a rank of a small share sends is little more than its contributions")
+    func trafficOfShares() throws {
+        let cluster = try Cluster(4, shares: [0, 1000, 1000, 2000])
+        let reduction = Reduction(tag: 1, .float32, .sum, .direct, count: 40_000, isInPlace: true, worldSize: 4)
+        let sent = try cluster.run([reduction]).map { $0[0].sentBytes }
+        // (1 - w) S to the owners, 3 w S to all others.
+        let expected: [UInt64] = [160_000, 240_000, 240_000, 320_000]
+        #expect(sent == expected)
+        #expect(reduction.mistake() == nil)
+        try cluster.stop()
+    }
+
     @Test("each byte is counted once where it leaves and once where it arrives", arguments: Algorithm.allCases)
     func traffic(algorithm: Algorithm) throws {
         let cluster = try Cluster(4)
         let reduction = Reduction(tag: 1, .float32, .sum, algorithm, count: 40_000, isInPlace: false, worldSize: 4)
-        // Contributions and results of three quarters of the buffer: 2 S (P - 1) / P.
         var expected = Traffic()
-        expected.sentBytes = 2 * 160_000 * 3 / 4
+        expected.sentBytes =
+            switch algorithm {
+            // Contributions and results of three quarters of the buffer: 2 S (P - 1) / P.
+            case .direct, .ring: 2 * 160_000 * 3 / 4
+            // All of it to all others: S (P - 1).
+            case .oneShot: 3 * 160_000
+            }
         expected.receivedBytes = expected.sentBytes
         #expect(try cluster.run([reduction]) == [[expected], [expected], [expected], [expected]])
         try cluster.stop()

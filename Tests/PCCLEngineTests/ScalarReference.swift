@@ -79,14 +79,16 @@ struct ScalarReference {
         return result
     }
 
-    /// In which order the ranks' contributions to an element are combined. Chunks differ by one element at most, the
-    /// larger ones come first; in the ring, chunk c begins at rank c + 1 and ends at rank c.
+    /// In which order the ranks' contributions to an element are combined. In the ring there are two chunks for each rank;
+    /// they differ by one element at most, the larger ones come first. Chunk c of the first half begins at rank c + 1 and
+    /// goes up to rank c, that of the second half begins at rank c - 1 and goes down to rank c.
     private func order(_ element: Int, of count: Int, ranks: Int) -> [Int] {
         guard algorithm == .ring else { return Array(0..<ranks) }
-        let (base, larger) = (count / ranks, count % ranks)
+        let (base, larger) = (count / (2 * ranks), count % (2 * ranks))
         let inLarger = larger * (base + 1)
         let chunk = element < inLarger ? element / (base + 1) : larger + (element - inLarger) / base
-        return (1...ranks).map { (chunk + $0) % ranks }
+        let goesUp = chunk < ranks
+        return (1...ranks).map { goesUp ? (chunk + $0) % ranks : (chunk + ranks - $0) % ranks }
     }
 }
 
