@@ -427,14 +427,20 @@ PCCL_EXPORT pcclResult_t pcclUpdateTopology(pcclComm_t *communicator);
 PCCL_EXPORT pcclResult_t pcclArePeersPending(const pcclComm_t *communicator, bool *pending_out);
 
 /**
- * Meant to measure the links between the members and to re-arrange the group accordingly. Joint, admits nobody.
+ * Arranges the group by what is known of the links between its members: ranks in the order of the best ring, shares of
+ * a tensor that suit the links, algorithms chosen by measured latencies and rates. Joint: blocks until every member
+ * calls it. Admits nobody, and nothing is worse after it than before.
  *
- * In this release there is nothing to optimise with: the function returns at once and changes nothing.
+ * Figures come from the transfers so far, so it is of most use after some operations of a usual size, and again after
+ * a newcomer was admitted. Ranks may be others afterwards. If a member is lost meanwhile, the others finish the call.
  *
  * Results:
+ * - pcclSuccess: done, also when there was nothing to better.
  * - pcclNotInitialized: before pcclInit.
  * - pcclInvalidArgument: the pointer is null.
- * - pcclInvalidUsage: not connected; fewer than two members; and, in this release, always, with a line in the log.
+ * - pcclInvalidUsage: not connected; fewer than two members; or other members wait in a different call.
+ * - pcclTopologyOptimizationFailed: operations are not awaited; this peer was evicted; or the master stayed away for
+ *   longer than its grace.
  */
 PCCL_EXPORT pcclResult_t pcclOptimizeTopology(const pcclComm_t *communicator);
 

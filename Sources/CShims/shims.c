@@ -33,9 +33,9 @@ int pccl_shim_tcp_figures(int descriptor, struct pccl_shim_tcp_figures *figures)
     figures->acknowledged_bytes = info.tcpi_bytes_acked;
     figures->delivery_bytes_per_second = info.tcpi_delivery_rate;
     figures->round_trip_microseconds = info.tcpi_rtt;
-    figures->least_round_trip_microseconds = info.tcpi_min_rtt;
-    figures->retransmitted_segments = info.tcpi_total_retrans;
-    figures->window_segments = info.tcpi_snd_cwnd;
+    // All ones until there was a round trip.
+    figures->least_round_trip_microseconds = info.tcpi_min_rtt == ~0U ? 0 : info.tcpi_min_rtt;
+    figures->busy_microseconds = info.tcpi_busy_time;
     return 0;
 }
 

@@ -24,6 +24,17 @@ extension Communicator {
         try session.call(.arePeersPending).wait().checked(ifLost: .invalidUsage)
     }
 
+    /// Arranges the group by what is known of its links: blocks until all members call it, then ranks are in the order of
+    /// the best ring, chunks are as large as their owners' links are fast, and algorithms are chosen by measured
+    /// latencies and rates. Figures come from the transfers so far, so call it after some; nothing is worse afterwards
+    /// than before. Admits nobody. If a member is lost meanwhile, the others finish it.
+    /// Throws `.topologyOptimizationFailed` while an operation is not awaited, or when the master is gone or has declared
+    /// this peer lost; `.invalidUsage` when not connected, alone, or when other members wait in another call.
+    public func optimizeTopology() throws(PCCLError) {
+        try requireNothingInFlight(else: .topologyOptimizationFailed)
+        _ = try session.call(.optimizeTopology).wait().checked(ifLost: .topologyOptimizationFailed)
+    }
+
     /// World sizes as of now; never blocks. Throws `.invalidUsage` when not connected.
     public func attributes() throws(PCCLError) -> Attributes {
         guard let view = session.currentView else { throw PCCLError(.invalidUsage, "not connected") }
@@ -45,9 +56,9 @@ extension Communicator {
         throw PCCLError(.invalidUsage, "not connected")
     }
 
-    private func requireNothingInFlight() throws(PCCLError) {
+    private func requireNothingInFlight(else code: PCCLError.Code = .pendingAsyncOps) throws(PCCLError) {
         if let tag = handles.withLock({ $0.keys.min() }) {
-            throw PCCLError(.pendingAsyncOps, "the operation with tag \(tag) was not awaited")
+            throw PCCLError(code, "the operation with tag \(tag) was not awaited")
         }
     }
 
@@ -73,6 +84,12 @@ extension Communicator {
     public func arePeersPending() async throws(PCCLError) -> Bool {
         try await session.call(.arePeersPending).outcome().checked(ifLost: .invalidUsage)
     }
+
+    /// See the blocking `optimizeTopology`.
+    public func optimizeTopology() async throws(PCCLError) {
+        try requireNothingInFlight(else: .topologyOptimizationFailed)
+        _ = try await session.call(.optimizeTopology).outcome().checked(ifLost: .topologyOptimizationFailed)
+    }
 }
 
 extension CallAnswer {
@@ -90,7 +107,10 @@ extension CallAnswer {
         case .notConnected: throw PCCLError(.invalidUsage, "not connected")
         case .callInProgress:
             throw PCCLError(.invalidUsage, "another thread waits in a membership call of this communicator")
-        case .operationsInFlight: throw PCCLError(.pendingAsyncOps, "operations are in flight")
+        case .operationsInFlight:
+            throw PCCLError(
+                lost == .topologyOptimizationFailed ? lost : .pendingAsyncOps, "operations are in flight")
+        case .alone: throw PCCLError(.invalidUsage, "this peer is the only member of its group")
         case .masterUnreachable(let reason): throw PCCLError(.masterConnectionFailed, reason)
         case .turnedAway(let reason): throw PCCLError(lost, "turned away by the master: \(reason)")
         case .masterLost(let reason): throw PCCLError(lost, "the master is lost: \(reason)")

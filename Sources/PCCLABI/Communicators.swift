@@ -88,8 +88,7 @@ public func pcclArePeersPending(
 @implementation @c
 public func pcclOptimizeTopology(_ communicator: OpaquePointer!) -> pcclResult_t {
     result("pcclOptimizeTopology") { () throws(PCCLError) in
-        _ = try Handles.communicator(communicator).attributes()
-        throw PCCLError(.invalidUsage, "the topology cannot be optimised in this release")
+        try Handles.communicator(communicator).optimizeTopology()
     }
 }
 

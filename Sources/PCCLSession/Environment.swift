@@ -7,7 +7,7 @@ package struct Environment: Sendable {
     package var timeouts = Timeouts.standard
     /// `PCCL_PORT_BASE`: the first port tried for connections from other peers.
     package var portBase: UInt16 = 48150
-    /// `PCCL_ALGORITHM`: auto, direct or ring. All peers of a group must agree.
+    /// `PCCL_ALGORITHM`: auto, oneshot, direct or ring. All peers of a group must agree.
     package var algorithm: Algorithm?
 
     /// `PCCL_TRANSPORT`: auto, tcp or shm; `PCCL_CONGESTION`: a congestion control of the kernel.
@@ -43,18 +43,11 @@ package struct Environment: Sendable {
         if let text = environment("PCCL_ALGORITHM") {
             switch text {
             case "auto": break
+            case "oneshot": algorithm = .oneShot
             case "direct": algorithm = .direct
             case "ring": algorithm = .ring
-            default: Log.write(.error, "PCCL_ALGORITHM=\(text) is none of auto, direct, ring; auto is used")
+            default: Log.write(.error, "PCCL_ALGORITHM=\(text) is none of auto, oneshot, direct, ring; auto is used")
             }
         }
-    }
-
-    /// Up to this many ranks, sending everything straight to its owner costs two one-way delays whatever their number
-    /// is, and the number of connections is no burden yet. Beyond it the ring sends few large pieces to one neighbour.
-    private static let largestDirectWorldSize = 32
-
-    package static func standardAlgorithm(worldSize: Int) -> Algorithm {
-        worldSize <= largestDirectWorldSize ? .direct : .ring
     }
 }

@@ -25,6 +25,7 @@ package final class MasterSession: @unchecked Sendable {
     private var nextConnection: UInt64 = 1
     private var events: [MasterMachine.Event] = []
     private var isPumping = false
+    private let worker = TopologyWorker()
 
     /// Strangers beyond this number push out the oldest: connections that say nothing cannot use up the descriptors.
     private static let strangerLimit = 256
@@ -90,6 +91,7 @@ package final class MasterSession: @unchecked Sendable {
         timer = nil
         strangerTimer?.close()
         strangerTimer = nil
+        worker.stop()
     }
 
     private func accept(_ socket: consuming Socket, _ host: SocketAddress.Host) {
@@ -153,6 +155,16 @@ package final class MasterSession: @unchecked Sendable {
         switch effect {
         case .send(let id, let message): connections[id]?.send(message.bytes)
         case .close(let id): connections.removeValue(forKey: id)?.closeWhenSent()
+        case .solve(let group, let question, let problem, let seed):
+            worker.solve(problem, seed: seed) { [weak self] solution in
+                guard let self else { return }
+                loop.submit { self.pump(.solved(group, question: question, solution)) }
+            }
+        case .improve(let group, let problem, let seed):
+            worker.improve(problem, seed: seed) { [weak self] order in
+                guard let self else { return }
+                loop.submit { self.pump(.improved(group, order: order)) }
+            }
         case .wake(let instant): timer?.fire(at: instant)
         case .log(let line): Log.write(Log.Level(line.level), line.text)
         }

@@ -16,7 +16,7 @@ package final class PeerSession: @unchecked Sendable {
         package var stripesPerLink: UInt16
         package var timeouts: Timeouts
         package var portBase: UInt16
-        /// Nil: by world size.
+        /// Nil: by the cost model.
         package var algorithm: Algorithm?
         package var links: LinkConfiguration
         package init(
@@ -151,8 +151,11 @@ package final class PeerSession: @unchecked Sendable {
                 PeerMachine.Configuration(
                     group: configuration.group, listenPort: port, addresses: [],
                     stripes: configuration.stripesPerLink, timeouts: configuration.timeouts,
-                    algorithm: { [forced = configuration.algorithm] in
-                        forced ?? Environment.standardAlgorithm(worldSize: $0)
+                    algorithm: { [forced = configuration.algorithm] byteCount, assignment in
+                        forced
+                            ?? CostModel.algorithm(
+                                byteCount: byteCount, worldSize: assignment.members.count,
+                                figures: assignment.arrangement.figures)
                     }))
             return .success(())
         } catch {
@@ -208,12 +211,16 @@ package final class PeerSession: @unchecked Sendable {
             engine?.adopt(epoch: assignment.epoch, members: assignment.members)
         case .halt:
             engine?.halt()
+        case .measureLinks(let peers):
+            pump(.measured(linkFigures(of: peers)))
         case .start(let id, let tag, let launch, let descriptor, let assignment):
             guard let operation = operations[id] else { return }
             operationsByLaunch[launch] = id
             engine?.start(
                 tag: tag, launch: launch, descriptor: descriptor,
-                place: Place(epoch: assignment.epoch, members: assignment.members, rank: assignment.rank),
+                place: Place(
+                    epoch: assignment.epoch, members: assignment.members, rank: assignment.rank,
+                    shares: assignment.arrangement.shares),
                 buffers: operation.buffers)
         case .bind(let launch, let peer, let theirs):
             engine?.bind(launch, peer, theirs: theirs)
@@ -237,6 +244,9 @@ package final class PeerSession: @unchecked Sendable {
             Log.write(Log.Level(line.level), line.text)
         }
     }
+
+    /// What the transfers so far say. A peer without a link, or to which next to nothing was sent, has no rate.
+    private func linkFigures(of peers: [PeerID]) -> [LinkFigure] { peers.compactMap { mesh?.link(to: $0)?.figure } }
 
     private var linkedPeers: [PeerID] = []
 

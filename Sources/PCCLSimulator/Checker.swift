@@ -1,6 +1,7 @@
 import PCCLBase
 import PCCLMembership
 import PCCLSchedule
+import PCCLWire
 
 /// What a bystander who sees everything knows: who was admitted, which views were decided, how operations ended where.
 struct Checker {
@@ -40,7 +41,7 @@ struct Checker {
     }
 
     var admitted: [PeerID: GroupID] = [:]
-    private var views: [ViewKey: [PeerID]] = [:]
+    private var views: [ViewKey: (members: [PeerID], arrangement: Arrangement)] = [:]
     private var lastView: [GroupID: [PeerID]] = [:]
     private var instances: [Instance] = []
     private var instanceIndex: [InstanceKey: Int] = [:]
@@ -48,11 +49,12 @@ struct Checker {
     private var answers: [AnswerKey: Bool] = [:]
 
     mutating func decide(
-        _ group: GroupID, _ epoch: Epoch, _ members: [PeerID], _ counts: inout SimulationCounts, isVerdict: Bool
+        _ group: GroupID, _ epoch: Epoch, _ members: [PeerID], _ arrangement: Arrangement,
+        _ counts: inout SimulationCounts, isVerdict: Bool
     ) {
         let key = ViewKey(group: group, epoch: epoch)
         guard views[key] == nil else { return }
-        views[key] = members
+        views[key] = (members, arrangement)
         if isVerdict {
             if (lastView[group] ?? []).count > members.count { counts.losses += 1 } else { counts.repairs += 1 }
         }
@@ -67,8 +69,9 @@ struct Checker {
             return "\(host.name) has \(peer) in its view, who is not of \(host.group)"
         }
         let decided = views[ViewKey(group: host.group, epoch: assignment.epoch)]
-        guard decided == assignment.members else {
-            return "\(host.name), \(assignment.epoch): \(assignment.members) instead of \(decided ?? [])"
+        guard decided?.members == assignment.members, decided?.arrangement == assignment.arrangement else {
+            return "\(host.name), \(assignment.epoch): \(assignment.members), \(assignment.arrangement) instead of "
+                + "\(decided.map { "\($0)" } ?? "nothing")"
         }
         return nil
     }

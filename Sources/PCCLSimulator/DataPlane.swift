@@ -90,7 +90,8 @@ final class Execution {
         let worldSize = place.members.count
         let count = Int(descriptor.count)
         layout = AllReduceSchedule.layout(
-            descriptor.algorithm, elementCount: count, worldSize: worldSize, shares: [])
+            descriptor.algorithm, elementCount: count, worldSize: worldSize,
+            shares: place.arrangement.shares)
         peers = Array(repeating: PeerState(), count: worldSize)
         resultTargets = Array(repeating: [], count: layout.chunkCount)
         resultSource = Array(repeating: nil, count: layout.chunkCount)

@@ -25,6 +25,7 @@ enum HostEvent {
     case masterBytes(connection: Int, [UInt8])
     case masterClosed(connection: Int)
     case tick(Int)
+    case measured(life: Int, [LinkFigure])
     case caller(life: Int, CallerStep)
 }
 
@@ -32,6 +33,7 @@ enum HostEvent {
 enum CallerStep {
     case connect
     case call(Call)
+    case optimize
     case launch(lane: Int)
     case round
     case afterCall(Call, CallAnswer)
@@ -144,6 +146,7 @@ struct Caller {
     var connectsLeft = 4
     var reconnectsLeft = 0
     var soloRounds = 0
+    var roundsSinceJoin = 0
     var lanes: [LaneState] = []
     var queue: [Int] = []
     var isMasterless = false

@@ -35,6 +35,8 @@ struct Scenario {
         case skipsOperations(round: Int)
         /// Votes where the others ask.
         case votesInsteadOfAsking(round: Int)
+        /// Votes to join where the others optimise.
+        case votesInsteadOfOptimizing(round: Int)
         /// Reduces another number of elements.
         case otherCount(round: Int)
     }
@@ -59,6 +61,10 @@ struct Scenario {
     var segmentElements: Int
     /// Callers ask whether peers are pending while their operations run.
     var asksDuringOperations: Bool
+    /// Members optimise their topology at the end of every so-many-th round; never if 0.
+    var optimizesEvery = 0
+    /// From node to node: bytes per second, hundredths of them.
+    var rate: [UInt64] = []
     /// (greater slot, smaller slot): neither reaches the other.
     var firewalled: [(Int, Int)] = []
     var faults: [(at: Instant, fault: Fault)] = []
@@ -129,6 +135,22 @@ struct Scenario {
             for slot in 0..<slots {
                 faults.append((Instant(nanoseconds: 0) + deadTime * UInt64(80 + slot), .leave(slot)))
             }
+        }
+        addTopology(&r)
+    }
+
+    /// Drawn last, so that what came before is as it was when there was none.
+    private mutating func addTopology(_ r: inout RandomSource) {
+        optimizesEvery = r.oneIn(2) ? 1 + r.below(2) : 0
+        let isUneven = r.oneIn(2)
+        for _ in 0...slots {
+            for _ in 0...slots {
+                rate.append(UInt64((isUneven ? 1 + r.below(100) : 50) * 10_000))
+            }
+        }
+        for lane in lanes.indices where r.oneIn(4) { lanes[lane].descriptor.algorithm = .oneShot }
+        if !isRight, optimizesEvery > 0, r.oneIn(3) {
+            programs[r.below(slots)].misuse = .votesInsteadOfOptimizing(round: r.below(2))
         }
     }
 

@@ -4,7 +4,7 @@ import PCCLBase
 package enum SimulationCheck: String, Sendable, CaseIterable {
     case masterInvariant = "an invariant of the master holds"
     case epochsGrow = "epochs only grow at each peer"
-    case viewAgreed = "a view is what the master decided, of admitted peers"
+    case viewAgreed = "a view, with its shares, is what the master decided, of admitted peers"
     case pendingJoint = "members of an epoch get the same answer to the same question"
     case pairing = "the n-th call of a tag is paired with the n-th call of all others"
     case schedule = "every frame is expected, once"
@@ -37,6 +37,8 @@ package enum Sabotage: Sendable, CaseIterable {
     case swallowCompletion
     case cutMessageShort
     case countMemberTwice
+    /// One member of a view is told other shares than the rest.
+    case changeShares
 }
 
 package struct SimulationCounts: Hashable, Sendable {
@@ -48,6 +50,8 @@ package struct SimulationCounts: Hashable, Sendable {
     package var joins = 0
     package var losses = 0
     package var repairs = 0
+    /// Optimise calls that succeeded, one for each member.
+    package var optimized = 0
 
     package init() {}
     package static func += (a: inout SimulationCounts, b: SimulationCounts) {
@@ -58,6 +62,7 @@ package struct SimulationCounts: Hashable, Sendable {
         a.joins += b.joins
         a.losses += b.losses
         a.repairs += b.repairs
+        a.optimized += b.optimized
     }
 }
 

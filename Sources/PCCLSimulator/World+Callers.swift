@@ -7,6 +7,7 @@ import PCCLMembership
 /// connect
 /// each round:  ask whether peers are pending; if so, update the topology
 ///              all-reduce every lane, again where a member was lost
+///              in some programs, optimise the topology every so many rounds
 /// leave
 /// ```
 /// or the same with the question asked while the operations run. A newcomer goes straight to the operations, since the
@@ -18,6 +19,7 @@ extension World {
         case .connect: begin(.connect, host)
         case .call(let call): begin(call, host)
         case .round: beginRound(host)
+        case .optimize: optimize(host)
         case .launch(let lane): launch(host, lane)
         case .afterCall(let call, let answer): afterCall(host, call, answer)
         case .afterOperation(let lane, let outcome): afterOperation(host, lane, outcome)
@@ -48,7 +50,7 @@ extension World {
     private func isMisused(_ host: Host) -> Scenario.Misuse {
         switch host.program.misuse {
         case .skipsOperations(host.caller.round), .votesInsteadOfAsking(host.caller.round),
-            .otherCount(host.caller.round):
+            .votesInsteadOfOptimizing(host.caller.round), .otherCount(host.caller.round):
             host.program.misuse
         default: .none
         }
@@ -95,7 +97,7 @@ extension World {
 
     private func endRoundIfOver(_ host: Host) {
         guard host.caller.isBatchOver else { return }
-        guard scenario.asksDuringOperations else { return then(host, .round) }
+        guard scenario.asksDuringOperations else { return endRound(host) }
         switch host.caller.asked {
         case nil: break
         case true?:
@@ -103,8 +105,21 @@ extension World {
             then(host, .call(.updateTopology))
         case false?:
             host.caller.asked = nil
-            then(host, .round)
+            endRound(host)
         }
+    }
+
+    /// Rounds are counted from the last join point, which is the same one for old members and new.
+    private func endRound(_ host: Host) {
+        host.caller.roundsSinceJoin += 1
+        let isDue = scenario.optimizesEvery > 0 && host.caller.roundsSinceJoin % scenario.optimizesEvery == 0
+        then(host, isDue ? .optimize : .round)
+    }
+
+    private func optimize(_ host: Host) {
+        if case .votesInsteadOfOptimizing = isMisused(host) { return begin(.updateTopology, host) }
+        guard !host.caller.isMasterless, host.machine.view?.members.count ?? 0 > 1 else { return then(host, .round) }
+        begin(.optimizeTopology, host)
     }
 
     private func launch(_ host: Host, _ lane: Int) {
@@ -130,6 +145,7 @@ extension World {
         case (.connect, .done):
             host.caller.isMasterless = false
             host.caller.asked = nil
+            host.caller.roundsSinceJoin = 0
             if scenario.asksDuringOperations {
                 host.caller.round -= 1
                 beginRound(host)
@@ -153,13 +169,16 @@ extension World {
                 beginBatch(host)
             }
         case (.updateTopology, .done): afterJoinPoint(host)
+        case (.optimizeTopology, .done): then(host, .round)
         case (_, .failed(let failure)): afterFailure(host, call, failure)
-        case (.connect, .pending), (.updateTopology, .pending), (.arePeersPending, .done):
+        case (.connect, .pending), (.updateTopology, .pending), (.arePeersPending, .done),
+            (.optimizeTopology, .pending):
             fail(.expectedOutcome, "\(host.name): \(call) was answered \(answer)")
         }
     }
 
     private func afterJoinPoint(_ host: Host) {
+        host.caller.roundsSinceJoin = 0
         if scenario.asksDuringOperations { then(host, .round) } else { beginBatch(host) }
     }
 
@@ -170,6 +189,7 @@ extension World {
             guard host.machine.isMember else { return restart(host) }
             host.caller.isMasterless = true
             if case .updateTopology = call { return afterJoinPoint(host) }
+            if case .optimizeTopology = call { return then(host, .round) }
             if scenario.asksDuringOperations {
                 host.caller.asked = false
                 endRoundIfOver(host)
@@ -177,6 +197,7 @@ extension World {
                 beginBatch(host)
             }
         case .turnedAway, .notConnected, .masterUnreachable: restart(host)
+        case .alone: then(host, .round)
         case .destroyed: break
         case .refused:
             if scenario.isRight { return fail(.expectedOutcome, "\(host.name): \(call) was refused") }

@@ -80,8 +80,22 @@ extension World {
             pump(host, wasGreeted ? .masterClosed("closed") : .masterUnreachable("closed"))
         case .tick(let number):
             if number == host.wakeNumber { pump(host, .tick) }
+        case .measured(let life, let figures):
+            if life == host.caller.life { pump(host, .measured(figures)) }
         case .caller(let life, let step):
             if life == host.caller.life { act(host, step) }
+        }
+    }
+
+    /// Rates as they are between the slots, and what a measurement makes of them: noise, or nothing at all.
+    private func measure(_ peers: [PeerID], from host: Host) -> [LinkFigure] {
+        peers.compactMap { peer in
+            guard let end = host.links.first(where: { $0.peer == peer }), !random.oneIn(10) else { return nil }
+            let slot = other(of: end.link, than: host).slot
+            let noise = UInt64(90 + random.below(20))
+            return LinkFigure(
+                peer: peer, bytesPerSecond: scenario.rate[path(host.slot, slot)] * noise,
+                latencyNanoseconds: scenario.latency[path(host.slot, slot)].nanoseconds)
         }
     }
 
@@ -110,6 +124,9 @@ extension World {
         case .wantLinks(let registration, let members): want(host, registration, members)
         case .adopt(let assignment): adopt(assignment, at: host)
         case .halt: host.plane.isHalted = true
+        case .measureLinks(let peers):
+            let step = HostEvent.measured(life: host.caller.life, measure(peers, from: host))
+            plan(host, step, after: scenario.deadTime / 5000 * UInt64(1 + random.below(10)))
         case .start(let id, let tag, let launch, let descriptor, let assignment):
             guard let call = host.calls.first(where: { $0.id == id }) else { return }
             if let instance = call.instance { end(instance, .restart, at: host) }
@@ -203,7 +220,12 @@ extension World {
         case .pending(let arePending):
             host.pendingAnswers += 1
             if let text = checker.answer(host, arePending) { fail(.pendingJoint, text) }
-        case .done: if case .connect = current.call { counts.joins += 1 }
+        case .done:
+            switch current.call {
+            case .connect: counts.joins += 1
+            case .optimizeTopology: counts.optimized += 1
+            case .updateTopology, .arePeersPending: break
+            }
         case .failed: break
         }
         plan(host, .caller(life: host.caller.life, .afterCall(current.call, answer)), after: pause(host))

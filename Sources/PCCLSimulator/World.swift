@@ -9,6 +9,7 @@ final class World {
         case dial(Int)
         case bytes(Int, [UInt8])
         case closed(Int)
+        case solved(GroupID, question: UInt32, TopologySolution)
         case tick(Int)
     }
     enum Happening {
@@ -262,9 +263,16 @@ final class World {
             connections[connection].isOpenAtMaster = false
             note { "master: \(hosts[connections[connection].host].name) closed its connection" }
             pumpMaster(.closed(.init(UInt64(connection)), reason: "closed"))
+        case .solved(let group, let question, let solution):
+            pumpMaster(.solved(group, question: question, solution))
         case .tick(let number):
             if number == masterWake { pumpMaster(.tick) }
         }
+    }
+
+    /// What the master's worker takes for an answer: mostly less than a message takes, sometimes as long as a loss.
+    private var thinking: Interval {
+        scenario.deadTime / 5000 * UInt64(1 + random.below(random.oneIn(8) ? 2000 : 5))
     }
 
     static func address(_ slot: Int) -> SocketAddress.Host { .v4(0x0a00_0000 | UInt32(slot)) }
@@ -287,6 +295,10 @@ final class World {
             case .wake(let instant):
                 masterWake += 1
                 queue.push(.toMaster(.tick(masterWake)), at: max(instant, now))
+            case .solve(let group, let question, let problem, let seed):
+                let solution = problem.solved(effort: .quick, seed: seed)
+                queue.push(.toMaster(.solved(group, question: question, solution)), at: now + thinking)
+            case .improve: break  // Groups here are small enough for exact answers.
             case .log(let line): note { "master: \(line.text)" }
             }
         }
@@ -313,24 +325,27 @@ final class World {
         var message = original
         switch message {
         case .welcome(let peer, _, _): checker.admitted[peer] = host.group
-        case .view(let epoch, let members, let world):
-            checker.decide(host.group, epoch, members.map(\.id), &counts, isVerdict: false)
+        case .view(let epoch, let members, let world, let arrangement):
+            checker.decide(host.group, epoch, members.map(\.id), arrangement, &counts, isVerdict: false)
             if members.count > 1, sabotages(.swapRanks, oneIn: 2) {
                 var swapped = members
                 swapped.swapAt(0, members.count - 1)
-                message = .view(epoch: epoch, members: swapped, world: world)
+                message = .view(epoch: epoch, members: swapped, world: world, arrangement: arrangement)
+            } else if !arrangement.shares.isEmpty, sabotages(.changeShares, oneIn: 2) {
+                message = .view(epoch: epoch, members: members, world: world)
             }
-        case .verdict(let epoch, let members, let world, let operations):
-            checker.decide(host.group, epoch, members.map(\.id), &counts, isVerdict: true)
+        case .verdict(let epoch, let members, let world, let arrangement, let operations):
+            checker.decide(host.group, epoch, members.map(\.id), arrangement, &counts, isVerdict: true)
             if let first = operations.firstIndex(where: { $0.outcome == .abort }), sabotages(.commitAborted, oneIn: 1) {
                 var changed = operations
                 changed[first].outcome = .commit
-                message = .verdict(epoch: epoch, members: members, world: world, operations: changed)
+                message = .verdict(
+                    epoch: epoch, members: members, world: world, arrangement: arrangement, operations: changed)
             }
         case .pendingAnswer(let arePending):
             if sabotages(.flipPendingAnswer, oneIn: 4) { message = .pendingAnswer(arePending: !arePending) }
             if sabotages(.refuseRightProgram, oneIn: 4) { message = .callRefused(reason: "sabotage") }
-        case .turnedAway, .heartbeat, .propose, .joinUnchanged, .world, .flush, .callRefused: break
+        case .turnedAway, .heartbeat, .propose, .joinUnchanged, .world, .flush, .callRefused, .optimizeUnchanged: break
         }
         var bytes = message.bytes
         if bytes.count > 1, sabotages(.cutMessageShort, oneIn: 8) { bytes.removeLast() }

@@ -159,6 +159,7 @@ package final class Link {
 
     package var stripeCount: Int { stripes.count }
     package var descriptors: [CInt] { stripes.map(\.descriptor) }
+    var stripeFigures: [TCPFigures] { stripes.compactMap(\.tcpFigures) }
     /// Where the peer was reached, or came from.
     var remoteHost: SocketAddress.Host? { stripes.lazy.compactMap(\.remoteHost).first }
 

@@ -129,7 +129,7 @@ package struct Socket: ~Copyable {
             deliveryBytesPerSecond: figures.delivery_bytes_per_second,
             roundTripNanoseconds: UInt64(figures.round_trip_microseconds) * 1000,
             leastRoundTripNanoseconds: UInt64(figures.least_round_trip_microseconds) * 1000,
-            retransmittedSegments: figures.retransmitted_segments)
+            busyMicroseconds: figures.busy_microseconds)
     }
 
     private func set(_ level: CInt, _ option: CInt, _ value: CInt) {
@@ -143,8 +143,10 @@ package struct TCPFigures: Hashable, Sendable {
     package var acknowledgedBytes: UInt64
     package var deliveryBytesPerSecond: UInt64
     package var roundTripNanoseconds: UInt64
+    /// 0 until there was a round trip.
     package var leastRoundTripNanoseconds: UInt64
-    package var retransmittedSegments: UInt32
+    /// Time in which something was sent and not acknowledged yet.
+    package var busyMicroseconds: UInt64
 }
 
 extension SocketAddress {

@@ -21,6 +21,8 @@ package enum ToMaster: Hashable, Sendable {
     /// An operation has waited for a third of the time-out for members that did not enter it.
     case stalled(epoch: Epoch, tag: Tag, missing: [PeerID])
     case leave
+    /// The caller asks, jointly with its group, for better use of the links; this is what is known of those from here.
+    case voteOptimize(figures: [LinkFigure])
 }
 
 /// One operation in flight at a peer, as it tells the master in a flush.
@@ -92,6 +94,9 @@ extension ToMaster {
             w.write(missing) { $0.write($1.value) }
         case .leave:
             w.write(UInt8(10))
+        case .voteOptimize(let figures):
+            w.write(UInt8(11))
+            w.write(figures) { $0.write($1) }
         }
         return w.bytes
     }
@@ -122,6 +127,7 @@ extension ToMaster {
         case 9:
             self = .stalled(epoch: Epoch(try r.read()), tag: Tag(try r.read()), missing: try r.readPeers())
         case 10: self = .leave
+        case 11: self = .voteOptimize(figures: try r.readFigures())
         default: throw .unknownKind(kind)
         }
         try r.finish()

@@ -10,7 +10,7 @@ package enum ToPeer: Hashable, Sendable {
     /// Make the links that this view needs, then answer `linked` or `cannotReach`.
     case propose(epoch: Epoch, members: [Member])
     /// The proposed view holds from now on.
-    case view(epoch: Epoch, members: [Member], world: WorldCounts)
+    case view(epoch: Epoch, members: [Member], world: WorldCounts, arrangement: Arrangement = .plain)
     /// The join point is over and nobody was admitted: view and epoch stay.
     case joinUnchanged(world: WorldCounts)
     case pendingAnswer(arePending: Bool)
@@ -19,9 +19,13 @@ package enum ToPeer: Hashable, Sendable {
     /// Stop every operation in flight and report it. `epoch` is the epoch that the verdict will open.
     case flush(epoch: Epoch)
     /// The outcome of every operation that this peer reported, and the view that holds from now on.
-    case verdict(epoch: Epoch, members: [Member], world: WorldCounts, operations: [OperationVerdict])
+    case verdict(
+        epoch: Epoch, members: [Member], world: WorldCounts, arrangement: Arrangement = .plain,
+        operations: [OperationVerdict])
     /// The joint call this peer waits in cannot be: other members wait in another one.
     case callRefused(reason: String)
+    /// The optimise call is over, and what is in force could not be bettered: view, epoch and arrangement stay.
+    case optimizeUnchanged
 }
 
 /// The master's word on one operation of the peer it is sent to.
@@ -65,11 +69,12 @@ extension ToPeer {
             w.write(UInt8(4))
             w.write(epoch.value)
             w.write(members) { $0.write($1) }
-        case .view(let epoch, let members, let world):
+        case .view(let epoch, let members, let world, let arrangement):
             w.write(UInt8(5))
             w.write(epoch.value)
             w.write(world)
             w.write(members) { $0.write($1) }
+            w.write(arrangement)
         case .joinUnchanged(let world):
             w.write(UInt8(6))
             w.write(world)
@@ -82,11 +87,12 @@ extension ToPeer {
         case .flush(let epoch):
             w.write(UInt8(9))
             w.write(epoch.value)
-        case .verdict(let epoch, let members, let world, let operations):
+        case .verdict(let epoch, let members, let world, let arrangement, let operations):
             w.write(UInt8(10))
             w.write(epoch.value)
             w.write(world)
             w.write(members) { $0.write($1) }
+            w.write(arrangement)
             w.write(operations) {
                 $0.write($1.tag.value)
                 $0.write($1.launch.value)
@@ -95,6 +101,8 @@ extension ToPeer {
         case .callRefused(let reason):
             w.write(UInt8(11))
             w.write(reason)
+        case .optimizeUnchanged:
+            w.write(UInt8(12))
         }
         return w.bytes
     }
@@ -113,7 +121,8 @@ extension ToPeer {
         case 5:
             let epoch = Epoch(try r.read())
             let world = try r.readCounts()
-            self = .view(epoch: epoch, members: try r.readMembers(), world: world)
+            let members = try r.readMembers()
+            self = .view(epoch: epoch, members: members, world: world, arrangement: try r.readArrangement())
         case 6: self = .joinUnchanged(world: try r.readCounts())
         case 7: self = .pendingAnswer(arePending: try r.readBool())
         case 8: self = .world(try r.readCounts())
@@ -122,12 +131,14 @@ extension ToPeer {
             let epoch = Epoch(try r.read())
             let world = try r.readCounts()
             let members = try r.readMembers()
+            let arrangement = try r.readArrangement()
             self = .verdict(
-                epoch: epoch, members: members, world: world,
+                epoch: epoch, members: members, world: world, arrangement: arrangement,
                 operations: try r.readList("operations", limit: WireLimits.operations) { (r) throws(WireError) in
                     try r.readOperationVerdict()
                 })
         case 11: self = .callRefused(reason: try r.readText())
+        case 12: self = .optimizeUnchanged
         default: throw .unknownKind(kind)
         }
         try r.finish()

@@ -79,6 +79,14 @@ struct Cluster {
     /// Every message that the master sent, for tests that look at the conversation itself.
     var sentByMaster: [(to: Name, message: ToPeer)] = []
     var sentToMaster: [(from: Name, message: ToMaster)] = []
+    /// What a peer's links are measured to be; nothing unless a test says so.
+    var figures: [Name: [(to: Name, bytesPerSecond: UInt64)]] = [:]
+    /// Questions to the master's solver, answered at once unless a test holds them.
+    var questions: [(GroupID, question: UInt32, problem: TopologyProblem, seed: UInt64)] = []
+    var isSolverHeld = false
+    var improvements: [TopologyProblem] = []
+    /// Peers whose measurement takes until `finishMeasuring`.
+    var measuring: Set<Name> = []
 
     private var channels: [(channel: Channel, packet: Packet)] = []
     private var held: Set<Channel> = []
@@ -134,6 +142,7 @@ struct Cluster {
 
     mutating func updateTopology(_ names: Name...) { for name in names { call(name, .updateTopology) } }
     mutating func arePeersPending(_ names: Name...) { for name in names { call(name, .arePeersPending) } }
+    mutating func optimizeTopology(_ names: Name...) { for name in names { call(name, .optimizeTopology) } }
 
     private mutating func call(_ name: Name, _ call: Call) {
         let id = CallID(nextCall)
@@ -241,6 +250,36 @@ struct Cluster {
         }
     }
 
+    mutating func releaseSolver() {
+        isSolverHeld = false
+        answerQuestions()
+        settle()
+    }
+
+    /// The master's longer search has found this order for the first group.
+    mutating func improved(_ order: [PeerID]) {
+        handleMaster(.improved(master.groups[0].id, order: order))
+        settle()
+    }
+
+    private mutating func answerQuestions() {
+        while !isSolverHeld, !questions.isEmpty {
+            let (group, question, problem, seed) = questions.removeFirst()
+            handleMaster(.solved(group, question: question, problem.solved(effort: .quick, seed: seed)))
+        }
+    }
+
+    mutating func finishMeasuring(_ name: Name) {
+        measuring.remove(name)
+        measure(name)
+        settle()
+    }
+
+    private mutating func measure(_ name: Name) {
+        let known = (figures[name] ?? []).map { LinkFigure(peer: id($0.to), bytesPerSecond: $0.bytesPerSecond) }
+        handle(name, .measured(known))
+    }
+
     /// Delivers a message to the master as if the peer had sent it.
     mutating func forge(_ message: ToMaster, from name: Name) {
         channels.append((Channel(from: name, to: "master"), .toMaster(message)))
@@ -341,10 +380,14 @@ struct Cluster {
             case .close(let connection):
                 guard let name = connections.removeValue(forKey: connection) else { continue }
                 channels.append((Channel(from: "master", to: name), .closed("the master closed it")))
+            case .solve(let group, let question, let problem, let seed):
+                questions.append((group, question, problem, seed))
+            case .improve(_, let problem, _): improvements.append(problem)
             case .wake: break
             case .log(let line): logs.append("master: \(line.text)")
             }
         }
+        answerQuestions()
     }
 
     private mutating func dropConnection(of name: Name, reason: String) {
@@ -392,6 +435,8 @@ struct Cluster {
             for (from, packet) in node.future { channels.append((Channel(from: from, to: name), packet)) }
         case .halt:
             nodes[name]?.isHalted = true
+        case .measureLinks:
+            if !measuring.contains(name) { measure(name) }
         case .start(_, let tag, let launch, let descriptor, let assignment):
             #expect(nodes[name]?.isHalted == false, "nothing starts while everything stands still")
             nodes[name]?.running[launch] = Running(

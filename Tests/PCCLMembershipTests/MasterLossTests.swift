@@ -299,7 +299,7 @@ struct MasterStrayTests {
             case .send(let connection, .turnedAway): "send \(connection.value) turnedAway"
             case .send(let connection, let message): "send \(connection.value) \(message)"
             case .close(let connection): "close \(connection.value)"
-            case .wake, .log: nil
+            case .solve, .improve, .wake, .log: nil
             }
         }
     }

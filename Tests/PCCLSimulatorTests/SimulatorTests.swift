@@ -53,6 +53,7 @@ struct SimulatorTests {
         ]
         #expect(kinds == Set(all))
         #expect(counts.aborted > 0 && counts.restarted > 0 && counts.repairs > 0, "\(counts)")
+        #expect(counts.optimized > 0)
     }
 }
 
@@ -70,7 +71,7 @@ struct SabotageTests {
         case .sendTwice: [.schedule]
         case .commitAborted: [.agreement, .pairing, .elements]
         case .adoptOldEpoch: [.epochsGrow]
-        case .swapRanks: [.viewAgreed]
+        case .swapRanks, .changeShares: [.viewAgreed]
         case .flipPendingAnswer: [.pendingJoint]
         case .refuseRightProgram: [.expectedOutcome]
         case .cutMessageShort: [.wire]

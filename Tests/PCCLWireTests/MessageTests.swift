@@ -16,8 +16,8 @@ struct MessageTests {
 
     @Test("there is a sample of every kind, and no two kinds share a number")
     func everyKind() {
-        #expect(Set(Samples.toMaster.map { $0.bytes[0] }) == Set(1...10))
-        #expect(Set(Samples.toPeer.map { $0.bytes[0] }) == Set(1...11))
+        #expect(Set(Samples.toMaster.map { $0.bytes[0] }) == Set(1...11))
+        #expect(Set(Samples.toPeer.map { $0.bytes[0] }) == Set(1...12))
     }
 
     @Test("a message cut short at any length is an error", arguments: Samples.toMaster)
@@ -60,10 +60,10 @@ struct MessageTests {
 
     @Test("an unknown kind is an error, in both directions")
     func unknownKinds() {
-        for kind in [0, 11, 12, 255] as [UInt8] {
+        for kind in [0, 12, 13, 255] as [UInt8] {
             #expect(throws: WireError.unknownKind(kind)) { _ = try ToMaster([kind]) }
         }
-        for kind in [0, 12, 255] as [UInt8] {
+        for kind in [0, 13, 255] as [UInt8] {
             #expect(throws: WireError.unknownKind(kind)) { _ = try ToPeer([kind]) }
         }
     }
@@ -158,8 +158,16 @@ struct MessageTests {
             Lie(name: "members", limit: WireLimits.members, prefix: [5] + epoch + world, isToMaster: false),
             Lie(name: "verdict's members", limit: WireLimits.members, prefix: [10] + epoch + world, isToMaster: false),
             Lie(
-                name: "verdicts", limit: WireLimits.operations, prefix: [10] + epoch + world + noMembers,
+                name: "shares", limit: WireLimits.members, prefix: [5] + epoch + world + noMembers,
                 isToMaster: false),
+            Lie(
+                name: "verdict's shares", limit: WireLimits.members, prefix: [10] + epoch + world + noMembers,
+                isToMaster: false),
+            // No shares and no figures before them.
+            Lie(
+                name: "verdicts", limit: WireLimits.operations,
+                prefix: [10] + epoch + world + noMembers + [0, 0, 0, 0, 0], isToMaster: false),
+            Lie(name: "link figures", limit: WireLimits.members, prefix: [11], isToMaster: true),
         ]
     }()
 
@@ -223,7 +231,7 @@ struct RandomBytesTests {
             let count = random.below(96)
             var bytes = (0..<count).map { _ in UInt8(truncatingIfNeeded: random.next()) }
             // Half of them begin with a kind that exists.
-            if count > 0, random.oneIn(2) { bytes[0] = UInt8(1 + random.below(11)) }
+            if count > 0, random.oneIn(2) { bytes[0] = UInt8(1 + random.below(12)) }
             if let message = try? ToMaster(bytes) {
                 accepted += 1
                 #expect(message.bytes == bytes)

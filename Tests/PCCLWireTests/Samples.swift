@@ -13,6 +13,9 @@ enum Samples {
         Member(id: PeerID(1), addresses: addresses, stripes: 1),
         Member(id: PeerID(.max), addresses: [], stripes: 256),
     ]
+    static let figures = SharedFigures(
+        latencyNanoseconds: 1, hopNanoseconds: 2, oneShotBytesPerSecond: 3, directBytesPerSecond: 4,
+        ringBytesPerSecond: .max)
     static let world = WorldCounts(globalWorldSize: 7, groupCount: 2, largestGroupWorldSize: .max)
 
     static let toMaster: [ToMaster] = [
@@ -36,6 +39,10 @@ enum Samples {
                 OperationReport(tag: Tag(0), launch: LaunchNumber(2), state: .inProgress, known: []),
             ]),
         .stalled(epoch: Epoch(4), tag: Tag(5), missing: [PeerID(6)]),
+        .voteOptimize(figures: []),
+        .voteOptimize(figures: [
+            LinkFigure(peer: PeerID(1)), LinkFigure(peer: PeerID(.max), bytesPerSecond: .max, latencyNanoseconds: 1),
+        ]),
     ]
 
     static let toPeer: [ToPeer] = [
@@ -44,12 +51,15 @@ enum Samples {
         .heartbeat,
         .propose(epoch: Epoch(1), members: members), .propose(epoch: Epoch(1), members: []),
         .view(epoch: Epoch(2), members: members, world: world),
+        .view(epoch: Epoch(2), members: members, world: world, arrangement: Arrangement(shares: [0, .max])),
+        .view(epoch: Epoch(2), members: [], world: world, arrangement: Arrangement(figures: figures)),
         .joinUnchanged(world: world),
         .pendingAnswer(arePending: true), .pendingAnswer(arePending: false),
         .world(world),
         .flush(epoch: Epoch(.max)),
         .verdict(
             epoch: Epoch(3), members: members, world: world,
+            arrangement: Arrangement(shares: [4096, 0], figures: figures),
             operations: [
                 OperationVerdict(tag: Tag(1), launch: LaunchNumber(1), outcome: .commit),
                 OperationVerdict(tag: Tag(2), launch: LaunchNumber(2), outcome: .restart),
@@ -57,6 +67,7 @@ enum Samples {
                 OperationVerdict(tag: Tag(.max), launch: LaunchNumber(.max), outcome: .misuse),
             ]),
         .callRefused(reason: "other members wait for this peer in another call"),
+        .optimizeUnchanged,
     ]
 
     static func number<T: FixedWidthInteger>(_ value: T) -> [UInt8] {

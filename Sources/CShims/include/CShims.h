@@ -28,11 +28,11 @@ int pccl_shim_is_open_at_other_end(int descriptor);
 /// What the kernel knows of a TCP connection.
 struct pccl_shim_tcp_figures {
     uint64_t acknowledged_bytes;
+    /// Time in which something was sent and not acknowledged yet.
+    uint64_t busy_microseconds;
     uint64_t delivery_bytes_per_second;
     uint32_t round_trip_microseconds;
     uint32_t least_round_trip_microseconds;
-    uint32_t retransmitted_segments;
-    uint32_t window_segments;
 };
 
 /// TCP_INFO: 0, or -1 if it is no TCP connection or the kernel is too old.

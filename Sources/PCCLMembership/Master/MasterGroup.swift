@@ -6,10 +6,12 @@ import PCCLWire
 /// ```
 ///               every member voted, newcomers wait            all linked
 ///   settled ───────────────────────────────────────▶ linking ────────────▶ settled (epoch + n)
-///      │  ▲                                             │ ▲   a newcomer fails: proposed again without it
-///      │  │ every member reported: verdicts             │ └──┘
-///      ▼  │                                             │
-///    flushing ◀─────────────────────────────────────────┘ a member is lost
+///    │ │  ▲ ╲ every member voted to optimise           │ ▲ ▲   a newcomer fails: proposed again without it
+///    │ │  │  ╲                                         │ │ └──┘
+///    │ │  │   ▶ solving ────────────────────────────────┼─┘ there is a better arrangement
+///    │ │  │          │ there is none: settled           │
+///    ▼ ▼  │ every member reported: verdicts             │
+///    flushing ◀──────┴──────────────────────────────────┘ a member is lost
 ///      │  ▲
 ///      └──┘ a further member is lost: again, with a higher epoch and fewer members
 /// ```
@@ -17,7 +19,10 @@ package struct MasterGroup: Sendable {
     package struct Proposal: Sendable {
         package var epoch: Epoch
         package var newcomers: SortedPeers
-        package var linked = SortedPeers()
+        /// In the order of ranks.
+        package var view: [PeerID]
+        /// Of the view. Where there are no newcomers it is what the proposal is about.
+        package var arrangement: Arrangement
         /// (who says so, whom it cannot reach)
         package var unreachable: [(from: PeerID, to: PeerID)] = []
         package var answered = SortedPeers()
@@ -30,6 +35,8 @@ package struct MasterGroup: Sendable {
     }
     package enum Phase: Sendable {
         case settled
+        /// An answer to this question is awaited; answers to earlier ones are too late.
+        case solving(question: UInt32)
         case linking(Proposal)
         case flushing(Flush)
     }
@@ -59,6 +66,13 @@ package struct MasterGroup: Sendable {
     package var phase = Phase.settled
     package var joinVotes = SortedPeers()
     package var pendingVotes = SortedPeers()
+    package var optimizeVotes = SortedPeers()
+    /// What members told with their votes to optimise, last.
+    package var figures: [PeerID: [LinkFigure]] = [:]
+    package var arrangement = Arrangement.plain
+    /// What a longer search has found since the last optimise call.
+    package var suggestion: [PeerID]?
+    package var questions: UInt32 = 0
     /// When the oldest of the votes that now wait was given.
     package var votesSince: Instant?
     package var brokenLinks: [BrokenLink] = []
@@ -77,7 +91,29 @@ package struct MasterGroup: Sendable {
     package mutating func forgetVotes(of peer: PeerID) {
         joinVotes.remove(peer)
         pendingVotes.remove(peer)
-        if joinVotes.isEmpty && pendingVotes.isEmpty { votesSince = nil }
+        optimizeVotes.remove(peer)
+        figures[peer] = nil
+        if voteKinds == 0 { votesSince = nil }
+    }
+
+    package mutating func forgetAllVotes() {
+        joinVotes.removeAll()
+        pendingVotes.removeAll()
+        optimizeVotes.removeAll()
+        votesSince = nil
+    }
+
+    /// In how many different calls members wait.
+    package var voteKinds: Int { [joinVotes, pendingVotes, optimizeVotes].count { !$0.isEmpty } }
+    /// Whoever is in one of these calls can launch nothing before it ends.
+    package var absentees: SortedPeers { SortedPeers(joinVotes.array + optimizeVotes.array) }
+
+    /// The others' shares keep their proportions until the next optimise call.
+    package mutating func removeMember(_ peer: PeerID) {
+        guard let rank = members.firstIndex(of: peer) else { return }
+        members.remove(at: rank)
+        if arrangement.shares.indices.contains(rank) { arrangement.shares.remove(at: rank) }
+        if members.count < 3 || arrangement.shares.allSatisfy({ $0 == 0 }) { arrangement.shares = [] }
     }
 
     /// The member to give up when some pairs cannot reach each other: the one in most broken pairs, and among equals the

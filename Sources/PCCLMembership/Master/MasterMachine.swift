@@ -19,6 +19,10 @@ package struct MasterMachine: Sendable {
         /// Bytes that are no message, or too many of them.
         case violated(ConnectionID, reason: String)
         case closed(ConnectionID, reason: String)
+        /// The answer to `solve`.
+        case solved(GroupID, question: UInt32, TopologySolution)
+        /// What `improve` has found.
+        case improved(GroupID, order: [PeerID])
         /// A wake-up that was asked for, or any other; early ones do no harm.
         case tick
     }
@@ -27,6 +31,10 @@ package struct MasterMachine: Sendable {
         case send(ConnectionID, ToPeer)
         /// Close once everything sent before has left.
         case close(ConnectionID)
+        /// Work out the best arrangement; members wait for it.
+        case solve(GroupID, question: UInt32, TopologyProblem, seed: UInt64)
+        /// Look for a better order for as long as is reasonable; nobody waits.
+        case improve(GroupID, TopologyProblem, seed: UInt64)
         case wake(at: Instant)
         case log(LogLine)
     }
@@ -41,7 +49,7 @@ package struct MasterMachine: Sendable {
 
     private let run: RunID
     private let timeouts: Timeouts
-    package private(set) var groups: [MasterGroup] = []
+    package internal(set) var groups: [MasterGroup] = []
     /// In order of their ids.
     package private(set) var peers: [Peer] = []
     /// Connections that have not said hello yet, in order of arrival.
@@ -75,6 +83,10 @@ package struct MasterMachine: Sendable {
             } else {
                 _ = forgetStranger(connection)
             }
+        case .solved(let group, let question, let solution):
+            arrange(groupIndex(group), question, solution, at: now, &effects)
+        case .improved(let group, let order):
+            groups[groupIndex(group)].suggestion = order
         case .tick:
             requestedWake = nil
             tick(at: now, &effects)
@@ -117,6 +129,12 @@ package struct MasterMachine: Sendable {
         case .votePending:
             guard groups[g].isMember(peer.id) else { return }
             groups[g].pendingVotes.insert(peer.id)
+            noteVote(g, at: now)
+            advance(g, at: now, &effects)
+        case .voteOptimize(let figures):
+            guard groups[g].isMember(peer.id) else { return }
+            groups[g].optimizeVotes.insert(peer.id)
+            groups[g].figures[peer.id] = figures
             noteVote(g, at: now)
             advance(g, at: now, &effects)
         case .linked(let epoch):
@@ -169,16 +187,19 @@ package struct MasterMachine: Sendable {
     // MARK: join points
 
     /// Does whatever the votes that are in allow. Called whenever a vote, a newcomer or a member came or went.
-    private mutating func advance(_ g: Int, at now: Instant, _ effects: inout [Effect]) {
+    mutating func advance(_ g: Int, at now: Instant, _ effects: inout [Effect]) {
         guard case .settled = groups[g].phase else { return }
         answerPending(g, &effects)
+        if !groups[g].members.isEmpty, groups[g].optimizeVotes.isSuperset(of: groups[g].members) {
+            return optimize(g, &effects)
+        }
         guard groups[g].joinVotes.isSuperset(of: groups[g].members) else { return }
         if groups[g].newcomers.isEmpty {
             // Also the end of proposals whose newcomers are all gone. The epoch stays: a master that dies between two of
             // these messages leaves no member in another epoch than the rest.
             guard !groups[g].members.isEmpty else { return }
             groups[g].joinVotes.removeAll()
-            groups[g].votesSince = groups[g].pendingVotes.isEmpty ? nil : groups[g].votesSince
+            if groups[g].voteKinds == 0 { groups[g].votesSince = nil }
             sendToMembers(g, .joinUnchanged(world: worldCounts), &effects)
             return
         }
@@ -189,21 +210,30 @@ package struct MasterMachine: Sendable {
         guard !groups[g].members.isEmpty, groups[g].pendingVotes.isSuperset(of: groups[g].members) else { return }
         groups[g].pendingVotes.removeAll()
         groups[g].stalls.removeAll()
-        if groups[g].joinVotes.isEmpty { groups[g].votesSince = nil }
+        if groups[g].voteKinds == 0 { groups[g].votesSince = nil }
         sendToMembers(g, .pendingAnswer(arePending: !groups[g].newcomers.isEmpty), &effects)
     }
 
     private mutating func propose(_ g: Int, at now: Instant, _ effects: inout [Effect]) {
-        let epoch = groups[g].openEpoch()
         let newcomers = groups[g].newcomers
-        let view = groups[g].members + newcomers.array
+        // Nothing is known of the newcomers' links, so all chunks are equal until the next optimise call.
+        propose(
+            groups[g].members + newcomers.array, .plain, newcomers: newcomers, g, at: now, &effects)
+    }
+
+    mutating func propose(
+        _ view: [PeerID], _ arrangement: Arrangement, newcomers: SortedPeers, _ g: Int, at now: Instant,
+        _ effects: inout [Effect]
+    ) {
+        let epoch = groups[g].openEpoch()
+        let proposal = MasterGroup.Proposal(
+            epoch: epoch, newcomers: newcomers, view: view, arrangement: arrangement,
+            deadline: now + timeouts.dialPatience * 2)
         if view.count == 1 {
-            adopt(view, g, epoch, &effects)
+            adopt(proposal, g, &effects)
             return
         }
-        groups[g].phase = .linking(
-            MasterGroup.Proposal(
-                epoch: epoch, newcomers: newcomers, deadline: now + timeouts.dialPatience * 2))
+        groups[g].phase = .linking(proposal)
         let members = view.compactMap { member($0) }
         for peer in view { send(.propose(epoch: epoch, members: members), to: peer, &effects) }
         effects.append(
@@ -215,14 +245,13 @@ package struct MasterMachine: Sendable {
         _ effects: inout [Effect]
     ) {
         guard case .linking(var proposal) = groups[g].phase, proposal.epoch == epoch else { return }
-        let view = groups[g].members + proposal.newcomers.array
-        guard view.contains(peer) else { return }
+        guard proposal.view.contains(peer) else { return }
         proposal.answered.insert(peer)
-        for other in unreachable where view.contains(other) && other != peer {
+        for other in unreachable where proposal.view.contains(other) && other != peer {
             proposal.unreachable.append((from: peer, to: other))
         }
         groups[g].phase = .linking(proposal)
-        if proposal.answered.isSuperset(of: view) { conclude(proposal, g, at: now, &effects) }
+        if proposal.answered.isSuperset(of: proposal.view) { conclude(proposal, g, at: now, &effects) }
     }
 
     private mutating func conclude(
@@ -247,7 +276,7 @@ package struct MasterMachine: Sendable {
                 "no connection between you (\(address(blamed))) and \(other) (\(address(other))) could be made"
         }
         if failed.isEmpty {
-            adopt(groups[g].members + proposal.newcomers.array, g, proposal.epoch, &effects)
+            adopt(proposal, g, &effects)
             advance(g, at: now, &effects)
             return
         }
@@ -256,19 +285,20 @@ package struct MasterMachine: Sendable {
         advance(g, at: now, &effects)
     }
 
-    private mutating func adopt(_ view: [PeerID], _ g: Int, _ epoch: Epoch, _ effects: inout [Effect]) {
+    private mutating func adopt(_ proposal: MasterGroup.Proposal, _ g: Int, _ effects: inout [Effect]) {
+        let (view, epoch) = (proposal.view, proposal.epoch)
         groups[g].members = view
+        groups[g].arrangement = proposal.arrangement
         for peer in view { groups[g].newcomers.remove(peer) }
         groups[g].epoch = epoch
         groups[g].phase = .settled
-        groups[g].joinVotes.removeAll()
-        groups[g].pendingVotes.removeAll()
-        groups[g].votesSince = nil
+        groups[g].forgetAllVotes()
         groups[g].brokenLinks.removeAll()
         groups[g].stalls.removeAll()
         guard !view.isEmpty else { return }
         let members = view.compactMap { member($0) }
-        sendToMembers(g, .view(epoch: epoch, members: members, world: worldCounts), &effects)
+        sendToMembers(
+            g, .view(epoch: epoch, members: members, world: worldCounts, arrangement: proposal.arrangement), &effects)
         tellOtherGroups(g, &effects)
         effects.append(
             .log(LogLine(.info, "\(groups[g].id) \(epoch): world size \(view.count), members \(view.map(\.value))")))
@@ -290,7 +320,7 @@ package struct MasterMachine: Sendable {
         let wasMember = groups[g].isMember(id)
         effects.append(
             .log(LogLine(.info, "\(id) (\(peer.member.addresses.first?.description ?? "?")) is gone: \(reason)")))
-        groups[g].members.removeAll { $0 == id }
+        groups[g].removeMember(id)
         groups[g].newcomers.remove(id)
         groups[g].forgetVotes(of: id)
         groups[g].brokenLinks.removeAll { $0.from == id || $0.to == id }
@@ -342,14 +372,16 @@ package struct MasterMachine: Sendable {
         groups[g].phase = .flushing(flush)
         guard flush.reports.count == groups[g].members.count else { return }
 
-        let waiting = FlushResolution.Waiting(joining: groups[g].joinVotes, asking: groups[g].pendingVotes)
+        let waiting = FlushResolution.Waiting(joining: groups[g].absentees, asking: groups[g].pendingVotes)
         let verdicts = FlushResolution.verdicts(for: flush.reports, cause: flush.cause, waiting: waiting)
         let members = groups[g].members.compactMap { member($0) }
         groups[g].epoch = epoch
         groups[g].phase = .settled
         for (report, operations) in zip(flush.reports, verdicts) {
             send(
-                .verdict(epoch: epoch, members: members, world: worldCounts, operations: operations),
+                .verdict(
+                    epoch: epoch, members: members, world: worldCounts, arrangement: groups[g].arrangement,
+                    operations: operations),
                 to: report.peer, &effects)
         }
         if verdicts.contains(where: { $0.contains { $0.outcome == .misuse } }) { refuseVotes(g, &effects) }
@@ -380,7 +412,7 @@ package struct MasterMachine: Sendable {
         _ effects: inout [Effect]
     ) {
         guard isCurrentMember(from, g, epoch), case .settled = groups[g].phase else { return }
-        let joining = missing.filter { groups[g].joinVotes.contains($0) }
+        let joining = missing.filter { groups[g].absentees.contains($0) }
         let asking = missing.filter { groups[g].pendingVotes.contains($0) }
         guard !joining.isEmpty || hasStalledLong(g, from, tag, asking: asking, at: now) else { return }
         effects.append(
@@ -407,12 +439,10 @@ package struct MasterMachine: Sendable {
 
     private mutating func refuseVotes(_ g: Int, _ effects: inout [Effect]) {
         let text = "other members wait for this peer in another call"
-        for peer in SortedPeers(groups[g].joinVotes.array + groups[g].pendingVotes.array) {
+        for peer in SortedPeers(groups[g].absentees.array + groups[g].pendingVotes.array) {
             send(.callRefused(reason: text), to: peer, &effects)
         }
-        groups[g].joinVotes.removeAll()
-        groups[g].pendingVotes.removeAll()
-        groups[g].votesSince = nil
+        groups[g].forgetAllVotes()
     }
 
     // MARK: time
@@ -445,11 +475,11 @@ package struct MasterMachine: Sendable {
             } else if groups[g].brokenLinks.contains(where: { !$0.gaveUp && $0.since + timeouts.repairGrace <= now }) {
                 startFlush(g, cause: .repair, at: now, &effects)
             } else if let since = groups[g].votesSince, since + timeouts.stragglerPatience <= now,
-                !groups[g].joinVotes.isEmpty, !groups[g].pendingVotes.isEmpty
+                groups[g].voteKinds > 1
             {
                 refuseVotes(g, &effects)
             }
-        case .linking, .flushing:
+        case .solving, .linking, .flushing:
             break
         }
     }
@@ -480,10 +510,10 @@ package struct MasterMachine: Sendable {
                 for link in group.brokenLinks {
                     next = min(next, link.since + (link.gaveUp ? timeouts.unreachableGrace : timeouts.repairGrace))
                 }
-                if let since = group.votesSince, !group.joinVotes.isEmpty, !group.pendingVotes.isEmpty {
+                if let since = group.votesSince, group.voteKinds > 1 {
                     next = min(next, since + timeouts.stragglerPatience)
                 }
-            case .flushing: break
+            case .solving, .flushing: break
             }
         }
         if let requested = requestedWake, requested <= next { return }
@@ -526,7 +556,7 @@ package struct MasterMachine: Sendable {
         guard let peer = peers.first(where: { $0.id == peer }) else { return }
         effects.append(.send(peer.connection, message))
     }
-    private func sendToMembers(_ g: Int, _ message: ToPeer, _ effects: inout [Effect]) {
+    func sendToMembers(_ g: Int, _ message: ToPeer, _ effects: inout [Effect]) {
         for peer in groups[g].members { send(message, to: peer, &effects) }
     }
     private func tellOtherGroups(_ g: Int, _ effects: inout [Effect]) {
@@ -547,15 +577,27 @@ extension MasterMachine {
             if group.newcomers.contains(where: { group.isMember($0) }) { return "\(group.id): a member is a newcomer" }
             if !group.joinVotes.allSatisfy({ group.isMember($0) }) { return "\(group.id): a stranger voted to join" }
             if !group.pendingVotes.allSatisfy({ group.isMember($0) }) { return "\(group.id): a stranger asked" }
+            if !group.optimizeVotes.allSatisfy({ group.isMember($0) }) { return "\(group.id): a stranger optimises" }
+            if !group.arrangement.shares.isEmpty, group.arrangement.shares.count != group.members.count {
+                return "\(group.id): \(group.arrangement.shares.count) shares for \(group.members.count) members"
+            }
             if group.highestEpoch < group.epoch { return "\(group.id): the epoch is above the highest" }
             switch group.phase {
             case .settled:
-                if !group.members.isEmpty, group.joinVotes.isSuperset(of: group.members) {
-                    return "\(group.id): everybody voted and nothing happened"
-                }
+                let isAgreed = [group.joinVotes, group.optimizeVotes].contains { $0.isSuperset(of: group.members) }
+                if !group.members.isEmpty, isAgreed { return "\(group.id): everybody voted and nothing happened" }
                 if group.members.isEmpty, !group.newcomers.isEmpty { return "\(group.id): newcomers wait for nobody" }
+            case .solving:
+                if group.members.isEmpty || !group.optimizeVotes.isSuperset(of: group.members) {
+                    return "\(group.id): optimises, and not everybody asked for it"
+                }
             case .linking(let proposal):
-                if proposal.newcomers.isEmpty { return "\(group.id): a proposal without newcomers" }
+                if proposal.view.sorted() != (group.members + proposal.newcomers.array).sorted() {
+                    return "\(group.id): proposes others than the members and those who wait"
+                }
+                if proposal.newcomers.isEmpty, !group.optimizeVotes.isSuperset(of: group.members) {
+                    return "\(group.id): proposes to admit nobody"
+                }
                 if !group.newcomers.isSuperset(of: proposal.newcomers) { return "\(group.id): proposes a stranger" }
                 if proposal.epoch <= group.epoch { return "\(group.id): proposes an old epoch" }
             case .flushing(let flush):

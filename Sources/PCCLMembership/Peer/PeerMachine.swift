@@ -25,12 +25,12 @@ package struct PeerMachine: Sendable {
         package var addresses: [SocketAddress]
         package var stripes: UInt16
         package var timeouts: Timeouts
-        /// The algorithm for a world size. Chosen when an operation starts in an epoch, since its world may be smaller than
-        /// that of the launch; nil: as the launch says.
-        package var algorithm: (@Sendable (Int) -> Algorithm)?
+        /// The algorithm for that many bytes in a view. Chosen when an operation starts in an epoch, since its world may be
+        /// smaller than that of the launch; nil: as the launch says.
+        package var algorithm: (@Sendable (_ byteCount: UInt64, Assignment) -> Algorithm)?
         package init(
             group: GroupID, listenPort: UInt16, addresses: [SocketAddress], stripes: UInt16, timeouts: Timeouts,
-            algorithm: (@Sendable (Int) -> Algorithm)? = nil
+            algorithm: (@Sendable (_ byteCount: UInt64, Assignment) -> Algorithm)? = nil
         ) {
             self.algorithm = algorithm
             self.group = group
@@ -58,6 +58,8 @@ package struct PeerMachine: Sendable {
         case prepared(PeerID, Epoch, Tag, LaunchNumber)
         /// The engine holds the whole result.
         case resultWhole(Tag, LaunchNumber)
+        /// The answer to `measureLinks`.
+        case measured([LinkFigure])
         case tick
     }
 
@@ -72,6 +74,8 @@ package struct PeerMachine: Sendable {
         case adopt(Assignment)
         /// Stop all operations; their memory stays as it is until each is finished.
         case halt
+        /// Say what is known of the links to these peers, measuring first where it is nothing.
+        case measureLinks([PeerID])
         case start(OperationID, Tag, LaunchNumber, OperationDescriptor, Assignment)
         /// The peer's launch `theirs` is its part of our operation in flight with this launch number.
         case bind(LaunchNumber, PeerID, theirs: LaunchNumber)
@@ -116,6 +120,9 @@ package struct PeerMachine: Sendable {
         var proposal: Proposal?
         var joinCall: CallID?
         var pendingCall: CallID?
+        var optimizeCall: CallID?
+        /// The links are being measured for the optimise call.
+        var isMeasuring = false
         /// Set between a flush and its verdict.
         var flushing: Epoch?
         var queued: [QueuedLaunch] = []
@@ -127,6 +134,12 @@ package struct PeerMachine: Sendable {
         var needsRepair = false
         /// Members without a link, and when to tell the master so (again).
         var reportDownAt: [(peer: PeerID, at: Instant)] = []
+
+        /// Calls of the user that wait for the master; none of them does afterwards.
+        mutating func takeCalls() -> [CallID] {
+            defer { (joinCall, pendingCall, optimizeCall, isMeasuring) = (nil, nil, nil, false) }
+            return [joinCall, pendingCall, optimizeCall].compactMap { $0 }
+        }
     }
 
     private enum Phase {
@@ -195,6 +208,7 @@ package struct PeerMachine: Sendable {
                 m.ledger.noteWhole(tag, launch)
                 PeerMachine.progress(tag, &m, &effects)
             }
+        case .measured(let figures): vote(figures, &effects)
         case .tick:
             requestedWake = nil
             tick(at: now, &effects)
@@ -230,17 +244,38 @@ package struct PeerMachine: Sendable {
                 phase = .member(m)
                 effects.append(.sendToMaster(.votePending))
             }
+        case (.optimizeTopology, .member(var m)):
+            if let failure = obstacle(to: m) {
+                effects.append(.answer(id, .failed(failure)))
+            } else if m.assignment.members.count < 2 {
+                effects.append(.answer(id, .failed(.alone)))
+            } else if !m.ledger.isEmpty || !m.queued.isEmpty {
+                effects.append(.answer(id, .failed(.operationsInFlight)))
+            } else {
+                m.optimizeCall = id
+                m.isMeasuring = true
+                phase = .member(m)
+                effects.append(.measureLinks(m.assignment.others))
+            }
         case (_, .left):
             effects.append(.answer(id, .failed(.destroyed)))
-        case (.updateTopology, _), (.arePeersPending, _):
+        case (.updateTopology, _), (.arePeersPending, _), (.optimizeTopology, _):
             effects.append(.answer(id, .failed(departure.map { .turnedAway($0) } ?? .notConnected)))
         }
     }
 
     private func obstacle(to m: Membership) -> CallFailure? {
         if let reason = m.masterGone { return .masterLost(reason) }
-        if m.joinCall != nil || m.pendingCall != nil { return .callInProgress }
+        if m.joinCall != nil || m.pendingCall != nil || m.optimizeCall != nil { return .callInProgress }
         return nil
+    }
+
+    /// The vote has no epoch, as that for a join point: it may cross the verdict of a flush.
+    private mutating func vote(_ figures: [LinkFigure], _ effects: inout [Effect]) {
+        guard case .member(var m) = phase, m.optimizeCall != nil, m.isMeasuring else { return }
+        m.isMeasuring = false
+        phase = .member(m)
+        effects.append(.sendToMaster(.voteOptimize(figures: figures)))
     }
 
     private mutating func leave(_ effects: inout [Effect]) {
@@ -270,7 +305,7 @@ package struct PeerMachine: Sendable {
         case .newcomer(let newcomer):
             effects.append(.wantLinks(newcomer.registration, []))
             effects.append(.answer(newcomer.call, .failed(failure)))
-        case .member(let m):
+        case .member(var m):
             if case .masterLost(let reason) = outcome { departure = reason }
             effects.append(.halt)
             // Links end before memory goes back to its owner: a peer of the same host may be reading it, and believes what
@@ -283,9 +318,7 @@ package struct PeerMachine: Sendable {
             effects.append(.view(nil))
             for operation in operations { effects.append(.complete(operation.id, outcome)) }
             for launch in m.queued { effects.append(.complete(launch.id, outcome)) }
-            for call in [m.joinCall, m.pendingCall].compactMap({ $0 }) {
-                effects.append(.answer(call, .failed(failure)))
-            }
+            for call in m.takeCalls() { effects.append(.answer(call, .failed(failure))) }
         }
     }
 
@@ -321,11 +354,7 @@ package struct PeerMachine: Sendable {
                 return depart(.masterLost(reason), .masterLost(reason), &effects)
             }
             m.masterGone = reason
-            for call in [m.joinCall, m.pendingCall].compactMap({ $0 }) {
-                effects.append(.answer(call, .failed(.masterLost(reason))))
-            }
-            m.joinCall = nil
-            m.pendingCall = nil
+            for call in m.takeCalls() { effects.append(.answer(call, .failed(.masterLost(reason)))) }
             m.proposal = nil
             phase = .member(m)
         }
@@ -354,8 +383,8 @@ package struct PeerMachine: Sendable {
             phase = .member(m)
             want(members, m.registration, &effects)
             answerProposalIfReady(&effects)
-        case (.view(let epoch, let members, let world), .newcomer(let newcomer)):
-            guard let assignment = assignment(epoch, members, newcomer.registration.peer) else {
+        case (.view(let epoch, let members, let world, let arrangement), .newcomer(let newcomer)):
+            guard let assignment = assignment(epoch, members, arrangement, newcomer.registration.peer) else {
                 return violation("a view without this peer", &effects)
             }
             phase = .member(
@@ -363,11 +392,14 @@ package struct PeerMachine: Sendable {
                     registration: newcomer.registration, assignment: assignment, members: members, world: world))
             settleView(at: now, &effects)
             effects.append(.answer(newcomer.call, .done))
-        case (.view(let epoch, let members, let world), .member(var m)):
-            guard let assignment = assignment(epoch, members, m.registration.peer), epoch > m.assignment.epoch
+        case (.view(let epoch, let members, let world, let arrangement), .member(var m)):
+            guard let assignment = assignment(epoch, members, arrangement, m.registration.peer),
+                epoch > m.assignment.epoch
             else { return violation("a view without this peer, or an old one", &effects) }
-            let call = m.joinCall
+            // It ends a join point, or an optimise call.
+            let call = m.joinCall ?? m.optimizeCall
             m.joinCall = nil
+            m.optimizeCall = nil
             m.proposal = nil
             m.assignment = assignment
             m.members = members
@@ -395,12 +427,14 @@ package struct PeerMachine: Sendable {
             phase = .member(m)
             tellView(&effects)
         case (.callRefused(let reason), .member(var m)):
-            for call in [m.joinCall, m.pendingCall].compactMap({ $0 }) {
-                effects.append(.answer(call, .failed(.refused(reason))))
-            }
-            m.joinCall = nil
-            m.pendingCall = nil
+            for call in m.takeCalls() { effects.append(.answer(call, .failed(.refused(reason)))) }
             phase = .member(m)
+        case (.optimizeUnchanged, .member(var m)):
+            let call = m.optimizeCall
+            m.optimizeCall = nil
+            m.proposal = nil
+            phase = .member(m)
+            if let call { effects.append(.answer(call, .done)) }
         case (.flush(let epoch), .member(var m)):
             m.flushing = epoch
             m.proposal = nil
@@ -408,12 +442,15 @@ package struct PeerMachine: Sendable {
             effects.append(.halt)
             effects.append(.sendToMaster(.flushReport(epoch: epoch, operations: m.ledger.reports)))
             phase = .member(m)
-        case (.verdict(let epoch, let members, let world, let operations), .member(let m)):
-            conclude(m, epoch, members, world, operations, at: now, &effects)
+        case (.verdict(let epoch, let members, let world, let arrangement, let operations), .member(let m)):
+            guard let assignment = assignment(epoch, members, arrangement, m.registration.peer) else {
+                return violation("a verdict without this peer", &effects)
+            }
+            conclude(m, assignment, members, world, operations, at: now, &effects)
         case (.world, _):
             break  // Counts that crossed with our own departure or come before admission.
         case (.welcome, _), (.propose, _), (.view, _), (.joinUnchanged, _), (.pendingAnswer, _), (.callRefused, _),
-            (.flush, _), (.verdict, _):
+            (.flush, _), (.verdict, _), (.optimizeUnchanged, _):
             violation("an unexpected message", &effects)
         }
     }
@@ -424,9 +461,11 @@ package struct PeerMachine: Sendable {
 
     // MARK: views
 
-    private func assignment(_ epoch: Epoch, _ members: [Member], _ me: PeerID) -> Assignment? {
+    private func assignment(
+        _ epoch: Epoch, _ members: [Member], _ arrangement: Arrangement, _ me: PeerID
+    ) -> Assignment? {
         guard let rank = members.firstIndex(where: { $0.id == me }) else { return nil }
-        return Assignment(epoch: epoch, members: members.map(\.id), rank: rank)
+        return Assignment(epoch: epoch, members: members.map(\.id), rank: rank, arrangement: arrangement)
     }
 
     /// Makes the new assignment known to engine, links and caller's attributes.
@@ -531,8 +570,9 @@ package struct PeerMachine: Sendable {
             effects.append(.complete(id, .tooFewPeers))
         } else if m.ledger.contains(tag) || m.queued.contains(where: { $0.tag == tag }) {
             effects.append(.complete(id, .tagInUse))
-        } else if m.joinCall != nil {
-            effects.append(.complete(id, .misuse("a join point is under way on another thread")))
+        } else if m.joinCall != nil || m.optimizeCall != nil {
+            effects.append(
+                .complete(id, .misuse("a join point, or an optimise call, is under way on another thread")))
         } else if m.flushing != nil {
             m.queued.append(QueuedLaunch(id: id, tag: tag, descriptor: descriptor))
         } else {
@@ -548,7 +588,9 @@ package struct PeerMachine: Sendable {
         let launch = LaunchNumber(nextLaunch)
         nextLaunch &+= 1
         var descriptor = descriptor
-        if let choose = configuration.algorithm { descriptor.algorithm = choose(m.assignment.members.count) }
+        if let choose = configuration.algorithm {
+            descriptor.algorithm = choose(descriptor.byteCount, m.assignment)
+        }
         effects.append(.start(id, tag, launch, descriptor, m.assignment))
         let operation = OperationLedger.Operation(
             id: id, tag: tag, launch: launch, descriptor: descriptor, since: now,
@@ -608,13 +650,11 @@ package struct PeerMachine: Sendable {
 
     /// The master's word on everything in flight, and the epoch that begins with it.
     private mutating func conclude(
-        _ before: Membership, _ epoch: Epoch, _ members: [Member], _ world: WorldCounts,
+        _ before: Membership, _ assignment: Assignment, _ members: [Member], _ world: WorldCounts,
         _ verdicts: [OperationVerdict], at now: Instant, _ effects: inout [Effect]
     ) {
         var m = before
-        guard m.flushing == epoch, let assignment = assignment(epoch, members, m.registration.peer) else {
-            return violation("a verdict that was not asked for", &effects)
-        }
+        guard m.flushing == assignment.epoch else { return violation("a verdict that was not asked for", &effects) }
         let operations = m.ledger.inLaunchOrder
         guard operations.map(\.launch) == verdicts.map(\.launch), operations.map(\.tag) == verdicts.map(\.tag)
         else { return violation("a verdict on other operations than were reported", &effects) }

@@ -12,6 +12,7 @@ package enum Call: Hashable, Sendable {
     case connect
     case updateTopology
     case arePeersPending
+    case optimizeTopology
 }
 
 package enum CallAnswer: Hashable, Sendable {
@@ -25,6 +26,8 @@ package enum CallFailure: Hashable, Sendable {
     case notConnected
     case callInProgress
     case operationsInFlight
+    /// This peer is the only member of its group.
+    case alone
     /// The master could not be reached, is no master, or did not answer.
     case masterUnreachable(String)
     /// The master refused this peer, or declared it lost.
@@ -55,10 +58,12 @@ package struct Assignment: Hashable, Sendable {
     /// In rank order.
     package var members: [PeerID]
     package var rank: Int
-    package init(epoch: Epoch, members: [PeerID], rank: Int) {
+    package var arrangement: Arrangement
+    package init(epoch: Epoch, members: [PeerID], rank: Int, arrangement: Arrangement = .plain) {
         self.epoch = epoch
         self.members = members
         self.rank = rank
+        self.arrangement = arrangement
     }
     package var others: [PeerID] { members.enumerated().filter { $0.offset != rank }.map(\.element) }
 }

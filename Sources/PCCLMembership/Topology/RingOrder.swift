@@ -191,11 +191,13 @@ extension RingOrder {
         package static let thorough = Effort(randomStarts: 8, kicksPerStart: 40)
     }
 
-    /// Never worse than `current`.
-    package func search(from current: [Int], effort: Effort, random: inout RandomSource) -> [Int] {
+    /// Never worse than `current`. Returns with what it has when it is cancelled, which it asks before each descent.
+    package func search(
+        from current: [Int], effort: Effort, random: inout RandomSource, isCancelled: () -> Bool = { false }
+    ) -> [Int] {
         var best = current
         var bestQuality = quality(of: current)
-        for start in 0..<2 + effort.randomStarts {
+        for start in 0..<2 + effort.randomStarts where !isCancelled() {
             var order =
                 switch start {
                 case 0: current
@@ -204,7 +206,7 @@ extension RingOrder {
                 }
             descend(&order)
             var reached = quality(of: order)
-            for _ in 0..<effort.kicksPerStart {
+            for _ in 0..<effort.kicksPerStart where !isCancelled() {
                 var other = kicked(order, random: &random)
                 descend(&other)
                 let quality = quality(of: other)

@@ -61,6 +61,14 @@ extension TopologyProblem {
             arrangement: Arrangement(shares: shares, figures: TopologyProblem.figures(ordered, shares)))
     }
 
+    /// What a longer search finds, to be suggested at the next call. Returns soon after it is cancelled.
+    package func improvedOrder(seed: UInt64, isCancelled: () -> Bool) -> [PeerID] {
+        var random = RandomSource(seed: seed)
+        let order = RingOrder(matrix).search(
+            from: Array(members.indices), effort: .thorough, random: &random, isCancelled: isCancelled)
+        return order.map { members[$0] }
+    }
+
     private func bestOrder(_ matrix: BandwidthMatrix, _ effort: RingOrder.Effort, _ seed: UInt64) -> [Int] {
         let ring = RingOrder(matrix)
         var random = RandomSource(seed: seed)
