@@ -486,6 +486,24 @@ static void leaveDuringTheOperation(Peer *peer) {
     reduceOnce(peer, 1, pcclFloat, pcclSum, 1000, true);
 }
 
+static void optimise(Peer *peer) {
+    phase(peer, "the topology is optimised");
+    Tensor tensor = makeContribution(pcclFloat, 100003, peer->index);
+    pcclReduceDescriptor_t descriptor = reduction(5, tensor.count, tensor.type, pcclSum);
+    pcclAsyncReduceOp_t handle;
+    EXPECT(pcclSuccess,
+           pcclAllReduceAsync(tensor.elements, tensor.elements, &descriptor, peer->communicator, &handle));
+    EXPECT(pcclTopologyOptimizationFailed, pcclOptimizeTopology(peer->communicator));
+    EXPECT(pcclSuccess, pcclAwaitAsyncReduce(&handle, NULL));
+    checkReduced(&tensor, pcclSum);
+    free(tensor.memory);
+    for (int i = 0; i < 2; i++) {
+        EXPECT(pcclSuccess, pcclOptimizeTopology(peer->communicator));
+        CHECK(groupSize(peer->communicator) == 2);
+        reduceOnce(peer, 6, pcclFloat, pcclSum, 1000, true);
+    }
+}
+
 // Peer 1 never enters, so no success is possible. Peer 0 has launched before the other leaves; otherwise it would be
 // alone at once and be told that instead.
 static void leaveInsteadOfTheOperation(Peer *peer) {
@@ -566,6 +584,7 @@ static void *live(void *argument) {
     severalWithRetry(peer);
     localMistakes(peer);
     mistakesBetweenPeers(peer);
+    optimise(peer);
     leaveDuringTheOperation(peer);
     leaveInsteadOfTheOperation(peer);
     leaveBetweenTensors(peer);

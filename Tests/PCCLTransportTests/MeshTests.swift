@@ -48,6 +48,16 @@ final class MeshEnd: @unchecked Sendable, MeshDelegate, LinkDelegate {
     func send(_ tag: UInt64, to peer: UInt64) throws {
         try loop.sync { [self] in mesh?.link(to: PeerID(peer))?.send(header(.prepared, tag: tag)) }
     }
+    func send(bytes count: Int, to peer: UInt64) throws {
+        try loop.sync { [self] in
+            var header = header(.data, tag: 1)
+            header.payloadBytes = UInt32(count)
+            mesh?.link(to: PeerID(peer))?.send(header, payload: Array(repeating: 7, count: count))
+        }
+    }
+    func figure(of peer: UInt64) throws -> LinkFigure? {
+        try loop.sync { [self] in mesh?.link(to: PeerID(peer))?.figure }
+    }
     func hasLink(to peer: UInt64) throws -> Bool { try loop.sync { [self] in mesh?.link(to: PeerID(peer)) != nil } }
     func addStripe(to peer: UInt64) throws {
         try loop.sync { [self] in

@@ -172,9 +172,6 @@ _NARROWER_MEANINGS: Dict[Tuple[str, int], str] = {
     ("pcclMasterAwaitTermination", Result.INVALID_USAGE): "the master is not running. Call run() first.",
     ("pcclConnect", Result.INVALID_USAGE): "the communicator is connected already.",
     ("pcclGetAttribute", Result.INVALID_USAGE): "the communicator is not connected. Call connect() first.",
-    ("pcclOptimizeTopology", Result.INVALID_USAGE): (
-        "not in this release, which has nothing to optimise with; leave the call out."
-    ),
     ("pcclAwaitAsyncReduce", Result.INVALID_ARGUMENT): (
         "the peers' arguments of this operation do not match. All must pass the same count, type, operation and "
         "quantisation for a tag; the log on stderr has both descriptions."

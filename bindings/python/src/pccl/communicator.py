@@ -134,13 +134,15 @@ class Communicator:
         return bool(pending[0])
 
     def optimize_topology(self) -> None:
-        """Measures the connections between the peers and adopts the best order. Joint; admits nobody.
+        """Arranges the group by what the transfers so far say of the connections. Joint; admits nobody.
 
-        **Not in this release: InvalidUsageError, always.**
+        Ranks are then in the order of the best ring, peers with slow connections reduce smaller shares, and algorithms
+        are chosen by measured latencies and rates. Nothing is worse than before. Call it after some operations, and
+        again when a peer has joined.
 
         Raises:
             TopologyOptimizationFailedError: it failed, or operations are not awaited; the old order stays.
-            InvalidUsageError: not in this release; else not connected, or alone in the group.
+            InvalidUsageError: not connected, alone in the group, or the peers are in different calls.
         """
         self._settle_abandoned()
         with self._lifetime.inside() as pointer:
