@@ -147,6 +147,7 @@ struct Caller {
     var reconnectsLeft = 0
     var soloRounds = 0
     var roundsSinceJoin = 0
+    var hasVotedWrongly = false
     var lanes: [LaneState] = []
     var queue: [Int] = []
     var isMasterless = false

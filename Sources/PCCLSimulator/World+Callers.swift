@@ -117,8 +117,12 @@ extension World {
     }
 
     private func optimize(_ host: Host) {
-        if case .votesInsteadOfOptimizing = isMisused(host) { return begin(.updateTopology, host) }
         guard !host.caller.isMasterless, host.machine.view?.members.count ?? 0 > 1 else { return then(host, .round) }
+        if case .votesInsteadOfOptimizing = isMisused(host), !host.caller.hasVotedWrongly {
+            // A join point ends in the same round: once is enough.
+            host.caller.hasVotedWrongly = true
+            return begin(.updateTopology, host)
+        }
         begin(.optimizeTopology, host)
     }
 

@@ -71,7 +71,8 @@ struct SimulateCommand: ParsableCommand {
 
     private func summary(_ counts: SimulationCounts) -> String {
         "\(counts.events) events, \(counts.succeeded + counts.aborted) operations (\(counts.aborted) aborted, "
-            + "\(counts.restarted) restarted), \(counts.joins) joins, \(counts.losses) losses, \(counts.repairs) repairs:"
+            + "\(counts.restarted) restarted), \(counts.joins) joins, \(counts.losses) losses, \(counts.repairs) repairs, "
+            + "\(counts.optimized) optimised:"
     }
 }
 
