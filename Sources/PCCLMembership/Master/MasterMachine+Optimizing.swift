@@ -37,6 +37,13 @@ extension MasterMachine {
             endOptimizing(g, &effects)
             return advance(g, at: now, &effects)
         }
+        let shares = solution.arrangement.shares
+        effects.append(
+            .log(
+                LogLine(
+                    .info,
+                    "\(groups[g].id) is arranged anew: members \(solution.members.map(\.value)), "
+                        + (shares.isEmpty ? "equal chunks" : "chunks of \(shares) parts"))))
         propose(solution.members, solution.arrangement, newcomers: SortedPeers(), g, at: now, &effects)
     }
 

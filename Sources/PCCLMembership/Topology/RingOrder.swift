@@ -181,14 +181,18 @@ extension RingOrder {
         package var randomStarts: Int
         /// Random double-bridge changes after each start, each followed by a descent.
         package var kicksPerStart: Int
-        package init(randomStarts: Int, kicksPerStart: Int) {
+        /// Moves looked at, over all starts: what bounds the time of the largest groups. A core looks at some tens of
+        /// millions a second.
+        package var moves: Int
+        package init(randomStarts: Int, kicksPerStart: Int, moves: Int = .max) {
             self.randomStarts = randomStarts
             self.kicksPerStart = kicksPerStart
+            self.moves = moves
         }
         /// While members wait.
-        package static let quick = Effort(randomStarts: 0, kicksPerStart: 4)
-        /// On a thread of its own.
-        package static let thorough = Effort(randomStarts: 8, kicksPerStart: 40)
+        package static let quick = Effort(randomStarts: 0, kicksPerStart: 4, moves: 30_000_000)
+        /// While nobody does.
+        package static let thorough = Effort(randomStarts: 8, kicksPerStart: 40, moves: 1_000_000_000)
     }
 
     /// Never worse than `current`. Returns with what it has when it is cancelled, which it asks before each descent.
@@ -197,18 +201,19 @@ extension RingOrder {
     ) -> [Int] {
         var best = current
         var bestQuality = quality(of: current)
-        for start in 0..<2 + effort.randomStarts where !isCancelled() {
+        var movesLeft = effort.moves
+        for start in 0..<2 + effort.randomStarts where movesLeft > 0 && !isCancelled() {
             var order =
                 switch start {
                 case 0: current
                 case 1: greedy(from: random.below(size))
                 default: current.shuffled(using: &random)
                 }
-            descend(&order)
+            descend(&order, &movesLeft)
             var reached = quality(of: order)
-            for _ in 0..<effort.kicksPerStart where !isCancelled() {
+            for _ in 0..<effort.kicksPerStart where movesLeft > 0 && !isCancelled() {
                 var other = kicked(order, random: &random)
-                descend(&other)
+                descend(&other, &movesLeft)
                 let quality = quality(of: other)
                 if quality >= reached { (order, reached) = (other, quality) }
             }
@@ -242,13 +247,14 @@ extension RingOrder {
     }
 
     /// First the slow edges are driven out, then the turn is shortened over edges that are no slower than the slowest.
-    private func descend(_ order: inout [Int]) {
+    private func descend(_ order: inout [Int], _ movesLeft: inout Int) {
         // A move is taken if the slowest of its new edges is faster than the slowest of the old: the number of edges of
         // that rate falls, and none slower is made, so this ends.
-        improve(&order) { old, new in min(new.0.rate, new.1.rate, new.2.rate) > min(old.0.rate, old.1.rate, old.2.rate)
+        improve(&order, &movesLeft) { old, new in
+            min(new.0.rate, new.1.rate, new.2.rate) > min(old.0.rate, old.1.rate, old.2.rate)
         }
         let slowest = quality(of: order).bytesPerSecond
-        improve(&order) { old, new in
+        improve(&order, &movesLeft) { old, new in
             min(new.0.rate, new.1.rate, new.2.rate) >= slowest
                 && new.0.cost + new.1.cost + new.2.cost < old.0.cost + old.1.cost + old.2.cost
         }
@@ -263,12 +269,13 @@ extension RingOrder {
 
     /// Two kinds of moves until none is better: a stretch is reversed (2-opt), or one of up to three members is put
     /// elsewhere, either way round (or-opt).
-    private func improve(_ order: inout [Int], _ isBetter: (Edges, Edges) -> Bool) {
+    private func improve(_ order: inout [Int], _ movesLeft: inout Int, _ isBetter: (Edges, Edges) -> Bool) {
         let count = size
         var hasChanged = true
         while hasChanged {
             hasChanged = false
-            for i in 0..<count - 1 {
+            for i in 0..<count - 1 where movesLeft > 0 {
+                movesLeft -= count - i
                 for j in i + 1..<count {
                     if i == 0 && j == count - 1 { continue }
                     let (a, b) = (order[i == 0 ? count - 1 : i - 1], order[i])
@@ -282,7 +289,8 @@ extension RingOrder {
                 }
             }
             for length in 1...3 where count > length + 2 {
-                for _ in 0..<count {
+                for _ in 0..<count where movesLeft > 0 {
+                    movesLeft -= 2 * count
                     // The stretch is at the front, so that no index wraps.
                     if moveFront(length, &order, isBetter) { hasChanged = true }
                     order.append(order.removeFirst())

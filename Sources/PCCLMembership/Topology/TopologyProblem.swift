@@ -18,9 +18,10 @@ package struct TopologyProblem: Hashable, Sendable {
 
     package var matrix: BandwidthMatrix {
         var matrix = BandwidthMatrix(size: members.count)
+        let ranks = Dictionary(members.enumerated().map { ($1, $0) }) { first, _ in first }
         for (from, known) in figures.enumerated() {
             for figure in known {
-                guard let to = members.firstIndex(of: figure.peer) else { continue }
+                guard let to = ranks[figure.peer] else { continue }
                 matrix.note(
                     from: from, to: to, bytesPerSecond: figure.bytesPerSecond,
                     latencyNanoseconds: figure.latencyNanoseconds)
