@@ -491,8 +491,7 @@ static void optimise(Peer *peer) {
     Tensor tensor = makeContribution(pcclFloat, 100003, peer->index);
     pcclReduceDescriptor_t descriptor = reduction(5, tensor.count, tensor.type, pcclSum);
     pcclAsyncReduceOp_t handle;
-    EXPECT(pcclSuccess,
-           pcclAllReduceAsync(tensor.elements, tensor.elements, &descriptor, peer->communicator, &handle));
+    EXPECT(pcclSuccess, pcclAllReduceAsync(tensor.elements, tensor.elements, &descriptor, peer->communicator, &handle));
     EXPECT(pcclTopologyOptimizationFailed, pcclOptimizeTopology(peer->communicator));
     EXPECT(pcclSuccess, pcclAwaitAsyncReduce(&handle, NULL));
     checkReduced(&tensor, pcclSum);
