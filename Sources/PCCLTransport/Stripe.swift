@@ -57,10 +57,13 @@ final class Stripe {
     /// Moved per turn and direction before the loop's other sockets have theirs.
     private static let bytesPerTurn = 2 << 20
 
+    private let bytesPerWrite: Int
+
     init(_ loop: EventLoop, _ socket: consuming Socket, _ link: Link, number: UInt16) {
         self.number = number
         self.loop = loop
         isWithinHost = socket.isWithinHost
+        bytesPerWrite = isWithinHost ? link.configuration.bytesPerLocalWrite : .max
         self.socket = socket
         self.link = link
         lastProgress = loop.now
@@ -378,7 +381,7 @@ final class Stripe {
             if let segment {
                 let headerLeft = max(headerCount - segmentSent, 0)
                 let payloadSent = max(segmentSent - headerCount, 0)
-                let payloadLeft = payloadCount - payloadSent
+                let payloadLeft = min(payloadCount - payloadSent, bytesPerWrite)
                 vectors.1 = iovec(iov_base: headerBytes + (headerCount - headerLeft), iov_len: headerLeft)
                 if payloadLeft > 0 {
                     vectors.2 = iovec(
