@@ -380,7 +380,8 @@ extension Engine: LinkDelegate {
             let left = configuration.eagerBytesPerLink - (outbound[link.peer]?.eagerBytes ?? 0)
             guard
                 let next = execution.nextSegment(
-                    to: rank, limit: limit, eagerBytesLeft: left, configuration: configuration)
+                    to: rank, limit: limit, isFarAway: link.isLong, eagerBytesLeft: left,
+                    configuration: configuration)
             else { continue }
             if next.isEager { outbound[link.peer]?.eagerBytes += Int(next.header.payloadBytes) }
             if execution.outgoing[rank].isEmpty { outbound[link.peer]?.queue.removeAll { $0 === execution } }

@@ -5,11 +5,19 @@ import PCCLWire
 extension Execution {
     /// The next segment for a rank, or a part of one that has at most `limit` bytes; nil when nothing is ready or allowed.
     /// `eagerBytesLeft` is what may yet be sent over this link, for all operations, to a peer that has not entered.
+    ///
+    /// Over a short way results leave first: they are in cache, and what leaves the pipe makes room in it. Over a long way
+    /// contributions do (`isFarAway`): the last of them has a whole round trip before it until its result is back, and
+    /// results can fill the link meanwhile.
     func nextSegment(
-        to rank: Int, limit: Int, eagerBytesLeft: Int, configuration: EngineConfiguration
+        to rank: Int, limit: Int, isFarAway: Bool, eagerBytesLeft: Int, configuration: EngineConfiguration
     ) -> (header: FrameHeader, payload: UnsafeRawPointer, piece: StagedPiece?, isEager: Bool)? {
         let peer = peers[rank]
-        for i in outgoing[rank].indices where outgoing[rank][i].hasReady {
+        // Streams lie with results before inputs.
+        let count = outgoing[rank].count
+        for n in 0..<count {
+            let i = isFarAway ? count - 1 - n : n
+            guard outgoing[rank][i].hasReady else { continue }
             let elements = outgoing[rank][i].next(limit: limit)
             let bytes = elements.count * outgoing[rank][i].unitBytes
             if peer.hasEntered {
@@ -20,8 +28,9 @@ extension Execution {
                     guard outgoing[rank][i].startedBytes + bytes <= allowed else { continue }
                 }
             } else {
-                guard outgoing[rank][i].source != .result,
-                    peer.eagerBytes + bytes <= configuration.eagerBytesPerOperation, bytes <= eagerBytesLeft
+                let allowed =
+                    isFarAway ? configuration.eagerBytesPerOperationFarAway : configuration.eagerBytesPerOperation
+                guard outgoing[rank][i].source != .result, peer.eagerBytes + bytes <= allowed, bytes <= eagerBytesLeft
                 else { continue }
                 peers[rank].eagerBytes += bytes
             }

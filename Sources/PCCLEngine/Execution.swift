@@ -253,7 +253,7 @@ final class Execution {
             case .sendInput(let chunk, let to):
                 outgoing[to].append(stream(chunk, .input, reducer.elementBytes))
             case .sendResult(let chunk, let to):
-                // Results before inputs: what leaves the pipe makes room in it.
+                // Results before inputs: see `nextSegment`.
                 outgoing[to].insert(stream(chunk, .result, reducer.elementBytes), at: 0)
             case .receiveResult(let chunk, let from):
                 let layout = segments(chunk)

@@ -158,6 +158,8 @@ package final class Link {
     }
 
     package var stripeCount: Int { stripes.count }
+    /// A round trip takes longer than the work that is done meanwhile.
+    package var isLong: Bool { roundTrip >= configuration.longRoundTrip }
     package var descriptors: [CInt] { stripes.map(\.descriptor) }
     var stripeFigures: [TCPFigures] { stripes.compactMap(\.tcpFigures) }
     /// Where the peer was reached, or came from.
@@ -377,7 +379,7 @@ extension Link {
             now: now, deliveredBytes: acknowledged, roundTrip: roundTrip, isSaturated: isSaturated, count: stripes.count
         )
         let wanted = governor.take(sample)
-        if roundTrip >= configuration.longRoundTrip, let rate = governor.bytesPerSecond {
+        if isLong, let rate = governor.bytesPerSecond {
             // The last pieces of a transfer should be over at about the same time on all stripes.
             let perStripe = rate / Double(stripes.count)
             let bytes = Int(perStripe * configuration.pieceSeconds)

@@ -4,7 +4,8 @@ import PCCLBase
 ///
 /// One TCP connection over a long path is held down by its window, by each lost packet, or by a policer per flow. More of
 /// them help as long as the sum still rises. So: while all stripes are busy, measure the rate over a few round trips, add
-/// stripes, let them get going, measure again; if the sum did not rise, go back and stay there for a while.
+/// stripes, let them get going, measure again, the best of a few
+/// windows; if the sum did not rise, go back and stay there for a while.
 package struct StripeGovernor: Sendable {
     package struct Sample: Sendable {
         package var now: Instant
@@ -32,6 +33,8 @@ package struct StripeGovernor: Sendable {
     private var settledAt = Instant(nanoseconds: 0)
     /// What the stripes delivered before some were added.
     private var before: (count: Int, rate: Double)?
+    /// The best rate of the present number, over how many windows: a single one may be disturbed.
+    private var trial: (best: Double, windows: Int) = (0, 0)
     private var patientUntil = Instant(nanoseconds: 0)
 
     /// Below it one connection fills a local network.
@@ -40,6 +43,7 @@ package struct StripeGovernor: Sendable {
     private static let roundTripsPerWindow: UInt64 = 2
     /// For slow start to reach what the path gives.
     private static let roundTripsToSettle: UInt64 = 4
+    private static let windowsPerTrial = 3
     private static let growth = 4
     /// A rise below that is noise.
     private static let worthwhileRise = 1.1
@@ -69,12 +73,18 @@ package struct StripeGovernor: Sendable {
 
     private mutating func decide(_ sample: Sample, _ rate: Double) {
         guard sample.roundTrip >= StripeGovernor.shortRoundTrip, sample.now >= patientUntil else { return }
-        if let before, sample.count > before.count, rate < before.rate * StripeGovernor.worthwhileRise {
+        trial.best = max(trial.best, rate)
+        trial.windows += 1
+        // One stripe over a long way is almost never enough; while it starts, its rate says little.
+        guard sample.count == 1 || trial.windows >= StripeGovernor.windowsPerTrial else { return }
+        let best = trial.best
+        trial = (0, 0)
+        if let before, sample.count > before.count, best < before.rate * StripeGovernor.worthwhileRise {
             wanted = before.count
             self.before = nil
             patientUntil = sample.now + StripeGovernor.patience
         } else if sample.count < limit, sample.count >= wanted {
-            before = (sample.count, rate)
+            before = (sample.count, best)
             wanted = min(sample.count * StripeGovernor.growth, limit)
         } else {
             return
