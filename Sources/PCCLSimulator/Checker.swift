@@ -30,18 +30,19 @@ struct Checker {
     private struct Entrant {
         var peer: PeerID
         var launch: LaunchNumber
+        var callNumber: Int
         var input: [UInt64]
     }
     /// The n-th call of a tag in an epoch, by all who made it.
     private struct Instance {
         var key: InstanceKey
         var entrants: [Entrant] = []
-        var endings: [(host: Int, ending: Ending)] = []
+        var endings: [(host: Int, peer: PeerID?, ending: Ending)] = []
         var result: [UInt64]?
     }
 
     var admitted: [PeerID: GroupID] = [:]
-    private var views: [ViewKey: (members: [PeerID], arrangement: Arrangement)] = [:]
+    private var views: [ViewKey: (members: [PeerID], arrangement: Arrangement, isVerdict: Bool)] = [:]
     private var lastView: [GroupID: [PeerID]] = [:]
     private var instances: [Instance] = []
     private var instanceIndex: [InstanceKey: Int] = [:]
@@ -54,11 +55,15 @@ struct Checker {
     ) {
         let key = ViewKey(group: group, epoch: epoch)
         guard views[key] == nil else { return }
-        views[key] = (members, arrangement)
+        views[key] = (members, arrangement, isVerdict)
         if isVerdict {
             if (lastView[group] ?? []).count > members.count { counts.losses += 1 } else { counts.repairs += 1 }
         }
         lastView[group] = members
+    }
+
+    func isVerdict(_ group: GroupID, _ epoch: Epoch) -> Bool {
+        views[ViewKey(group: group, epoch: epoch)]?.isVerdict ?? false
     }
 
     func wrong(_ assignment: Assignment, of host: Host) -> String? {
@@ -101,23 +106,34 @@ struct Checker {
             instances.append(Instance(key: key))
         }
         instances[index].entrants.append(
-            Entrant(peer: assignment.members[assignment.rank], launch: launch, input: call.input))
+            Entrant(
+                peer: assignment.members[assignment.rank], launch: launch, callNumber: call.number, input: call.input))
         return index
     }
 
-    /// One ending for all; only a mismatch, which each finds out by itself, may stand beside a failure.
+    /// One ending for all. Only a mismatch, which each finds out by itself, may stand beside a failure, and only if whoever
+    /// found it was lost before the others heard of it.
     mutating func end(_ index: Int, _ ending: Ending, at host: Host) -> String? {
         for earlier in instances[index].endings where earlier.ending != ending {
             let isTolerated =
-                (ending == .mismatch || earlier.ending == .mismatch)
-                && ending != .success && earlier.ending != .success
+                ending != .success && earlier.ending != .success
+                && (ending == .mismatch || earlier.ending == .mismatch)
+                && !isMember(ending == .mismatch ? host.identity?.peer : earlier.peer, after: instances[index].key)
             if !isTolerated {
                 return "\(instances[index].key.tag) in \(instances[index].key.epoch): \(ending) at \(host.name), "
                     + "\(earlier.ending) at host \(earlier.host)"
             }
         }
-        instances[index].endings.append((host.index, ending))
+        instances[index].endings.append((host.index, host.identity?.peer, ending))
         return nil
+    }
+
+    /// Whether the peer is still a member in the view that came next.
+    private func isMember(_ peer: PeerID?, after key: InstanceKey) -> Bool {
+        let next = views.filter { $0.key.group == key.group && $0.key.epoch > key.epoch }
+            .min { $0.key.epoch < $1.key.epoch }
+        guard let peer, let next else { return false }
+        return next.value.members.contains(peer)
     }
 
     mutating func checkResult(_ index: Int, _ execution: Execution, at host: Host) -> (SimulationCheck, String)? {
@@ -136,6 +152,13 @@ struct Checker {
                 )
             }
             inputs.append(entrant.input)
+            if let first = instances[index].entrants.first, first.callNumber != entrant.callNumber {
+                return (
+                    .pairing,
+                    "\(host.name): \(execution.tag) is call \(first.callNumber) of \(first.peer) since the join point, and "
+                        + "call \(entrant.callNumber) of \(peer)"
+                )
+            }
         }
         if let result = instances[index].result {
             return result == output ? nil : (.identicalBits, "\(host.name), \(execution.tag): \(output), not \(result)")

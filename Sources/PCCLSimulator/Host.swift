@@ -45,6 +45,8 @@ enum CallerStep {
 final class OperationCall {
     let id: OperationID
     let lane: Int
+    /// How many calls of the tag this process has made since the last join point, this one with them.
+    let number: Int
     let inPlace: Bool
     let input: [UInt64]
     var buffer: [UInt64]
@@ -52,9 +54,10 @@ final class OperationCall {
     /// The instance that it was last part of, while its end there is not known.
     var instance: Int?
 
-    init(id: OperationID, lane: Int, inPlace: Bool, input: [UInt64]) {
+    init(id: OperationID, lane: Int, number: Int, inPlace: Bool, input: [UInt64]) {
         self.id = id
         self.lane = lane
+        self.number = number
         self.inPlace = inPlace
         self.input = input
         buffer = input
@@ -113,6 +116,8 @@ final class Host {
     var plane = DataPlane()
     var calls: [OperationCall] = []
     var caller = Caller()
+    /// By tag, since the last join point.
+    var callNumbers: [Tag: Int] = [:]
     var lastEpoch = Epoch.none
     var pendingAnswers = 0
 

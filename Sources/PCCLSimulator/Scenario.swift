@@ -129,13 +129,6 @@ struct Scenario {
                 }
         }
         addFaults(&r, unit)
-        // A member that is lost while a mismatch is being found out takes the news with it: the last to call may wait for
-        // members that have had their error. Then somebody loses patience.
-        if programs.contains(where: { if case .otherCount = $0.misuse { true } else { false } }) {
-            for slot in 0..<slots {
-                faults.append((Instant(nanoseconds: 0) + deadTime * UInt64(80 + slot), .leave(slot)))
-            }
-        }
         addTopology(&r)
     }
 

@@ -133,8 +133,10 @@ extension World {
         let id = OperationID(host.caller.nextOperation)
         host.caller.nextOperation += 1
         let stem = (UInt64(host.index) << 32 | id.value) &* 0xd6e8_feb8_6659_fd93
+        host.callNumbers[plan.tag, default: 0] += 1
         let call = OperationCall(
-            id: id, lane: lane, inPlace: random.oneIn(host.program.inPlaceOneIn),
+            id: id, lane: lane, number: host.callNumbers[plan.tag] ?? 0,
+            inPlace: random.oneIn(host.program.inPlaceOneIn),
             input: (0..<descriptor.count).map { ($0 &+ stem) &* 0xff51_afd7_ed55_8ccd })
         host.calls.append(call)
         host.caller.lanes[lane].inFlight = true

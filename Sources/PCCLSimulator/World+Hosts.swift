@@ -159,6 +159,7 @@ extension World {
         host.lastEpoch = assignment.epoch
         host.pendingAnswers = 0
         if let wrong = checker.wrong(assignment, of: host) { return fail(.viewAgreed, wrong) }
+        if !checker.isVerdict(host.group, assignment.epoch) { host.callNumbers = [:] }
         planeAdopt(host, assignment)
     }
 

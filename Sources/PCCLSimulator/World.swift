@@ -334,13 +334,14 @@ final class World {
             } else if !arrangement.shares.isEmpty, sabotages(.changeShares, oneIn: 2) {
                 message = .view(epoch: epoch, members: members, world: world)
             }
-        case .verdict(let epoch, let members, let world, let arrangement, let operations):
+        case .verdict(let epoch, let members, let world, let arrangement, let operations, let missed):
             checker.decide(host.group, epoch, members.map(\.id), arrangement, &counts, isVerdict: true)
             if let first = operations.firstIndex(where: { $0.outcome == .abort }), sabotages(.commitAborted, oneIn: 1) {
                 var changed = operations
                 changed[first].outcome = .commit
                 message = .verdict(
-                    epoch: epoch, members: members, world: world, arrangement: arrangement, operations: changed)
+                    epoch: epoch, members: members, world: world, arrangement: arrangement, operations: changed,
+                    missed: missed)
             }
         case .pendingAnswer(let arePending):
             if sabotages(.flipPendingAnswer, oneIn: 4) { message = .pendingAnswer(arePending: !arePending) }

@@ -16,8 +16,8 @@ package enum ToMaster: Hashable, Sendable {
     case cannotReach(epoch: Epoch, peers: [PeerID])
     /// A link of the current view broke while operations were in flight, or could not be made again.
     case brokenLink(epoch: Epoch, peer: PeerID, gaveUp: Bool)
-    /// The answer to a flush: every operation in flight here.
-    case flushReport(epoch: Epoch, operations: [OperationReport])
+    /// The answer to a flush: every operation in flight here, and what has failed here in the epoch that ends.
+    case flushReport(epoch: Epoch, operations: [OperationReport], failed: [FailedCalls] = [])
     /// An operation has waited for a third of the time-out for members that did not enter it.
     case stalled(epoch: Epoch, tag: Tag, missing: [PeerID])
     case leave
@@ -55,6 +55,17 @@ package struct KnownLaunch: Hashable, Sendable {
     }
 }
 
+/// So many calls of a tag, which failed because the members' descriptors differ. No member can commit such a call, so each
+/// of them fails it sooner or later: who has counted fewer than another has yet to learn of the difference.
+package struct FailedCalls: Hashable, Sendable {
+    package var tag: Tag
+    package var count: UInt32
+    package init(tag: Tag, count: UInt32) {
+        self.tag = tag
+        self.count = count
+    }
+}
+
 extension ToMaster {
     package var bytes: [UInt8] {
         var w = ByteWriter()
@@ -83,10 +94,11 @@ extension ToMaster {
             w.write(epoch.value)
             w.write(peer.value)
             w.write(gaveUp)
-        case .flushReport(let epoch, let operations):
+        case .flushReport(let epoch, let operations, let failed):
             w.write(UInt8(8))
             w.write(epoch.value)
             w.write(operations) { $0.write($1) }
+            w.write(failed)
         case .stalled(let epoch, let tag, let missing):
             w.write(UInt8(9))
             w.write(epoch.value)
@@ -123,7 +135,8 @@ extension ToMaster {
                 epoch: epoch,
                 operations: try r.readList("operations", limit: WireLimits.operations) { (r) throws(WireError) in
                     try r.readOperationReport()
-                })
+                },
+                failed: try r.readFailedCalls())
         case 9:
             self = .stalled(epoch: Epoch(try r.read()), tag: Tag(try r.read()), missing: try r.readPeers())
         case 10: self = .leave
@@ -135,6 +148,13 @@ extension ToMaster {
 }
 
 extension ByteWriter {
+    mutating func write(_ failed: [FailedCalls]) {
+        write(failed) {
+            $0.write($1.tag.value)
+            $0.write($1.count)
+        }
+    }
+
     fileprivate mutating func write(_ report: OperationReport) {
         write(report.tag.value)
         write(report.launch.value)
@@ -147,6 +167,12 @@ extension ByteWriter {
 }
 
 extension ByteReader {
+    mutating func readFailedCalls() throws(WireError) -> [FailedCalls] {
+        try readList("failed calls", limit: WireLimits.operations) { (r) throws(WireError) in
+            FailedCalls(tag: Tag(try r.read()), count: try r.read())
+        }
+    }
+
     fileprivate mutating func readOperationReport() throws(WireError) -> OperationReport {
         let tag = Tag(try read())
         let launch = LaunchNumber(try read())

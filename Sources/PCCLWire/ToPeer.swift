@@ -18,10 +18,11 @@ package enum ToPeer: Hashable, Sendable {
     case world(WorldCounts)
     /// Stop every operation in flight and report it. `epoch` is the epoch that the verdict will open.
     case flush(epoch: Epoch)
-    /// The outcome of every operation that this peer reported, and the view that holds from now on.
+    /// The outcome of every operation that this peer reported, and the view that holds from now on. The calls in `missed`
+    /// have failed at other members, and this peer has not made them yet: when it does, they fail at once.
     case verdict(
         epoch: Epoch, members: [Member], world: WorldCounts, arrangement: Arrangement = .plain,
-        operations: [OperationVerdict])
+        operations: [OperationVerdict], missed: [FailedCalls] = [])
     /// The joint call this peer waits in cannot be: other members wait in another one.
     case callRefused(reason: String)
     /// The optimise call is over, and what is in force could not be bettered: view, epoch and arrangement stay.
@@ -39,6 +40,8 @@ package struct OperationVerdict: Hashable, Sendable {
         case abort = 2
         /// The members are in calls that wait for each other.
         case misuse = 3
+        /// Other members have told their callers that the descriptors differ.
+        case mismatch = 4
     }
     package var tag: Tag
     package var launch: LaunchNumber
@@ -87,7 +90,7 @@ extension ToPeer {
         case .flush(let epoch):
             w.write(UInt8(9))
             w.write(epoch.value)
-        case .verdict(let epoch, let members, let world, let arrangement, let operations):
+        case .verdict(let epoch, let members, let world, let arrangement, let operations, let missed):
             w.write(UInt8(10))
             w.write(epoch.value)
             w.write(world)
@@ -98,6 +101,7 @@ extension ToPeer {
                 $0.write($1.launch.value)
                 $0.write($1.outcome.rawValue)
             }
+            w.write(missed)
         case .callRefused(let reason):
             w.write(UInt8(11))
             w.write(reason)
@@ -136,7 +140,8 @@ extension ToPeer {
                 epoch: epoch, members: members, world: world, arrangement: arrangement,
                 operations: try r.readList("operations", limit: WireLimits.operations) { (r) throws(WireError) in
                     try r.readOperationVerdict()
-                })
+                },
+                missed: try r.readFailedCalls())
         case 11: self = .callRefused(reason: try r.readText())
         case 12: self = .optimizeUnchanged
         default: throw .unknownKind(kind)

@@ -32,6 +32,21 @@ private func outcomes(
     FlushResolution.verdicts(for: reports, cause: cause).map { $0.map(\.outcome) }
 }
 
+/// So many calls of tag 5 have failed at the peer.
+private func failing(_ peer: UInt64, _ count: UInt32, _ operations: OperationReport...) -> FlushResolution.Report {
+    FlushResolution.Report(
+        peer: PeerID(peer), operations: operations, failed: [FailedCalls(tag: Tag(5), count: count)])
+}
+
+/// How many calls of tag 5 each of them is yet to make and fail.
+private func missed(_ reports: [FlushResolution.Report], _ cause: FlushResolution.Cause = .loss) -> [UInt32] {
+    let verdicts = FlushResolution.verdicts(for: reports, cause: cause)
+    return FlushResolution.missed(for: reports, verdicts: verdicts).map { calls in
+        #expect(calls.allSatisfy { $0.tag == Tag(5) && $0.count > 0 })
+        return calls.first?.count ?? 0
+    }
+}
+
 @Suite("The verdict on operations in flight")
 struct FlushResolutionTests {
     // In all of these peer 9 was a member too and is lost, unless it says otherwise.
@@ -153,11 +168,44 @@ struct FlushResolutionTests {
     /// Peer 1 told its caller of a mismatch with peer 3 and is through with the call; peer 2, that entered with it, had not
     /// heard peer 3 yet. Were peer 2 to begin again, nobody would come.
     @Test(
-        "a survivor that has returned an error from the call is not waited for",
-        arguments: [FlushResolution.Cause.loss, .repair])
+        "a call that has failed at one survivor fails at all",
+        arguments: [FlushResolution.Cause.loss, .repair, .misuse])
     func failedElsewhere(cause: FlushResolution.Cause) {
-        let reports = [report(1), report(2, moving(20, knows: [1: 10])), report(3)]
-        #expect(outcomes(reports, cause) == [[], [.misuse], []])
+        let reports = [failing(1, 1), report(2, moving(20, knows: [1: 10])), failing(3, 1)]
+        #expect(outcomes(reports, cause) == [[], [.mismatch], []])
+        #expect(missed(reports, cause) == [0, 0, 0])
+        // The same if peer 2 has not heard of anybody, or has not called.
+        let deaf = [failing(1, 1), report(2, moving(20, knows: [:])), failing(3, 1)]
+        #expect(outcomes(deaf, cause) == [[], [.mismatch], []])
+        #expect(missed(deaf, cause) == [0, 0, 0])
+        #expect(missed([failing(1, 1), report(2), failing(3, 1)], cause) == [0, 1, 0])
+    }
+
+    @Test("who is behind by several failed calls fails the one that it is in, and misses the rest")
+    func severalFailed() {
+        let reports = [
+            failing(1, 3, moving(13, knows: [:])), failing(2, 1, moving(20, knows: [:])), failing(3, 0), failing(4, 3),
+        ]
+        #expect(outcomes(reports) == [[.restart], [.mismatch], [], []])
+        #expect(missed(reports) == [0, 1, 3, 0])
+    }
+
+    @Test("who is prepared for a call before the failed one commits that and misses the other")
+    func preparedBeforeFailed() {
+        let reports = [failing(1, 1), report(2, prepared(20, knows: [1: 10])), failing(3, 1)]
+        #expect(outcomes(reports) == [[], [.restart], []], "peer 3's part is unknown: no honest members report this")
+        let committed = [failing(1, 1), report(2, prepared(20, knows: [1: 10, 3: 30])), failing(3, 1)]
+        #expect(outcomes(committed) == [[], [.commit], []])
+        #expect(missed(committed) == [0, 1, 0])
+    }
+
+    @Test("failed calls of one tag say nothing of another, and counts of any size do no harm")
+    func failedTags() {
+        let reports = [
+            failing(1, .max, moving(11, tag: 6, knows: [2: 21])), report(2, moving(21, tag: 6, knows: [1: 11])),
+        ]
+        #expect(outcomes(reports, .repair) == [[.restart], [.restart]])
+        #expect(missed(reports, .repair) == [0, .max])
     }
 }
 

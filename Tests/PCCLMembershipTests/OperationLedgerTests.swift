@@ -169,7 +169,35 @@ struct OperationLedgerTests {
         #expect(otherTag == .early)
     }
 
-    @Test("a new epoch forgets everything")
+    @Test("failed calls are counted by tag, until the epoch ends")
+    func failedCalls() {
+        var ledger = OperationLedger()
+        for (launch, tag) in [(1, 9), (2, 7), (3, 9)] as [(UInt32, UInt64)] {
+            _ = ledger.launch(call(launch, tag: Tag(tag)), members: others)
+            _ = ledger.enter(one, Tag(tag), LaunchNumber(9 + launch), product)
+            ledger.fail(Tag(tag), members: others)
+        }
+        #expect(ledger.failedCalls == [FailedCalls(tag: tag, count: 1), FailedCalls(tag: Tag(9), count: 2)])
+        ledger.reset(missing: [])
+        #expect(ledger.failedCalls == [])
+    }
+
+    @Test("missed calls are used up one by one; a verdict adds to them, and a join point forgets them")
+    func missedCalls() {
+        var ledger = OperationLedger()
+        ledger.reset(missing: [FailedCalls(tag: tag, count: 1), FailedCalls(tag: Tag(8), count: 0)])
+        ledger.reset(missing: [FailedCalls(tag: tag, count: 1)])
+        let taken = (0..<3).map { _ in ledger.takeMissed(tag) }
+        #expect(taken == [true, true, false])
+        let ofOtherTag = ledger.takeMissed(Tag(8))
+        #expect(!ofOtherTag)
+        ledger.reset(missing: [FailedCalls(tag: tag, count: 1)])
+        ledger.reset()
+        let afterJoinPoint = ledger.takeMissed(tag)
+        #expect(!afterJoinPoint)
+    }
+
+    @Test("a join point forgets everything")
     func reset() {
         var ledger = OperationLedger()
         _ = ledger.launch(call(1), members: others)
@@ -178,7 +206,8 @@ struct OperationLedgerTests {
         _ = ledger.enter(one, tag, LaunchNumber(11), sum)
         _ = ledger.launch(call(2, tag: Tag(8)), members: others)
         ledger.reset()
-        #expect(ledger.isEmpty && ledger.reports.isEmpty && ledger.earliestStallCheck == nil)
+        #expect(ledger.isEmpty && ledger.reports.isEmpty && ledger.failedCalls.isEmpty)
+        #expect(ledger.earliestStallCheck == nil)
         _ = ledger.launch(call(3), members: others)
         #expect(ledger[tag]?.entered == [])
         let entry = ledger.enter(two, tag, LaunchNumber(20), sum)

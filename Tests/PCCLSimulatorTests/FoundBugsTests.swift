@@ -140,7 +140,7 @@ struct FoundBugsTests {
             return effects
         }
         let flushed = later(1, .fromMaster(.flush(epoch: Epoch(4))))
-        guard case .flushReport(_, let operations)? = messages(flushed).first else {
+        guard case .flushReport(_, let operations, _)? = messages(flushed).first else {
             Issue.record("no report: \(messages(flushed))")
             return
         }

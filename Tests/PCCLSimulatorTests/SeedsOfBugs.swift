@@ -12,5 +12,9 @@ enum SeedsOfBugs {
         10436,
         // Two members that cannot reach each other at all: every repair put off the day on which one is chosen to go.
         10408, 14371,
+        // Descriptors differed and a member was lost before all had found out: one began again, another was told of misuse.
+        5_081_784,
+        // A link broke between two members that had failed a call, and took the entry that one of them waited for.
+        5_115_127,
     ]
 }

@@ -79,7 +79,7 @@ struct MessageTests {
         #expect(throws: WireError.unknownValue(field: "flag", value: 2)) {
             _ = try ToMaster(changed(broken, at: broken.count - 1, to: 2))
         }
-        // Kind, epoch, count, tag, launch, then the state.
+        // Kind, epoch, count, tag, launch, then the state. An empty list comes last.
         let report = ToMaster.flushReport(
             epoch: Epoch(1),
             operations: [OperationReport(tag: Tag(1), launch: LaunchNumber(1), state: .prepared, known: [])]
@@ -91,8 +91,8 @@ struct MessageTests {
             epoch: Epoch(1), members: [], world: Samples.world,
             operations: [OperationVerdict(tag: Tag(1), launch: LaunchNumber(1), outcome: .commit)]
         ).bytes
-        #expect(throws: WireError.unknownValue(field: "outcome", value: 4)) {
-            _ = try ToPeer(changed(verdict, at: verdict.count - 1, to: 4))
+        #expect(throws: WireError.unknownValue(field: "outcome", value: 5)) {
+            _ = try ToPeer(changed(verdict, at: verdict.count - 1 - 4, to: 5))
         }
         // Kind, group, port, stripes, count, then the family.
         let hello = Samples.toMaster[0].bytes
@@ -167,6 +167,12 @@ struct MessageTests {
             Lie(
                 name: "verdicts", limit: WireLimits.operations,
                 prefix: [10] + epoch + world + noMembers + [0, 0, 0, 0, 0], isToMaster: false),
+            // No operations before them.
+            Lie(
+                name: "failed calls", limit: WireLimits.operations, prefix: [8] + epoch + noMembers, isToMaster: true),
+            Lie(
+                name: "missed calls", limit: WireLimits.operations,
+                prefix: [10] + epoch + world + noMembers + [0, 0, 0, 0, 0] + noMembers, isToMaster: false),
             Lie(name: "link figures", limit: WireLimits.members, prefix: [11], isToMaster: true),
         ]
     }()
@@ -209,13 +215,15 @@ struct MessageTests {
         let verdicts = (0..<WireLimits.operations).map {
             OperationVerdict(tag: Tag(UInt64($0)), launch: LaunchNumber(UInt32($0)), outcome: .commit)
         }
-        let verdict = ToPeer.verdict(epoch: Epoch(1), members: members, world: Samples.world, operations: verdicts)
+        let failed = verdicts.map { FailedCalls(tag: $0.tag, count: 1) }
+        let verdict = ToPeer.verdict(
+            epoch: Epoch(1), members: members, world: Samples.world, operations: verdicts, missed: failed)
         #expect(verdict.bytes.count <= WireLimits.controlMessageBytes)
         let known = (0..<31).map { KnownLaunch(peer: PeerID($0), launch: LaunchNumber(1)) }
         let reports = verdicts.map {
             OperationReport(tag: $0.tag, launch: $0.launch, state: .inProgress, known: known)
         }
-        let report = ToMaster.flushReport(epoch: Epoch(1), operations: reports)
+        let report = ToMaster.flushReport(epoch: Epoch(1), operations: reports, failed: failed)
         #expect(report.bytes.count <= WireLimits.controlMessageBytes)
     }
 }

@@ -37,7 +37,8 @@ enum Samples {
                         KnownLaunch(peer: PeerID(3), launch: LaunchNumber(0)),
                     ]),
                 OperationReport(tag: Tag(0), launch: LaunchNumber(2), state: .inProgress, known: []),
-            ]),
+            ],
+            failed: [FailedCalls(tag: Tag(1), count: .max), FailedCalls(tag: Tag(.max), count: 1)]),
         .stalled(epoch: Epoch(4), tag: Tag(5), missing: [PeerID(6)]),
         .voteOptimize(figures: []),
         .voteOptimize(figures: [
@@ -65,7 +66,9 @@ enum Samples {
                 OperationVerdict(tag: Tag(2), launch: LaunchNumber(2), outcome: .restart),
                 OperationVerdict(tag: Tag(3), launch: LaunchNumber(3), outcome: .abort),
                 OperationVerdict(tag: Tag(.max), launch: LaunchNumber(.max), outcome: .misuse),
-            ]),
+                OperationVerdict(tag: Tag(4), launch: LaunchNumber(5), outcome: .mismatch),
+            ],
+            missed: [FailedCalls(tag: Tag(1), count: .max)]),
         .callRefused(reason: "other members wait for this peer in another call"),
         .optimizeUnchanged,
     ]

@@ -7,15 +7,19 @@ import PCCLWire
 /// others' part of the same operation. Reports joined by such knowledge are one operation. Two operations with the same
 /// tag can be in flight at most: whoever launched the second has committed the first, so the first is prepared at all.
 ///
-/// A member that others know to have entered, but that does not report the operation, has finished it. It can only have
-/// finished by commit when all others are prepared; if they are not, it returned an error to its caller.
+/// A call whose descriptors differ fails at every member, by itself, and no member can be prepared for it. So if a survivor
+/// counts more failed calls of a tag than another, the call that the other is in and not prepared for is the next of them;
+/// is it in none, or prepared for an earlier one, then it has missed them: they fail when it makes them.
 package struct FlushResolution {
     package struct Report: Hashable, Sendable {
         package var peer: PeerID
         package var operations: [OperationReport]
-        package init(peer: PeerID, operations: [OperationReport]) {
+        /// How many calls of a tag have failed there in the epoch that ends, because descriptors differ.
+        package var failed: [Tag: UInt32]
+        package init(peer: PeerID, operations: [OperationReport], failed: [FailedCalls] = []) {
             self.peer = peer
             self.operations = operations
+            self.failed = Dictionary(failed.map { ($0.tag, $0.count) }, uniquingKeysWith: max)
         }
     }
     /// What brought the flush about decides what becomes of an operation that everybody entered and not all hold.
@@ -71,13 +75,7 @@ package struct FlushResolution {
             }
         }
 
-        var reporting: [Int: SortedPeers] = [:]
-        for report in reports {
-            for operation in report.operations {
-                let index = components.index(of: Node(peer: report.peer, launch: operation.launch))
-                reporting[components.root(of: index), default: SortedPeers()].insert(report.peer)
-            }
-        }
+        let mostFailed = mostFailed(reports)
         let survivors = reports.map(\.peer)
         return reports.map { report in
             report.operations.map { operation in
@@ -85,16 +83,12 @@ package struct FlushResolution {
                     of: components.index(of: Node(peer: report.peer, launch: operation.launch)))
                 let allEntered = entered[root]?.isSuperset(of: survivors) ?? false
                 let outcome: OperationVerdict.Outcome
-                // Somebody is known to have entered and yet does not report it: it has finished. While others have not,
-                // that was no commit: the descriptors differed, its caller was told, and it will not come again.
                 let isFailed =
-                    (unfinished[root] ?? false)
-                    && survivors.contains {
-                        entered[root]?.contains($0) == true && reporting[root]?.contains($0) != true
-                    }
+                    operation.state == .inProgress
+                    && mostFailed[operation.tag] ?? 0 > report.failed[operation.tag] ?? 0
                 switch (allEntered, unfinished[root] ?? false, cause) {
                 case (true, false, _): outcome = .commit
-                case _ where isFailed: outcome = .misuse
+                case _ where isFailed: outcome = .mismatch
                 case (false, _, .misuse):
                     let isMissed = isMissed(operation.tag, by: entered[root] ?? SortedPeers(), reports, waiting)
                     outcome = isMissed ? .misuse : .restart
@@ -105,6 +99,28 @@ package struct FlushResolution {
                 return OperationVerdict(tag: operation.tag, launch: operation.launch, outcome: outcome)
             }
         }
+    }
+
+    /// The calls that each survivor has yet to make and others have failed, in the order of the reports, given the verdicts
+    /// on what it is in now.
+    package static func missed(
+        for reports: [Report], verdicts: [[OperationVerdict]]
+    ) -> [[FailedCalls]] {
+        let most = mostFailed(reports).sorted { $0.key.value < $1.key.value }
+        return zip(reports, verdicts).map { report, verdicts in
+            let failing = Set(verdicts.filter { $0.outcome == .mismatch }.map(\.tag))
+            return most.compactMap { tag, count in
+                var left = count - (report.failed[tag] ?? 0)
+                if left > 0, failing.contains(tag) { left -= 1 }
+                return left > 0 ? FailedCalls(tag: tag, count: left) : nil
+            }
+        }
+    }
+
+    private static func mostFailed(_ reports: [Report]) -> [Tag: UInt32] {
+        var most: [Tag: UInt32] = [:]
+        for report in reports { most.merge(report.failed, uniquingKeysWith: max) }
+        return most
     }
 
     /// Whether an operation waits for somebody who waits for its members in another call.

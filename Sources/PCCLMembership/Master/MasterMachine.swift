@@ -143,9 +143,10 @@ package struct MasterMachine: Sendable {
             answerProposal(g, from: peer.id, epoch, unreachable: others, at: now, &effects)
         case .brokenLink(let epoch, let other, let gaveUp):
             noteBrokenLink(g, from: peer.id, to: other, epoch, gaveUp: gaveUp, at: now)
-        case .flushReport(let epoch, let operations):
+        case .flushReport(let epoch, let operations, let failed):
             collect(
-                FlushResolution.Report(peer: peer.id, operations: operations), g, epoch, at: now, &effects)
+                FlushResolution.Report(peer: peer.id, operations: operations, failed: failed), g, epoch, at: now,
+                &effects)
         case .stalled(let epoch, let tag, let missing):
             judgeStall(g, from: peer.id, epoch, tag, missing: missing, at: now, &effects)
         }
@@ -374,14 +375,15 @@ package struct MasterMachine: Sendable {
 
         let waiting = FlushResolution.Waiting(joining: groups[g].absentees, asking: groups[g].pendingVotes)
         let verdicts = FlushResolution.verdicts(for: flush.reports, cause: flush.cause, waiting: waiting)
+        let missed = FlushResolution.missed(for: flush.reports, verdicts: verdicts)
         let members = groups[g].members.compactMap { member($0) }
         groups[g].epoch = epoch
         groups[g].phase = .settled
-        for (report, operations) in zip(flush.reports, verdicts) {
+        for (report, (operations, missed)) in zip(flush.reports, zip(verdicts, missed)) {
             send(
                 .verdict(
                     epoch: epoch, members: members, world: worldCounts, arrangement: groups[g].arrangement,
-                    operations: operations),
+                    operations: operations, missed: missed),
                 to: report.peer, &effects)
         }
         if verdicts.contains(where: { $0.contains { $0.outcome == .misuse } }) { refuseVotes(g, &effects) }
@@ -399,8 +401,8 @@ package struct MasterMachine: Sendable {
         _ g: Int, from: PeerID, to: PeerID, _ epoch: Epoch, gaveUp: Bool, at now: Instant
     ) {
         guard isCurrentMember(from, g, epoch), groups[g].isMember(to), from != to else { return }
-        // Whatever is under way ends in a new epoch, which is all that a repair does.
-        if !gaveUp { guard case .settled = groups[g].phase else { return } }
+        // A flush ends in a new epoch, which is all that a repair does. So does a proposal, but not if it comes to nothing.
+        if !gaveUp, case .flushing = groups[g].phase { return }
         let known = groups[g].brokenLinks.firstIndex { $0.from == from && $0.to == to && $0.gaveUp == gaveUp }
         guard known == nil else { return }
         groups[g].brokenLinks.append(

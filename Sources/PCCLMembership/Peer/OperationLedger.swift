@@ -16,8 +16,12 @@ package struct OperationID: Hashable, Comparable, Sendable {
 ///
 /// ```
 ///  launched ──all entered, result whole──▶ prepared ──all prepared──▶ committed (forgotten)
-///      └────── a descriptor differs ─────▶ failed (forgotten, but entries still owed are swallowed)
+///      └────── a descriptor differs ─────▶ failed (counted, and entries still owed are swallowed)
 /// ```
+///
+/// Failed calls are counted, by tag, for as long as the epoch lasts: a call that fails at one member fails at all of them, so
+/// the counts tell after a flush who has yet to fail which call. A call that others have failed before the flush, and that
+/// comes after it, is `missed`: nobody waits in it any more.
 package struct OperationLedger: Sendable {
     package struct Operation: Sendable {
         package let id: OperationID
@@ -56,21 +60,35 @@ package struct OperationLedger: Sendable {
     /// Who is prepared under a launch that it is not known to have entered yet: the stripes of a link keep no order between
     /// them, so the word may overtake the entry.
     private var earlyPrepared: Set<KnownLaunch> = []
+    private var failed: [Tag: UInt32] = [:]
+    private var missed: [Tag: UInt32] = [:]
 
     package init() {}
 
     package var isEmpty: Bool { operations.isEmpty }
+    /// Something is to come from others: an entry is lost for good if its link breaks, also that to a call which has failed.
+    package var isWaiting: Bool { !operations.isEmpty || !owed.isEmpty }
     package func contains(_ tag: Tag) -> Bool { operations[tag] != nil }
     package subscript(tag: Tag) -> Operation? { operations[tag] }
     /// In the order of their launch: the same in every replay.
     package var inLaunchOrder: [Operation] { operations.values.sorted { $0.launch < $1.launch } }
 
-    /// Forgets everything: a new epoch begins.
-    package mutating func reset() {
-        operations = [:]
-        early = [:]
-        owed = [:]
-        earlyPrepared = []
+    /// Forgets everything: all members have come to a join point, and calls are counted from here.
+    package mutating func reset() { self = OperationLedger() }
+
+    /// A verdict begins an epoch. Calls that were missed before are still to come, before those that are missed now.
+    package mutating func reset(missing calls: [FailedCalls]) {
+        var all = missed
+        for call in calls where call.count > 0 { all[call.tag, default: 0] &+= call.count }
+        reset()
+        missed = all
+    }
+
+    /// Whether the call of this tag that now comes is one that all others have failed already. Then it is used up.
+    package mutating func takeMissed(_ tag: Tag) -> Bool {
+        guard let count = missed[tag] else { return false }
+        missed[tag] = count > 1 ? count - 1 : nil
+        return true
     }
 
     /// The caller's call. Entries of members that called earlier are taken up; the first that differs is returned, and
@@ -163,6 +181,8 @@ package struct OperationLedger: Sendable {
     /// it must not be taken for one of the next call with the tag.
     package mutating func fail(_ tag: Tag, members: [PeerID]) {
         guard let operation = operations.removeValue(forKey: tag) else { return }
+        // A program that is wrong in more tags than a report may list is told of it often enough.
+        if failed[tag] != nil || failed.count < WireLimits.operations { failed[tag, default: 0] &+= 1 }
         for peer in members where !operation.hasEntered(peer) {
             owed[PeerTag(peer: peer, tag: tag), default: 0] += 1
         }
@@ -173,6 +193,11 @@ package struct OperationLedger: Sendable {
     }
 
     package var earliestStallCheck: Instant? { operations.values.map(\.nextStallCheck).min() }
+
+    /// How many calls of which tags have failed here in this epoch.
+    package var failedCalls: [FailedCalls] {
+        failed.sorted { $0.key.value < $1.key.value }.map { FailedCalls(tag: $0.key, count: $0.value) }
+    }
 
     package var reports: [OperationReport] {
         inLaunchOrder.map {

@@ -129,8 +129,8 @@ package struct PeerMachine: Sendable {
         var ledger = OperationLedger()
         /// Why the master is gone, if it is.
         var masterGone: String?
-        /// A link broke with operations in flight: what was under way on it is lost, and only a new epoch helps, even if
-        /// the link is made again.
+        /// A link broke, or was down, with operations in flight or entries owed: what was under way on it is lost, and only a
+        /// new epoch helps, even if the link is made again.
         var needsRepair = false
         /// Members without a link, and when to tell the master so (again).
         var reportDownAt: [(peer: PeerID, at: Instant)] = []
@@ -186,6 +186,7 @@ package struct PeerMachine: Sendable {
             answerProposalIfReady(&effects)
         case .linkDown(let peer, let reason): loseLink(peer, reason, at: now, &effects)
         case .entered(let peer, let epoch, let tag, let launch, let descriptor):
+            let linksUp = linksUp
             withRunning(epoch, &effects) { m, effects in
                 switch m.ledger.enter(peer, tag, launch, descriptor) {
                 case .bound(let ours):
@@ -195,7 +196,7 @@ package struct PeerMachine: Sendable {
                 case .swallowed: effects.append(.ignore(peer, theirs: launch))
                 case .mismatch(let mismatch):
                     effects.append(.ignore(peer, theirs: launch))
-                    PeerMachine.fail(tag, mismatch, &m, &effects)
+                    PeerMachine.fail(tag, mismatch, linksUp, &m, &effects)
                 }
             }
         case .prepared(let peer, let epoch, let tag, let launch):
@@ -349,7 +350,7 @@ package struct PeerMachine: Sendable {
             // A verdict, or a view that this peer has agreed to, may have reached others before the master went: they
             // would be in an epoch that this peer never learns of, and wait for it there.
             let mayHaveMissedView = m.flushing != nil || m.proposal?.isAnswered ?? false
-            let isStuck = m.needsRepair && !m.ledger.isEmpty
+            let isStuck = m.needsRepair && m.ledger.isWaiting
             if mayHaveMissedView || isStuck || !linksUp.isSuperset(of: m.assignment.others) {
                 return depart(.masterLost(reason), .masterLost(reason), &effects)
             }
@@ -440,13 +441,15 @@ package struct PeerMachine: Sendable {
             m.proposal = nil
             // Halt first: what would become whole after the report could not be taken back.
             effects.append(.halt)
-            effects.append(.sendToMaster(.flushReport(epoch: epoch, operations: m.ledger.reports)))
+            effects.append(
+                .sendToMaster(
+                    .flushReport(epoch: epoch, operations: m.ledger.reports, failed: m.ledger.failedCalls)))
             phase = .member(m)
-        case (.verdict(let epoch, let members, let world, let arrangement, let operations), .member(let m)):
+        case (.verdict(let epoch, let members, let world, let arrangement, let operations, let missed), .member(let m)):
             guard let assignment = assignment(epoch, members, arrangement, m.registration.peer) else {
                 return violation("a verdict without this peer", &effects)
             }
-            conclude(m, assignment, members, world, operations, at: now, &effects)
+            conclude(m, assignment, members, world, operations, missed, at: now, &effects)
         case (.world, _):
             break  // Counts that crossed with our own departure or come before admission.
         case (.welcome, _), (.propose, _), (.view, _), (.joinUnchanged, _), (.pendingAnswer, _), (.callRefused, _),
@@ -468,10 +471,12 @@ package struct PeerMachine: Sendable {
         return Assignment(epoch: epoch, members: members.map(\.id), rank: rank, arrangement: arrangement)
     }
 
-    /// Makes the new assignment known to engine, links and caller's attributes.
-    private mutating func settleView(at now: Instant, _ effects: inout [Effect]) {
+    /// Makes the new assignment known to engine, links and caller's attributes. With `missed` it comes from a verdict.
+    private mutating func settleView(
+        missed: [FailedCalls]? = nil, at now: Instant, _ effects: inout [Effect]
+    ) {
         guard case .member(var m) = phase else { return }
-        m.ledger.reset()
+        if let missed { m.ledger.reset(missing: missed) } else { m.ledger.reset() }
         m.needsRepair = false
         // Patience with a link that was down before goes on: repairs would put its end off for ever.
         let before = m.reportDownAt
@@ -543,7 +548,7 @@ package struct PeerMachine: Sendable {
                 m.reportDownAt.append((peer, now + timeouts.dialPatience))
             }
             // One more attempt that failed is no new break: the operations wait for the link, or for the master to choose.
-            if wasUp, m.flushing == nil, !m.ledger.isEmpty {
+            if wasUp, m.flushing == nil, m.ledger.isWaiting {
                 m.needsRepair = true
                 effects.append(
                     .sendToMaster(.brokenLink(epoch: m.assignment.epoch, peer: peer, gaveUp: false)))
@@ -585,6 +590,10 @@ package struct PeerMachine: Sendable {
         _ id: OperationID, _ tag: Tag, _ descriptor: OperationDescriptor, _ m: inout Membership, at now: Instant,
         _ effects: inout [Effect]
     ) {
+        guard !m.ledger.takeMissed(tag) else {
+            effects.append(.complete(id, .mismatch(PeerMachine.failedElsewhere(tag))))
+            return
+        }
         let launch = LaunchNumber(nextLaunch)
         nextLaunch &+= 1
         var descriptor = descriptor
@@ -600,7 +609,7 @@ package struct PeerMachine: Sendable {
         if let mismatch {
             // Not bound first: what members with another descriptor sent early does not fit into this operation.
             for known in entered { effects.append(.ignore(known.peer, theirs: known.launch)) }
-            PeerMachine.fail(tag, mismatch, &m, &effects)
+            PeerMachine.fail(tag, mismatch, linksUp, &m, &effects)
             return
         }
         for known in entered { effects.append(.bind(launch, known.peer, theirs: known.launch)) }
@@ -635,7 +644,8 @@ package struct PeerMachine: Sendable {
     }
 
     private static func fail(
-        _ tag: Tag, _ mismatch: OperationLedger.Mismatch, _ m: inout Membership, _ effects: inout [Effect]
+        _ tag: Tag, _ mismatch: OperationLedger.Mismatch, _ linksUp: SortedPeers, _ m: inout Membership,
+        _ effects: inout [Effect]
     ) {
         guard let operation = m.ledger[tag] else { return }
         m.ledger.fail(tag, members: m.assignment.others)
@@ -646,12 +656,22 @@ package struct PeerMachine: Sendable {
                 operation.id,
                 .mismatch(
                     "\(tag): \(me) called \(mismatch.mine), \(mismatch.peer) called \(mismatch.theirs)")))
+        // With the operation goes its entry, if it waits for a link to be made again: the member there would wait for it for
+        // ever, or take the next one for it.
+        for peer in m.assignment.others where !linksUp.contains(peer) {
+            m.needsRepair = true
+            effects.append(.sendToMaster(.brokenLink(epoch: m.assignment.epoch, peer: peer, gaveUp: false)))
+        }
+    }
+
+    private static func failedElsewhere(_ tag: Tag) -> String {
+        "\(tag): other members found that their calls differ, and ended this one, before the view changed"
     }
 
     /// The master's word on everything in flight, and the epoch that begins with it.
     private mutating func conclude(
         _ before: Membership, _ assignment: Assignment, _ members: [Member], _ world: WorldCounts,
-        _ verdicts: [OperationVerdict], at now: Instant, _ effects: inout [Effect]
+        _ verdicts: [OperationVerdict], _ missed: [FailedCalls], at now: Instant, _ effects: inout [Effect]
     ) {
         var m = before
         guard m.flushing == assignment.epoch else { return violation("a verdict that was not asked for", &effects) }
@@ -671,7 +691,7 @@ package struct PeerMachine: Sendable {
         let queued = m.queued
         m.queued = []
         phase = .member(m)
-        settleView(at: now, &effects)
+        settleView(missed: missed, at: now, &effects)
         guard case .member(var m) = phase else { return }
         // Outcomes come after the view, so that who reads the attributes upon an error finds them new.
         for (operation, verdict) in zip(operations, verdicts) {
@@ -685,6 +705,8 @@ package struct PeerMachine: Sendable {
                         .misuse(
                             "the members' calls do not go together: others wait in another call, or were refused theirs"
                         )))
+            case .mismatch:
+                effects.append(.complete(operation.id, .mismatch(PeerMachine.failedElsewhere(operation.tag))))
             case .restart: relaunch(operation.id, operation.tag, operation.descriptor, &m, at: now, &effects)
             }
         }
