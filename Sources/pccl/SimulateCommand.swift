@@ -10,6 +10,9 @@ struct SimulateCommand: ParsableCommand {
         discussion: """
             Without --seed, seeds are taken in order from --seed-base. The first schedule that breaks a promise is told \
             with its last events, and ends the command with status 1.
+
+            With --scale no fault is looked for: one group of so many peers connects, joins, reduces, loses a member and \
+            admits another, and what that costs in messages, bytes and processor time is printed.
             """)
 
     @Option(help: "Run this one schedule.")
@@ -30,13 +33,18 @@ struct SimulateCommand: ParsableCommand {
     @Option(help: "Threads; 0 for as many as there are processors.")
     var threads = 0
 
+    @Option(help: "Show what membership costs in a group of so many peers.")
+    var scale: Int?
+
     func validate() throws {
+        if let scale, !(3...1024).contains(scale) { throw ValidationError("--scale goes from 3 to 1024") }
         guard count > 0 else { throw ValidationError("--count must be positive") }
         guard (0...1024).contains(threads) else { throw ValidationError("--threads goes from 0 to 1024") }
         guard !verbose || seed != nil else { throw ValidationError("--verbose goes with --seed") }
     }
 
     func run() throws {
+        if let scale { return measure(scale) }
         if let seed { return try replay(seed) }
         // Some room is left above, so that no seed of this run wraps around.
         let base = fresh ? UInt64.random(in: 1..<UInt64.max / 2) : seedBase
@@ -63,6 +71,37 @@ struct SimulateCommand: ParsableCommand {
         }
     }
 
+    private func measure(_ peerCount: Int) {
+        var traffic = ControlTraffic(peerCount: peerCount, clock: threadNanoseconds)
+        traffic.run()
+        print(row("\(peerCount) peers", ["to master:", "", "from master:", "", "at a peer:", "", "ms of", ""]))
+        print(row("", ["messages", "bytes", "messages", "bytes", "messages", "bytes", "master", "a peer"]))
+        for cost in traffic.costs {
+            let counts = [cost.toMaster, cost.fromMaster, cost.busiestPeer].flatMap { [$0.messages, $0.bytes] }
+            let master = milliseconds(Double(cost.masterNanoseconds))
+            let peer = milliseconds(Double(cost.peerNanoseconds) / Double(peerCount))
+            print(row(cost.event.rawValue, counts.map(String.init) + [master, peer]))
+            if cost.enterFrames > 0 {
+                let each = (cost.enterFrames + cost.preparedFrames) / peerCount
+                print(
+                    "  between peers \(cost.enterFrames) enter and \(cost.preparedFrames) prepared frames, \(each) from each"
+                )
+            }
+        }
+    }
+
+    private func row(_ name: String, _ cells: [String]) -> String {
+        func space(_ width: Int, _ text: String) -> String {
+            String(repeating: " ", count: max(0, width - text.utf8.count))
+        }
+        return name + space(22, name) + cells.map { space(13, $0) + $0 }.joined()
+    }
+
+    private func milliseconds(_ nanoseconds: Double) -> String {
+        let hundredths = Int(nanoseconds / 10_000)
+        return "\(hundredths / 100).\(hundredths % 100 < 10 ? "0" : "")\(hundredths % 100)"
+    }
+
     private func report(_ failure: SimulationFailure) -> ExitCode {
         print(failure)
         print("simulate: FAILED; again with\n  pccl simulate --seed \(failure.seed)")
@@ -74,6 +113,12 @@ struct SimulateCommand: ParsableCommand {
             + "\(counts.restarted) restarted), \(counts.joins) joins, \(counts.losses) losses, \(counts.repairs) repairs, "
             + "\(counts.optimized) optimised:"
     }
+}
+
+private func threadNanoseconds() -> UInt64 {
+    var time = timespec()
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
 }
 
 /// Seeds shared among threads. Worker w of n runs the seeds base + w, base + w + n, …; each keeps its own result, so
