@@ -4,8 +4,8 @@ import PCCLBase
 ///
 /// One TCP connection over a long path is held down by its window, by each lost packet, or by a policer per flow. More of
 /// them help as long as the sum still rises. So: while all stripes are busy, measure the rate over a few round trips, add
-/// stripes, let them get going, measure again, the best of a few
-/// windows; if the sum did not rise, go back and stay there for a while.
+/// stripes, let them get going, measure again, the best of a few windows; if the sum did not rise, go back and stay there
+/// for a while.
 package struct StripeGovernor: Sendable {
     package struct Sample: Sendable {
         package var now: Instant
