@@ -1,4 +1,5 @@
 import Glibc
+import PCCLBase
 import PCCLTransport
 
 /// Something that runs on a thread of its own, because it blocks.
@@ -74,3 +75,14 @@ package func countEntries(_ path: String) -> Int {
 
 package var openDescriptors: Int { countEntries("/proc/self/fd") }
 package var runningThreads: Int { countEntries("/proc/self/task") }
+
+/// Whether no more than that many threads run, soon. One that was joined is still listed for a moment, on a busy machine for
+/// a longer one: that is no leak, nor one that was counted before.
+package func threadsFall(to count: Int) -> Bool {
+    let start = EventLoop.now
+    while runningThreads > count {
+        if (EventLoop.now - start).seconds > Double(patienceSeconds) { return false }
+        sched_yield()
+    }
+    return true
+}
