@@ -50,8 +50,7 @@ package protocol LinkDelegate: AnyObject {
 ///
 /// Every frame that matters is numbered, and kept until the peer has said that it came. A stripe that breaks is forgotten:
 /// what it had not delivered goes out again over the others, and what arrives twice counts once. A stripe that stands still
-/// while others move is treated the same way, and given nothing new until it moves again. The link breaks when its last
-/// stripe does.
+/// while others move is closed, and then is one that broke. The link breaks when its last stripe does.
 package final class Link {
     package let peer: PeerID
     let loop: EventLoop
@@ -74,8 +73,7 @@ package final class Link {
     private var nextStripeNumber: UInt16
     /// Each side has numbers of its own, so that both may add stripes at once.
     private let ownNumbers: ClosedRange<UInt16>
-    /// The stripe that takes ordered frames. It stays the one until it fails: one that came back from a stall, and took
-    /// over again at once, would let new entries overtake those still on their way.
+    /// The stripe that takes ordered frames, until it breaks.
     private var primary: UInt16 = 0
 
     // Outgoing frames, encoded, not yet taken by a stripe.
@@ -209,7 +207,7 @@ package final class Link {
         isKicked = true
         loop.atEndOfTurn { [self] in
             isKicked = false
-            for stripe in stripes where isOpen && mayWork(stripe) { stripe.writeIfIdle() }
+            for stripe in stripes where isOpen { stripe.writeIfIdle() }
         }
     }
 
@@ -272,6 +270,8 @@ extension Link {
         }
         sendAgain(stripe.takeRetained())
         stripe.close()
+        for other in stripes { other.repeatAcknowledgement() }
+        keepWatching()
         if !configuration.growsByItself { wishForStripe() }
     }
 
@@ -283,7 +283,6 @@ extension Link {
             case .batch(let bytes, false): batches.small.append(bytes, count: frames.count)
             case .segment(let segment): again.append(segment)
             case .released(let serial): sendVoid(serial)
-            case .covered: break
             }
         }
         // Before what waits already: entries must arrive in the order in which they were made.
@@ -299,13 +298,8 @@ extension Link {
         kick()
     }
 
-    /// Stripes that stand still get nothing new, as long as there is another.
-    func mayWork(_ stripe: Stripe) -> Bool { !stripe.isSuspect || stripes.allSatisfy(\.isSuspect) }
-
     private func isPrimary(_ stripe: Stripe) -> Bool {
-        if !stripes.contains(where: { $0.number == primary && mayWork($0) }) {
-            primary = stripes.first(where: mayWork)?.number ?? primary
-        }
+        if !stripes.contains(where: { $0.number == primary }) { primary = stripes.first?.number ?? primary }
         return stripe.number == primary
     }
 
@@ -331,26 +325,16 @@ extension Link {
         if stripes.contains(where: { $0.hasRetained || $0.owesAcknowledgement }) { keepWatching() }
     }
 
-    /// Sends again, over other stripes, what one has not delivered for longer than can be put down to chance.
+    /// Gives up a stripe that has delivered nothing for longer than can be put down to chance, while others did.
     private func hedge(_ now: Instant) {
         let patience = max(configuration.stallPatience, acknowledgementDelay * 4)
         for stripe in stripes where stripe.hasRetained && now - stripe.lastProgress >= patience {
-            if stripe.isSuspect {
-                if now - stripe.lastProgress >= deadTime { return stripe.fail("no progress for \(deadTime.seconds) s") }
-                continue
-            }
             // If none moves the peer is busy, or the whole path is interrupted: no stripe is to blame.
             let isAlone = !stripes.contains { other in
-                other !== stripe && !other.isSuspect
-                    && (!other.hasRetained || now - other.lastProgress < patience)
+                other !== stripe && (!other.hasRetained || now - other.lastProgress < patience)
             }
-            if isAlone {
-                if stripes.count(where: { !$0.isSuspect }) == 1 { wishForStripe() }
-                continue
-            }
-            Log.write(.info, "\(peer): one of \(stripes.count) connections stands still; the others take over")
-            stripe.isSuspect = true
-            sendAgain(stripe.copyRetained())
+            guard isAlone else { return stripe.fail("it delivered nothing for \(patience.milliseconds) ms") }
+            if stripes.count == 1 { wishForStripe() }
         }
     }
 
@@ -374,7 +358,7 @@ extension Link {
         smoothed.sort()
         roundTrip = Interval(nanoseconds: smoothed[smoothed.count / 2])
         nextMeasurement = now + max(configuration.measurePeriod, roundTrip)
-        let isSaturated = stripes.allSatisfy { $0.waitsForRoom || $0.isSuspect }
+        let isSaturated = stripes.allSatisfy(\.waitsForRoom)
         let sample = StripeGovernor.Sample(
             now: now, deliveredBytes: acknowledged, roundTrip: roundTrip, isSaturated: isSaturated, count: stripes.count
         )

@@ -30,8 +30,6 @@ struct RetainedFrames {
         case segment(OutgoingSegment)
         /// A segment whose memory was wanted back: nobody needs it, but its number must not be missing for ever.
         case released(UInt64)
-        /// Given to another stripe.
-        case covered
     }
     var content: Content
     var count: Int
@@ -56,7 +54,6 @@ struct FrameQueue {
         while head < frames.count, removedCount + UInt64(frames[head].count) <= count {
             removedCount += UInt64(frames[head].count)
             removed.append(frames[head])
-            frames[head].content = .covered
             head += 1
         }
         if head == frames.count {
@@ -75,13 +72,6 @@ struct FrameQueue {
                 frames[i].content = .released(segment.header.serial)
             }
         }
-    }
-
-    /// Hands all of them on, and remembers only how many there were.
-    mutating func cover() -> [RetainedFrames] {
-        let handedOn = all
-        for i in head..<frames.count { frames[i].content = .covered }
-        return handedOn
     }
 }
 

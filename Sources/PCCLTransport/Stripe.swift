@@ -42,8 +42,6 @@ final class Stripe {
     private var acknowledgedFrames: UInt64 = 0
     /// When the peer last acknowledged something, or something went out while nothing was under way.
     private(set) var lastProgress: Instant
-    /// It stands still: what it owed has been given to other stripes.
-    var isSuspect = false
 
     private struct Arriving {
         var header: FrameHeader
@@ -123,6 +121,9 @@ final class Stripe {
     var isArriving: Bool { arriving != nil }
     var owesAcknowledgement: Bool { receivedFrames > acknowledgedToPeer }
 
+    /// What was said of it may have been lost with another stripe.
+    func repeatAcknowledgement() { acknowledgedToPeer = 0 }
+
     func takeAcknowledgement() -> UInt64 {
         acknowledgedToPeer = receivedFrames
         unacknowledgedBytes = 0
@@ -135,9 +136,6 @@ final class Stripe {
         return retained.all
     }
 
-    /// The same for a stripe that may yet go on: it still hears what the peer has.
-    func copyRetained() -> [RetainedFrames] { retained.cover() }
-
     /// The peer has taken in so many numbered frames of this stripe. False if it cannot have.
     func acknowledged(upTo count: UInt64) -> Bool {
         // Of a batch that is half written the peer may have the first frames already; of a segment it cannot.
@@ -146,7 +144,6 @@ final class Stripe {
         acknowledgedFrames = count
         let now = loop.now
         lastProgress = now
-        isSuspect = false
         for frames in retained.remove(upTo: count) { link.noteAcknowledged(frames, at: now) }
         return true
     }
@@ -324,7 +321,7 @@ final class Stripe {
         var budget = Stripe.bytesPerTurn
         while budget > 0 {
             guard poll != nil else { return }
-            if segment == nil, smallSent == small.count, link.mayWork(self) { takeWork() }
+            if segment == nil, smallSent == small.count { takeWork() }
             if segment == nil, smallSent == small.count {
                 waitsForRoom = false
                 poll?.watch(.read)
