@@ -14,7 +14,7 @@ struct LossTests {
         let count = isLarge ? 2_000_000 : 100
         let losses = Guarded(0)
         try onThreads([0, 1, 2]) { [peers = world.peers] (_, index: Int) in
-            let buffer = Buffer<Float>(count) { _ in Float(index + 1) }
+            let buffer = Buffer<Float>(count, period: 1) { _ in Float(index + 1) }
             if index == 2 {
                 // It enters, so that the others may have begun to fold and to overwrite, and is gone.
                 _ = try peers[2].allReduceAsync(buffer.elements, .sum, tag: 1)
@@ -26,10 +26,10 @@ struct LossTests {
                 do {
                     let info = try peers[index].allReduce(buffer.elements, .sum, tag: 1)
                     let sum: Float = info.worldSize == 3 ? 6 : 3
-                    #expect(buffer.elements.allSatisfy { $0 == sum })
+                    #expect(buffer.isAll(sum))
                     return
                 } catch let error as PCCLError where error.code == .rankConnectionLost {
-                    #expect(buffer.elements.allSatisfy { $0 == Float(index + 1) })
+                    #expect(buffer.isAll(Float(index + 1)))
                     let worldSize = try peers[index].attributes().worldSize
                     #expect(worldSize == 2)
                     losses.withLock { $0 += 1 }
@@ -44,7 +44,7 @@ struct LossTests {
         let world = try LoopbackWorld(3)
         defer { world.destroy() }
         try onThreads([0, 1, 2]) { [peers = world.peers] (_, index: Int) in
-            let buffers = (0..<20).map { _ in Buffer<Double>(20_000) { _ in 1 } }
+            let buffers = (0..<20).map { _ in Buffer<Double>(20_000, period: 1) { _ in 1 } }
             let operands = buffers.enumerated().map { ReduceOperand($1.elements, .sum, tag: UInt64($0)) }
             if index == 2 {
                 _ = try peers[2].allReduceWithRetry(Array(operands[..<5]), maxInFlight: 5)
@@ -55,7 +55,7 @@ struct LossTests {
             for buffer in buffers {
                 let first = buffer.elements[0]
                 #expect(first == 2 || first == 3)
-                #expect(buffer.elements.allSatisfy { $0 == first })
+                #expect(buffer.isAll(first))
             }
         }
     }

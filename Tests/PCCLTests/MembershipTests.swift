@@ -199,7 +199,7 @@ struct MembershipTests {
             func once() throws {
                 let world = try LoopbackWorld(3, stripes: 2)
                 try onThreads(world.peers) { _, peer in
-                    let buffer = Buffer<Float>(10_000) { _ in 1 }
+                    let buffer = Buffer<Float>(10_000, period: 1) { _ in 1 }
                     try peer.allReduce(buffer.elements, .average, tag: 0)
                     // Not destroyed by hand: the last reference does it.
                 }

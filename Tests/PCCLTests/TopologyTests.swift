@@ -17,12 +17,12 @@ struct TopologyTests {
     private func reduce(_ world: LoopbackWorld, count: Int) throws -> UInt64 {
         let most = Guarded(UInt64(0))
         try onThreads(world.peers) { index, peer in
-            let buffer = Buffer(count) { Float(index + $0 % 7) }
+            let buffer = Buffer(count, period: 7) { Float(index + $0) }
             let info = try peer.allReduce(buffer.elements, .sum, tag: 1)
             most.withLock { $0 = max($0, info.sentBytes) }
             let size = world.peers.count
             let offset = size * (size - 1) / 2
-            let isRight = buffer.elements.enumerated().allSatisfy { $1 == Float(offset + size * ($0 % 7)) }
+            let isRight = buffer.repeats(7) { $1 == Float(offset + size * $0) }
             if !isRight { throw PCCLError(.internalError, "a wrong sum at \(index)") }
         }
         return most.withLock { $0 }
