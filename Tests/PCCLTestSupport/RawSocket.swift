@@ -50,6 +50,14 @@ package final class RawSocket: @unchecked Sendable {
         }
     }
 
+    /// Something has come that nobody has read.
+    package func awaitBytes() throws {
+        var byte: UInt8 = 0
+        guard recv(descriptor, &byte, 1, CInt(MSG_PEEK)) == 1 else {
+            throw SystemError(doing: "waiting in a test")
+        }
+    }
+
     /// Exactly that many bytes; fewer if the other side closes.
     package func read(_ count: Int) throws -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: count)

@@ -236,9 +236,12 @@ struct LinkTests {
         }
         try raw.write(frame(1) + frame(2).dropLast())
         // With a frame of ours unread this is a reset.
+        try raw.awaitBytes()
         raw.close()
         #expect(try a.frames(1)[0].payload == pattern(100_000))
-        #expect(try a.brokenReason().contains("reset"))
+        // Whether it reads on first or acknowledges the first frame is open.
+        let reason = try a.brokenReason()
+        #expect(reason.contains("Connection reset") || reason.contains("Broken pipe"), "\(reason)")
         try a.stop()
     }
 
