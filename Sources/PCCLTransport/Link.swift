@@ -88,7 +88,8 @@ package final class Link {
 
     // Incoming numbered frames.
     private var window = SerialWindow()
-    /// Frames that were half there when their stripe broke, by serial: what is sent again takes their place.
+    /// Frames that were half there when their stripe broke, by serial: what is sent again takes their place. A frame may be
+    /// arriving on several stripes, but its place is here or at one of them, and nowhere at the others.
     private var severed: [UInt64: ArrivalPlace] = [:]
 
     var lastSent: Instant
@@ -216,7 +217,7 @@ package final class Link {
     package func abandon(_ owner: LaunchNumber) {
         for stripe in stripes { stripe.abandon(owner) }
         for (serial, place) in severed {
-            if case .lent(_, owner, _) = place { severed[serial] = .nowhere }
+            if case .lent(_, owner, _) = place { severed[serial] = nil }
         }
         for segment in again where segment.owner == owner { sendVoid(segment.header.serial) }
         again.removeAll { $0.owner == owner }

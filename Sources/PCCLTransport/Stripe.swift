@@ -148,14 +148,14 @@ final class Stripe {
         return true
     }
 
-    /// What was arriving when the stripe broke.
+    /// What was arriving when the stripe broke, if it had a place: the same frame may be arriving elsewhere, and have it.
     func severArrival() -> (serial: UInt64, place: ArrivalPlace)? {
         guard let current = arriving, current.header.kind.isNumbered else { return nil }
         arriving = nil
         return (current.header.serial, current.place)
     }
 
-    /// Another stripe brings the same frame, from its beginning.
+    /// Another stripe brings the same frame, from its beginning: the place it is to take over, if it is here.
     func giveUpArrival(of serial: UInt64) -> ArrivalPlace? {
         guard let current = arriving, current.header.serial == serial, current.header.kind.isNumbered else {
             return nil
@@ -173,6 +173,7 @@ final class Stripe {
             if count > 0 {
                 link.lastReceived = loop.now
                 budget -= count
+        if case .nowhere = current.place { return nil }
                 guard digest(&budget) else { return }
                 if count < wanted { return }  // The socket is empty: another call would only say so.
             } else if count == 0 {
@@ -182,6 +183,7 @@ final class Stripe {
             } else if errno != EINTR {
                 return fail(SystemError(doing: "reading").description)
             }
+        if case .nowhere = current.place { return nil }
         }
     }
 

@@ -125,6 +125,32 @@ struct StripeTests {
         try a.stop()
     }
 
+    @Test(
+        "a frame that is half there on two stripes, whichever of them break, is taken from a third",
+        arguments: [[], [0], [1], [0, 1], [1, 0]])
+    func severedTwice(order: [Int]) throws {
+        let (a, raws) = try LinkEnd.withRawEnds(3)
+        let memory = Memory(byteCount: 5000)
+        try a.placing { $0.kind == .data ? .into(memory.base, owner: LaunchNumber(7), token: 9) : .copy }
+        let data = header(.data, payloadBytes: 5000, serial: 1)
+        func begun(_ raw: RawSocket, _ serial: UInt64) throws {
+            // What comes in one piece with a frame that is seen has been seen too.
+            let marker = header(.credit, serial: serial)
+            try raw.write(marker.bytes + data.bytes + pattern(3000, seed: 1))
+            while try a.events.take() != .frame(marker, []) {}
+        }
+        try begun(raws[0], 2)
+        try begun(raws[1], 3)
+        for (index, stripe) in order.enumerated() {
+            raws[stripe].close()
+            while try a.onLoop({ $0.link?.stripeCount }) != 2 - index {}
+        }
+        try raws[2].write(data.bytes + pattern(5000))
+        #expect(try a.events.take(where: { if case .placed = $0 { true } else { false } }) == .placed(data, token: 9))
+        #expect(memory.bytes == pattern(5000))
+        try a.stop()
+    }
+
     @Test("memory that a severed frame was to fill is left alone once it was abandoned")
     func severedAndAbandoned() throws {
         let (a, raws) = try LinkEnd.withRawEnds(2)
