@@ -160,7 +160,7 @@ package final class Link {
     /// A round trip takes longer than the work that is done meanwhile.
     package var isLong: Bool { roundTrip >= configuration.longRoundTrip }
     package var descriptors: [CInt] { stripes.map(\.descriptor) }
-    var stripeFigures: [TCPFigures] { stripes.compactMap(\.tcpFigures) }
+    var stripeFigures: [TCPFigures] { stripes.compactMap { $0.takeFigures() } }
     /// Where the peer was reached, or came from.
     var remoteHost: SocketAddress.Host? { stripes.lazy.compactMap(\.remoteHost).first }
 
@@ -330,6 +330,8 @@ extension Link {
     private func hedge(_ now: Instant) {
         let patience = max(configuration.stallPatience, acknowledgementDelay * 4)
         for stripe in stripes where stripe.hasRetained && now - stripe.lastProgress >= patience {
+            _ = stripe.takeFigures()
+            if now - stripe.lastProgress < patience { continue }
             // If none moves the peer is busy, or the whole path is interrupted: no stripe is to blame.
             let isAlone = !stripes.contains { other in
                 other !== stripe && (!other.hasRetained || now - other.lastProgress < patience)
@@ -351,7 +353,7 @@ extension Link {
         var acknowledged: UInt64 = 0
         var smoothed: [UInt64] = []
         for stripe in stripes {
-            guard let figures = stripe.tcpFigures else { continue }
+            guard let figures = stripe.takeFigures() else { continue }
             acknowledged += figures.acknowledgedBytes
             smoothed.append(figures.roundTripNanoseconds)
         }

@@ -40,8 +40,10 @@ final class Stripe {
     private var retained = FrameQueue()
     private var takenFrames: UInt64 = 0
     private var acknowledgedFrames: UInt64 = 0
-    /// When the peer last acknowledged something, or something went out while nothing was under way.
+    /// When the peer, or its kernel, last acknowledged something, or something went out while nothing was under way.
     private(set) var lastProgress: Instant
+    /// At the peer's kernel, when it was last asked for.
+    private var arrivedBytes: UInt64 = 0
 
     private struct Arriving {
         var header: FrameHeader
@@ -113,7 +115,16 @@ final class Stripe {
         segment?.payload = UnsafeRawPointer(copy)
     }
 
-    var tcpFigures: TCPFigures? { socket.tcpFigures }
+    /// What the kernel knows of the connection. What it says has arrived is progress, too: a frame may take many round
+    /// trips while a connection starts.
+    func takeFigures() -> TCPFigures? {
+        guard let figures = socket.tcpFigures else { return nil }
+        if figures.acknowledgedBytes > arrivedBytes {
+            arrivedBytes = figures.acknowledgedBytes
+            lastProgress = loop.now
+        }
+        return figures
+    }
 
     // MARK: what is under way
 
