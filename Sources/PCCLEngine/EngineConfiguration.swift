@@ -10,12 +10,13 @@ package struct EngineConfiguration: Sendable {
     /// What one operation may send to a peer that has not called yet.
     package var eagerBytesPerOperation = 256 << 10
 
-    /// The same over a long way, where waiting for the peer's entry costs a one-way delay: 50 ms of 500 Mbit/s. The rest of
-    /// the link's allowance is left to others.
-    package var eagerBytesPerOperationFarAway = 3 << 20
+    /// The same over a long way, where waiting for the peer's entry costs a one-way delay, and peers that end one operation
+    /// together begin the next up to as much apart: 150 ms of 500 Mbit/s. The rest of the link's allowance is left to
+    /// others.
+    package var eagerBytesPerOperationFarAway = 9 << 20
 
     /// What all operations together may send to such a peer; also what a receiver must be ready to hold.
-    package var eagerBytesPerLink = 4 << 20
+    package var eagerBytesPerLink = 12 << 20
 
     /// Staging for contributions that wait to be folded, for one operation: divided among the ranks that send.
     package var stagingBytesPerOperation = 16 << 20

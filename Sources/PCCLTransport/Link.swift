@@ -352,10 +352,12 @@ extension Link {
     private func measure(_ now: Instant) {
         var acknowledged: UInt64 = 0
         var smoothed: [UInt64] = []
+        var least = UInt64.max
         for stripe in stripes {
             guard let figures = stripe.takeFigures() else { continue }
             acknowledged += figures.acknowledgedBytes
             smoothed.append(figures.roundTripNanoseconds)
+            if figures.leastRoundTripNanoseconds > 0 { least = min(least, figures.leastRoundTripNanoseconds) }
         }
         guard !smoothed.isEmpty else { return }
         smoothed.sort()
@@ -363,9 +365,12 @@ extension Link {
         nextMeasurement = now + max(configuration.measurePeriod, roundTrip)
         let isSaturated = stripes.allSatisfy(\.waitsForRoom)
         let sample = StripeGovernor.Sample(
-            now: now, deliveredBytes: acknowledged, roundTrip: roundTrip, isSaturated: isSaturated, count: stripes.count
-        )
+            now: now, deliveredBytes: acknowledged, roundTrip: roundTrip,
+            leastRoundTrip: Interval(nanoseconds: least == .max ? 0 : least), isSaturated: isSaturated,
+            count: stripes.count)
         let wanted = governor.take(sample)
+        let pace = governor.pace(count: stripes.count)
+        for stripe in stripes { stripe.limit(bytesPerSecond: pace) }
         if isLong, let rate = governor.bytesPerSecond {
             // The last pieces of a transfer should be over at about the same time on all stripes.
             let perStripe = rate / Double(stripes.count)

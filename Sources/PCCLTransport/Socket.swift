@@ -101,6 +101,12 @@ package struct Socket: ~Copyable {
         set(SOL_SOCKET, SO_KEEPALIVE, 1)
     }
 
+    /// Works with every congestion control; where the kernel refuses it the connection is as fast as it will.
+    package func limit(bytesPerSecond: UInt64) {
+        var rate = bytesPerSecond
+        setsockopt(descriptor, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, socklen_t(MemoryLayout<UInt64>.size))
+    }
+
     package var remoteAddress: SocketAddress? {
         var storage = sockaddr_storage()
         var length = socklen_t(MemoryLayout<sockaddr_storage>.size)

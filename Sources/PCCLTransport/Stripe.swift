@@ -58,6 +58,8 @@ final class Stripe {
     private static let bytesPerTurn = 2 << 20
 
     private let bytesPerWrite: Int
+    private var pace: Double?
+    private static let worthwhilePaceChange = 0.05
 
     init(_ loop: EventLoop, _ socket: consuming Socket, _ link: Link, number: UInt16) {
         self.number = number
@@ -126,6 +128,14 @@ final class Stripe {
         return figures
     }
 
+    /// However much its congestion control would allow.
+    func limit(bytesPerSecond rate: Double?) {
+        if let rate, let pace, abs(rate - pace) < pace * Stripe.worthwhilePaceChange { return }
+        guard rate != pace else { return }
+        pace = rate
+        socket.limit(bytesPerSecond: rate.map { UInt64($0) } ?? .max)
+    }
+
     // MARK: what is under way
 
     var hasRetained: Bool { !retained.isEmpty }
@@ -163,6 +173,7 @@ final class Stripe {
     func severArrival() -> (serial: UInt64, place: ArrivalPlace)? {
         guard let current = arriving, current.header.kind.isNumbered else { return nil }
         arriving = nil
+        if case .nowhere = current.place { return nil }
         return (current.header.serial, current.place)
     }
 
@@ -172,6 +183,7 @@ final class Stripe {
             return nil
         }
         arriving?.place = .nowhere
+        if case .nowhere = current.place { return nil }
         return current.place
     }
 
@@ -184,7 +196,6 @@ final class Stripe {
             if count > 0 {
                 link.lastReceived = loop.now
                 budget -= count
-        if case .nowhere = current.place { return nil }
                 guard digest(&budget) else { return }
                 if count < wanted { return }  // The socket is empty: another call would only say so.
             } else if count == 0 {
@@ -194,7 +205,6 @@ final class Stripe {
             } else if errno != EINTR {
                 return fail(SystemError(doing: "reading").description)
             }
-        if case .nowhere = current.place { return nil }
         }
     }
 

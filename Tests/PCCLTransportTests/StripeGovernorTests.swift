@@ -8,12 +8,14 @@ private struct Path {
     var count = 1
     var now = Instant(nanoseconds: 1_000_000_000)
     var delivered = 0.0
-    let roundTrip: Interval
+    var roundTrip: Interval
+    let leastRoundTrip: Interval
     let rate: (Int) -> Double
 
     init(limit: Int = 64, roundTrip: Interval, rate: @escaping (Int) -> Double) {
         governor = StripeGovernor(count: 1, limit: limit)
         self.roundTrip = roundTrip
+        leastRoundTrip = roundTrip
         self.rate = rate
     }
 
@@ -26,8 +28,8 @@ private struct Path {
             delivered += rate(count) * step.seconds
             count = governor.take(
                 StripeGovernor.Sample(
-                    now: now, deliveredBytes: UInt64(delivered), roundTrip: roundTrip, isSaturated: isSaturated,
-                    count: count))
+                    now: now, deliveredBytes: UInt64(delivered), roundTrip: roundTrip,
+                    leastRoundTrip: leastRoundTrip, isSaturated: isSaturated, count: count))
             largest = max(largest, count)
         }
         return largest
@@ -50,6 +52,36 @@ struct StripeGovernorTests {
         var path = Path(roundTrip: .milliseconds(20)) { _ in 100e6 }
         #expect(path.run(seconds: 15) == 4)
         #expect(path.count == 1)
+    }
+
+    @Test("a far path begins with some at once; where packets queue no more are tried")
+    func queueingPath() {
+        var path = Path(roundTrip: .milliseconds(100)) { min(Double($0) * 20e6, 60e6) }
+        _ = path.run(seconds: 0.4)
+        #expect(path.count == 8)
+        path.roundTrip = .milliseconds(160)
+        #expect(path.run(seconds: 30) == 8)
+    }
+
+    @Test("once packets queued, each stripe is held to its share of the best rate and somewhat more")
+    func pace() {
+        var path = Path(limit: 0, roundTrip: .milliseconds(100)) { _ in 60e6 }
+        path.count = 8
+        _ = path.run(seconds: 3)
+        #expect(path.governor.pace(count: 8) == nil)
+        path.roundTrip = .milliseconds(160)
+        _ = path.run(seconds: 0.5)
+        let pace = path.governor.pace(count: 8) ?? 0
+        #expect((60e6 / 8 * 1.3...60e6 / 8 * 1.5).contains(pace), "\(pace)")
+        #expect(path.governor.pace(count: 4) == pace * 2)
+        #expect(path.governor.pace(count: 1) == nil)
+        // However long they queue it does not throttle the path.
+        _ = path.run(seconds: 20)
+        #expect(path.governor.pace(count: 8) ?? 0 >= 60e6 / 8 * 1.29)
+        // While none queue there is no need for it.
+        path.roundTrip = .milliseconds(100)
+        _ = path.run(seconds: 10)
+        #expect(path.governor.pace(count: 8) == nil)
     }
 
     @Test("a local network keeps its one stripe")
