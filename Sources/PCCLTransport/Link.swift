@@ -263,7 +263,10 @@ extension Link {
         guard isOpen, let index = stripes.firstIndex(where: { $0 === stripe }) else { return }
         guard stripes.count > 1 else { return fail(reason) }
         stripes.remove(at: index)
-        Log.write(.info, "\(peer): one of \(stripes.count + 1) connections ended: \(reason)")
+        // Either side closes those that it no longer needs.
+        Log.write(
+            reason == Stripe.closedByPeer ? .debug : .info,
+            "\(peer): one of \(stripes.count + 1) connections ended: \(reason)")
         if let (serial, place) = stripe.severArrival() { severed[serial] = place }
         // An honest peer sends again what was cut off, and has never more cut off than it had stripes.
         guard severed.count <= WireLimits.stripesPerLink else {

@@ -52,6 +52,7 @@ final class Stripe {
         var missing: Int { Int(header.payloadBytes) - filled }
     }
 
+    static let closedByPeer = "the connection was closed"
     private static let bufferBytes = 16 << 10
     private static let bytesBehindPayload = 1 << 10
     /// Moved per turn and direction before the loop's other sockets have theirs.
@@ -199,7 +200,7 @@ final class Stripe {
                 guard digest(&budget) else { return }
                 if count < wanted { return }  // The socket is empty: another call would only say so.
             } else if count == 0 {
-                return fail("the connection was closed")
+                return fail(Stripe.closedByPeer)
             } else if errno == EAGAIN || errno == EWOULDBLOCK {
                 return
             } else if errno != EINTR {
@@ -301,7 +302,7 @@ final class Stripe {
         // So what was read while they stood was read from what was offered.
         if !socket.isOpenAtOtherEnd {
             arriving = Arriving(header: header, place: place)
-            fail("the connection was closed")
+            fail(Stripe.closedByPeer)
             return false
         }
         if case .done = result {

@@ -30,6 +30,7 @@ struct BenchWorkTests {
         for (_, operation) in BenchWork.operations {
             var work = BenchWork()
             (work.type, work.operation, work.isInPlace, work.tags, work.stripes) = (type, operation, true, 3, 2)
+            work.optimizes = true
             var line = ControlLine("begin")
             work.addTo(&line)
             #expect(try BenchWork(of: ControlLine(parsing: line.written)) == work)

@@ -58,6 +58,9 @@ struct BenchCommand: ParsableCommand {
     @Option(help: "How often each size is measured; in each round every library has its turn.")
     var rounds = 5
 
+    @Flag(help: "Optimise the topology of pccl after the warm-up of each turn: unequal shares for unequal links.")
+    var optimize = false
+
     @Option(help: "Timed calls in a turn. (default: 80 up to 64 KiB, 12 up to 4 MiB, 3 up to 64 MiB, 2 above)")
     var iterations: Int?
 
@@ -147,6 +150,7 @@ struct BenchCommand: ParsableCommand {
             "\(work.type) \(work.operationName)", work.isInPlace ? "in place" : "from one buffer into another",
         ]
         if work.tags > 1 { words.append("\(work.tags) at a time") }
+        if work.optimizes { words.append("topology optimised") }
         if work.stripes > 0 { words.append("\(work.stripes) connections per link") }
         return words.joined(separator: ", ")
     }
@@ -174,6 +178,7 @@ struct BenchCommand: ParsableCommand {
         guard (0...100_000).contains(warmup ?? 0) else { throw ValidationError("--warmup goes from 0 to 100000") }
         guard (1...86_400).contains(timeout) else { throw ValidationError("--timeout goes from 1 to 86400") }
         (work.type, work.operation, work.isInPlace, work.tags, work.stripes) = (type, operation, inPlace, tags, stripes)
+        work.optimizes = optimize
         let plan = BenchPlan(
             work: work, peers: try parsedPeers(), sizes: try parsedSizes(), rounds: rounds, calls: iterations,
             warmUps: warmup)

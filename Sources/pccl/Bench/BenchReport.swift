@@ -77,7 +77,8 @@ struct BenchReport {
         .object([
             .init("type", .string("\(plan.work.type)")), .init("op", .string(plan.work.operationName)),
             .init("in_place", .bool(plan.work.isInPlace)), .init("tags", .integer(plan.work.tags)),
-            .init("stripes", .integer(plan.work.stripes)), .init("rounds", .integer(plan.rounds)),
+            .init("stripes", .integer(plan.work.stripes)), .init("optimize", .bool(plan.work.optimizes)),
+            .init("rounds", .integer(plan.rounds)),
             .init("master", master.map { .string($0) } ?? .null),
         ])
     }

@@ -9,6 +9,8 @@ struct BenchWork: Equatable {
     var tags = 1
     /// Connections per link, where one may ask for them; 0 leaves it to the library.
     var stripes = 0
+    /// The topology is optimised after the warm-up of each turn, where the library can.
+    var optimizes = false
 
     static func type(named name: String) -> DataType? { DataType.allCases.first { "\($0)" == name } }
 
@@ -28,6 +30,7 @@ struct BenchWork: Equatable {
         line["inplace"] = isInPlace ? "1" : "0"
         line["tags"] = String(tags)
         line["stripes"] = String(stripes)
+        line["optimize"] = optimizes ? "1" : "0"
     }
 
     init() {}
@@ -43,6 +46,7 @@ struct BenchWork: Equatable {
         isInPlace = try line.number("inplace") == 1
         tags = try line.number("tags")
         stripes = try line.number("stripes")
+        optimizes = try line.number("optimize") == 1
     }
 }
 

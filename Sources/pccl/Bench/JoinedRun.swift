@@ -2,7 +2,7 @@ import Glibc
 import PCCL
 
 /// Measures as one peer of several, on as many machines, that were all started with the same options. What each has
-/// measured is merged with the library itself; rank 0 prints.
+/// measured is merged with the library itself; rank 0 prints, or node 0 of a laboratory.
 struct JoinedRun {
     let plan: BenchPlan
     let master: SocketAddress
@@ -28,7 +28,9 @@ struct JoinedRun {
 
         let rank = try communicator.attributes().rank
         var output = output
-        output.isSilent = rank != 0
+        // In a laboratory it is known beforehand which node's output is the one to look at.
+        let isFirst = getenv("PCCL_LAB_NODE").map { String(cString: $0) == "0" } ?? (rank == 0)
+        output.isSilent = !isFirst
         introduce(output)
         output.heading()
         var outcome = BenchOutcome()

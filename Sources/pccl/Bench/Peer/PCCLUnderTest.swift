@@ -19,6 +19,8 @@ final class PCCLUnderTest: PeerUnderTest {
         for handle in handles { _ = try handle.wait() }
     }
 
+    func prepareToCount() throws { if work.optimizes { try communicator.optimizeTopology() } }
+
     /// Returns once so many peers are members.
     func gather(_ peers: Int) throws {
         try communicator.connect()

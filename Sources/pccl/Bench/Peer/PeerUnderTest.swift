@@ -6,11 +6,16 @@ protocol PeerUnderTest {
     /// Reduces all buffers at once, and waits.
     func reduce(_ buffers: [BenchBuffers]) throws
 
+    /// Between the calls that do not count and those that do.
+    func prepareToCount() throws
+
     /// How many elements of the target are not as they should be. In place, `calls` were made since it was filled.
     func wrongElements(in buffers: BenchBuffers, _ pattern: ReductionPattern, afterCalls calls: Int) -> Int
 }
 
 extension PeerUnderTest {
+    func prepareToCount() throws {}
+
     func wrongElements(in buffers: BenchBuffers, _ pattern: ReductionPattern, afterCalls calls: Int) -> Int {
         pattern.wrongElements(in: UnsafeRawBufferPointer(buffers.target), afterCalls: buffers.isInPlace ? calls : 1)
     }
@@ -77,6 +82,7 @@ struct TurnTaker {
         for buffer in buffers { pattern.fill(buffer.source, rank: rank) }
         ProcessMemory.forgetPeak()
         try run(turn.warmUps, turn, buffers, little, timedIn: nil)
+        try peer.prepareToCount()
         try run(turn.calls, turn, buffers, little, timedIn: &result)
         let userBytes = buffers.reduce(0) { $0 + $1.source.count * ($1.isInPlace ? 1 : 2) }
         result.extraBytes = max(0, ProcessMemory.peakBytes() - userBytes - bytesBefore)
