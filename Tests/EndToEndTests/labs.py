@@ -103,17 +103,6 @@ def lab_stalls_and_resets_single_connections(case: Case) -> None:
     check([line.name for line in lab.lines] == ["stalled", "resumed", "reset", "done"], f"it says: {lab.lines}")
 
 
-def lab_far_connections_start_without_being_given_up(case: Case) -> None:
-    """While a connection starts a frame takes many round trips: that is no reason to take it for one that stands still."""
-    _need_labs(case)
-    lab = _lab(case, "transatlantic", "--", "env", "PCCL_LOG_LEVEL=INFO", "pccl", "bench", "--sizes", "8M", "--stripes", "8",
-               "--rounds", "1", "--iterations", "1", "--warmup", "0")
-    _succeeds(lab)
-    check(any("float32" in line.text for line in lab.lines), f"nothing was measured: {lab.lines}")
-    given_up = [line.text for line in lab.lines if "delivered nothing" in line.text]
-    check(given_up == [], f"given up: {given_up}")
-
-
 def lab_ends_with_all_its_programs_when_asked(case: Case) -> None:
     _need_labs(case)
     script = "trap '' TERM; echo up; sleep 1000"

@@ -103,3 +103,24 @@ extension Socket {
     /// The port it is bound to.
     package var port: UInt16 { localAddress?.port ?? 0 }
 }
+
+/// Two ends of a TCP connection on this host, the first of which does not block.
+package func tcpPair() throws -> (CInt, RawSocket) {
+    let listener = socket(AF_INET, CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+    defer { close(listener) }
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+    let code = withUnsafeMutablePointer(to: &address) {
+        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+            bind(listener, $0, length) | listen(listener, 1) | getsockname(listener, $0, &length)
+        }
+    }
+    guard code == 0 else { throw SystemError(doing: "listening in a test") }
+    let raw = try RawSocket(port: UInt16(bigEndian: address.sin_port))
+    let accepted = accept(listener, nil, nil)
+    guard accepted >= 0 else { throw SystemError(doing: "accepting in a test") }
+    _ = fcntl(accepted, F_SETFL, fcntl(accepted, F_GETFL) | O_NONBLOCK)
+    return (accepted, raw)
+}

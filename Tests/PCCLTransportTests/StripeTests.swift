@@ -197,6 +197,41 @@ struct StripeTests {
         try a.stop()
     }
 
+    @Test("a stripe whose bytes arrive is not given up, however long a frame takes; once none do, it is")
+    func slow() throws {
+        var configuration = Self.quick
+        configuration.stallPatience = .milliseconds(200)
+        // Whether this process got to run is not in the test's hands: what was interrupted says nothing, and is repeated.
+        for _ in 0..<20 {
+            let (mine, raw) = try tcpPair()
+            let (other, idle) = try tcpPair()
+            defer { idle.close() }
+            let a = try LinkEnd([mine, other], configuration)
+            var little: CInt = 64 << 10
+            setsockopt(raw.descriptor, SOL_SOCKET, SO_RCVBUF, &little, 4)
+            try a.enqueue(header(.data), Memory(byteCount: 4 << 20))
+            var last = ContinuousClock.now
+            var longestPause = Duration.zero
+            for _ in 0..<30 {
+                // The link hears nothing of it, but its kernel does.
+                _ = try raw.read(128 << 10)
+                usleep(20_000)
+                let now = ContinuousClock.now
+                longestPause = max(longestPause, now - last)
+                last = now
+            }
+            let count = try a.onLoop { $0.link?.stripeCount }
+            guard longestPause < .milliseconds(80) else {
+                try a.stop()
+                continue
+            }
+            #expect(count == 2)
+            while try a.onLoop({ $0.link?.stripeCount }) == 2 { usleep(1000) }
+            return try a.stop()
+        }
+        Issue.record("this machine interrupts the test all the time")
+    }
+
     @Test("the only stripe is not given up for standing still: it asks for company, and hands over to it")
     func noneMoves() throws {
         let (a, raws) = try LinkEnd.withRawEnds(1, Self.quick)
