@@ -106,6 +106,7 @@ package final class Link {
     private var lastWatch: Instant
     private(set) var roundTrip = Interval.milliseconds(0)
     private var pieceLimit: Int
+    private var unsentLimit: Int
 
     /// The memory of the peer, if it is on this host and lets us.
     private var memory: PeerMemory?
@@ -131,6 +132,7 @@ package final class Link {
         lastWatch = loop.now
         nextMeasurement = loop.now
         pieceLimit = configuration.largestPieceBytes
+        unsentLimit = configuration.unsentBytes
         governor = StripeGovernor(
             count: descriptors.count, limit: configuration.growsByItself ? configuration.largestStripeCount : 0)
         ownNumbers = isMaker ? UInt16(descriptors.count)...0x7fff : 0x8000...0xffff
@@ -379,9 +381,13 @@ extension Link {
             let perStripe = rate / Double(stripes.count)
             let bytes = Int(perStripe * configuration.pieceSeconds)
             pieceLimit = min(max(bytes, configuration.smallestPieceBytes), configuration.largestPieceBytes)
+            let unsent = Int(perStripe * configuration.unsentSeconds)
+            unsentLimit = min(max(unsent, configuration.smallestUnsentBytes), configuration.unsentBytes)
         } else {
             pieceLimit = configuration.largestPieceBytes
+            unsentLimit = configuration.unsentBytes
         }
+        for stripe in stripes { stripe.limit(unsentBytes: unsentLimit) }
         if wanted > stripes.count + pendingStripes {
             let missing = wanted - stripes.count - pendingStripes
             loop.atEndOfTurn { [self] in for _ in 0..<missing where isOpen { onWantsStripe?(self) } }

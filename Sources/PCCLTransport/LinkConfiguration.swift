@@ -44,6 +44,9 @@ package struct LinkConfiguration: Sendable {
     /// What may lie unsent in a stripe's socket: enough to keep it busy for a turn of the loop, little enough that the next
     /// piece goes to a faster one.
     package var unsentBytes = 256 << 10
+    /// On a long path it is that much of one stripe's time: what waits in a slow one keeps others waiting for it.
+    package var unsentSeconds = 0.02
+    package var smallestUnsentBytes = 32 << 10
 
     package init() {}
 }

@@ -94,12 +94,14 @@ package struct Socket: ~Copyable {
             Log.write(.warning, "PCCL_CONGESTION=\(name): \(SystemError.text(errno)); the system's is used")
         }
         if configuration.growsByItself || configuration.unsentBytes > 0 {
-            set(CInt(IPPROTO_TCP), TCP_NOTSENT_LOWAT, CInt(clamping: configuration.unsentBytes))
+            limit(unsentBytes: configuration.unsentBytes)
         }
         // Unacknowledged bytes for that long mean that nobody is there, whatever the retransmission schedule says.
         set(CInt(IPPROTO_TCP), TCP_USER_TIMEOUT, CInt(clamping: deadTime.milliseconds))
         set(SOL_SOCKET, SO_KEEPALIVE, 1)
     }
+
+    package func limit(unsentBytes: Int) { set(CInt(IPPROTO_TCP), TCP_NOTSENT_LOWAT, CInt(clamping: unsentBytes)) }
 
     /// Works with every congestion control; where the kernel refuses it the connection is as fast as it will.
     package func limit(bytesPerSecond: UInt64) {

@@ -60,12 +60,14 @@ final class Stripe {
 
     private let bytesPerWrite: Int
     private var pace: Double?
+    private var unsentLimit: Int
     private static let worthwhilePaceChange = 0.05
 
     init(_ loop: EventLoop, _ socket: consuming Socket, _ link: Link, number: UInt16) {
         self.number = number
         self.loop = loop
         isWithinHost = socket.isWithinHost
+        unsentLimit = link.configuration.unsentBytes
         bytesPerWrite = isWithinHost ? link.configuration.bytesPerLocalWrite : .max
         self.socket = socket
         self.link = link
@@ -127,6 +129,13 @@ final class Stripe {
             lastProgress = loop.now
         }
         return figures
+    }
+
+    /// What may lie in the socket and not be sent yet.
+    func limit(unsentBytes: Int) {
+        guard abs(unsentBytes - unsentLimit) * 4 > unsentLimit else { return }
+        unsentLimit = unsentBytes
+        socket.limit(unsentBytes: unsentBytes)
     }
 
     /// However much its congestion control would allow.
