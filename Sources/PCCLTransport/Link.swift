@@ -105,6 +105,8 @@ package final class Link {
     private var lastWish: Instant?
     private var lastWatch: Instant
     private(set) var roundTrip = Interval.milliseconds(0)
+    /// The shortest that was seen: on a busy machine connections within it take milliseconds, too.
+    private var leastRoundTrip = Interval.milliseconds(0)
     private var pieceLimit: Int
     private var unsentLimit: Int
 
@@ -160,7 +162,7 @@ package final class Link {
 
     package var stripeCount: Int { stripes.count }
     /// A round trip takes longer than the work that is done meanwhile.
-    package var isLong: Bool { roundTrip >= configuration.longRoundTrip }
+    package var isLong: Bool { leastRoundTrip >= configuration.longRoundTrip }
     package var descriptors: [CInt] { stripes.map(\.descriptor) }
     var stripeFigures: [TCPFigures] { stripes.compactMap { $0.takeFigures() } }
     /// Where the peer was reached, or came from.
@@ -357,22 +359,22 @@ extension Link {
     private func measure(_ now: Instant) {
         var acknowledged: UInt64 = 0
         var smoothed: [UInt64] = []
-        var least = UInt64.max
+        var shortest = UInt64.max
         for stripe in stripes {
             guard let figures = stripe.takeFigures() else { continue }
             acknowledged += figures.acknowledgedBytes
             smoothed.append(figures.roundTripNanoseconds)
-            if figures.leastRoundTripNanoseconds > 0 { least = min(least, figures.leastRoundTripNanoseconds) }
+            if figures.leastRoundTripNanoseconds > 0 { shortest = min(shortest, figures.leastRoundTripNanoseconds) }
         }
         guard !smoothed.isEmpty else { return }
         smoothed.sort()
         roundTrip = Interval(nanoseconds: smoothed[smoothed.count / 2])
+        leastRoundTrip = min(Interval(nanoseconds: shortest), roundTrip)
         nextMeasurement = now + max(configuration.measurePeriod, roundTrip)
         let isSaturated = stripes.allSatisfy(\.waitsForRoom)
         let sample = StripeGovernor.Sample(
             now: now, deliveredBytes: acknowledged, roundTrip: roundTrip,
-            leastRoundTrip: Interval(nanoseconds: least == .max ? 0 : least), isSaturated: isSaturated,
-            count: stripes.count)
+            leastRoundTrip: leastRoundTrip, isSaturated: isSaturated, count: stripes.count)
         let wanted = governor.take(sample)
         let pace = governor.pace(count: stripes.count)
         for stripe in stripes { stripe.limit(bytesPerSecond: pace) }

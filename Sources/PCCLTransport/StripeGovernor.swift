@@ -16,13 +16,13 @@ package struct StripeGovernor: Sendable {
         /// Delivered in all, by the stripes there are.
         package var deliveredBytes: UInt64
         package var roundTrip: Interval
-        /// Without queues, as far as was seen; 0 if that is not known.
+        /// The shortest that was seen: that of the path without queues, and without the scheduler of a busy machine.
         package var leastRoundTrip: Interval
         /// There is more to send than the stripes take.
         package var isSaturated: Bool
         package var count: Int
         package init(
-            now: Instant, deliveredBytes: UInt64, roundTrip: Interval, leastRoundTrip: Interval = .milliseconds(0),
+            now: Instant, deliveredBytes: UInt64, roundTrip: Interval, leastRoundTrip: Interval,
             isSaturated: Bool, count: Int
         ) {
             self.now = now
@@ -112,7 +112,7 @@ package struct StripeGovernor: Sendable {
     }
 
     private mutating func decide(_ sample: Sample, _ rate: Double) {
-        guard sample.roundTrip >= StripeGovernor.shortRoundTrip, sample.now >= patientUntil else { return }
+        guard sample.leastRoundTrip >= StripeGovernor.shortRoundTrip, sample.now >= patientUntil else { return }
         trial.best = max(trial.best, rate)
         trial.windows += 1
         // One stripe over a long way is almost never enough; while it starts, its rate says little.
@@ -127,7 +127,7 @@ package struct StripeGovernor: Sendable {
             sample.count == 1 || (gain == nil && !isQueueing(sample))
         {
             before = (sample.count, best)
-            let isFirst = sample.count == 1 && sample.roundTrip >= StripeGovernor.farRoundTrip
+            let isFirst = sample.count == 1 && sample.leastRoundTrip >= StripeGovernor.farRoundTrip
             wanted = min(sample.count * (isFirst ? StripeGovernor.farGrowth : StripeGovernor.growth), limit)
         } else {
             return
@@ -137,7 +137,7 @@ package struct StripeGovernor: Sendable {
     }
 
     private func isQueueing(_ sample: Sample) -> Bool {
-        sample.roundTrip >= StripeGovernor.shortRoundTrip && sample.leastRoundTrip.nanoseconds > 0
+        sample.leastRoundTrip >= StripeGovernor.shortRoundTrip
             && sample.roundTrip.seconds > sample.leastRoundTrip.seconds * StripeGovernor.queuedRoundTrip
     }
 }
