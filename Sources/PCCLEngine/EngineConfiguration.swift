@@ -15,6 +15,9 @@ package struct EngineConfiguration: Sendable {
     /// others.
     package var eagerBytesPerOperationFarAway = 9 << 20
 
+    /// Of that, what all members together may send to one that is late, which has to hold it.
+    package var eagerBytesOfAllFarAway = 32 << 20
+
     /// What all operations together may send to such a peer; also what a receiver must be ready to hold.
     package var eagerBytesPerLink = 12 << 20
 
@@ -29,6 +32,13 @@ package struct EngineConfiguration: Sendable {
     package var keptOriginalsBytes = 256 << 20
 
     package init() {}
+
+    /// What one operation of so many members may send to one of them that has not called.
+    func eagerBytes(isFarAway: Bool, worldSize: Int) -> Int {
+        guard isFarAway else { return eagerBytesPerOperation }
+        let share = eagerBytesOfAllFarAway / max(worldSize - 1, 1)
+        return max(min(eagerBytesPerOperationFarAway, share), eagerBytesPerOperation)
+    }
 
     /// How much of a chunk that we reduce a sender may send before we have granted more.
     func windowBytes(worldSize: Int, segmentWireBytes: Int) -> Int {

@@ -28,8 +28,7 @@ extension Execution {
                     guard outgoing[rank][i].startedBytes + bytes <= allowed else { continue }
                 }
             } else {
-                let allowed =
-                    isFarAway ? configuration.eagerBytesPerOperationFarAway : configuration.eagerBytesPerOperation
+                let allowed = configuration.eagerBytes(isFarAway: isFarAway, worldSize: place.worldSize)
                 guard outgoing[rank][i].source != .result, peer.eagerBytes + bytes <= allowed, bytes <= eagerBytesLeft
                 else { continue }
                 peers[rank].eagerBytes += bytes

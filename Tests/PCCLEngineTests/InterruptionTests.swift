@@ -224,6 +224,15 @@ struct InterruptionTests {
         try cluster.stop()
     }
 
+    @Test("far away more may leave before the call, but what a late member has to hold stays bounded")
+    func eagerAllowance() {
+        let configuration = EngineConfiguration()
+        #expect(configuration.eagerBytes(isFarAway: false, worldSize: 2) == 256 << 10)
+        #expect(configuration.eagerBytes(isFarAway: true, worldSize: 2) == 9 << 20)
+        #expect(configuration.eagerBytes(isFarAway: true, worldSize: 33) == 1 << 20)
+        #expect(configuration.eagerBytes(isFarAway: true, worldSize: 1000) == 256 << 10)
+    }
+
     @Test("more than the eager allowance before a call is a violation")
     func tooEager() throws {
         var configuration = EngineConfiguration()
