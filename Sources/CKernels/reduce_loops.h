@@ -4,7 +4,7 @@
 //   LEVEL_TABLE                    the name of the table to define
 //   FLOAT16_CONVERTS_IN_HARDWARE   1 when a cast from or to _Float16 is an instruction at this level
 //
-// From the bottom up: conversions, what ∘ does, how a result is finished, the six loops of a reduction, the table.
+// From the bottom up: conversions, what ∘ does, how a result is finished, the seven loops of a reduction, the table.
 
 #include <string.h>
 
@@ -268,7 +268,7 @@ FINISHER(average_f32, float, float, POWER_OF_TWO(world_size), canonical_f32(d.f3
 FINISHER(average_f64, double, double, POWER_OF_TWO(world_size), canonical_f64(d.f64_inverse *x),
          canonical_f64(x / d.f64))
 
-// ---- The six loops of a reduction ---------------------------------------------------------------
+// ---- The seven loops of a reduction --------------------------------------------------------------
 
 // Memory of any alignment and of any effective type.
 #define ANYWHERE(type) typedef type __attribute__((aligned(1), may_alias)) unaligned_##type;
@@ -314,6 +314,11 @@ ANYWHERE(double)
         const unaligned_##element *b = next;                                                                           \
         LOOP(count, acc[i] = combine(acc[i], widen(b[i])))                                                             \
     }                                                                                                                  \
+    static void name##_merge(void *accumulator, const void *other, size_t count) {                                     \
+        unaligned_##accumulator_type *acc = accumulator;                                                               \
+        const unaligned_##accumulator_type *b = other;                                                                 \
+        LOOP(count, acc[i] = combine(acc[i], b[i]))                                                                    \
+    }                                                                                                                  \
     static void name##_end(void *destination, const void *accumulator, const void *last, size_t count,                 \
                            uint32_t world_size) {                                                                      \
         unaligned_##element *out = destination;                                                                        \
@@ -333,7 +338,10 @@ ANYWHERE(double)
         FINISH_LOOP(LOOP, element, finisher, world_size, acc[i])                                                       \
     }                                                                                                                  \
     static const pccl_kernel_reduction name = {                                                                        \
-        sizeof(element), sizeof(accumulator_type), name##_load, name##_start, name##_more, name##_end, name##_whole,   \
+        sizeof(element), sizeof(accumulator_type),                                                                     \
+        name##_load,     name##_start,                                                                                 \
+        name##_more,     name##_merge,                                                                                 \
+        name##_end,      name##_whole,                                                                                 \
         name##_finish,                                                                                                 \
     };
 

@@ -172,6 +172,35 @@ struct ReducerTests {
         }
     }
 
+    @Test("a sum that somebody else began is joined as if its contributions had come one by one", arguments: Case.all)
+    func merged(_ subject: Case) {
+        for count in counts {
+            let input = subject.contributions(3, count: count)
+            let expected = subject.expected(input)
+            for reducer in subject.reducers(worldSize: 3) {
+                let size = reducer.elementBytes
+                let buffers = input.map { Buffer($0, elementBytes: size, misalignment: 1) }
+                let sum = Buffer(byteCount: count * reducer.accumulatorBytes, misalignment: 3)
+                let other = Buffer(byteCount: count * reducer.accumulatorBytes, misalignment: 5)
+                let out = Buffer(byteCount: count * size, misalignment: 1)
+
+                // One contribution only, so that floats are added in the reference's order.
+                reducer.load(buffers[1].base, into: other.base, count: count)
+                reducer.load(buffers[0].base, into: sum.base, count: count)
+                reducer.merge(other.base, into: sum.base, count: count)
+                reducer.end(sum.base, buffers[2].base, into: out.base, count: count)
+                #expect(out.elements(elementBytes: size) == expected)
+
+                reducer.start(buffers[0].base, buffers[1].base, into: sum.base, count: count)
+                reducer.load(buffers[2].base, into: other.base, count: count)
+                reducer.merge(other.base, into: sum.base, count: count)
+                reducer.finish(sum.base, into: out.base, count: count)
+                #expect(out.elements(elementBytes: size) == expected)
+                #expect(out.isFenceWhole && sum.isFenceWhole && other.isFenceWhole)
+            }
+        }
+    }
+
     @Test("a destination may be exactly a source", arguments: Case.all, [0, 1])
     func aliasing(_ subject: Case, misalignment: Int) {
         for count in counts {

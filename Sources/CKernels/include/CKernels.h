@@ -68,6 +68,8 @@ typedef enum pccl_kernel_level {
 //
 //   n contributions: n = 1  load, finish          n = 2  whole, or start, finish
 //                    n > 2  start (or load, more), more ..., end (or more, finish)
+//
+// Sums that others have begun are joined by merge.
 typedef struct pccl_kernel_reduction {
     size_t element_bytes;
     size_t accumulator_bytes;
@@ -81,6 +83,9 @@ typedef struct pccl_kernel_reduction {
 
     // accumulator[i] = accumulator[i] ∘ next[i]
     void (*_Nonnull more)(void *_Nonnull accumulator, const void *_Nonnull next, size_t count);
+
+    // accumulator[i] = accumulator[i] ∘ other[i], both accumulators
+    void (*_Nonnull merge)(void *_Nonnull accumulator, const void *_Nonnull other, size_t count);
 
     // out[i] = finished(accumulator[i] ∘ last[i])
     void (*_Nonnull end)(void *_Nonnull out, const void *_Nonnull accumulator, const void *_Nonnull last, size_t count,

@@ -10,6 +10,8 @@ import PCCLBase
 ///     two                  whole; or start, finish
 ///     more                 start (or load, more), more …, end (or more, finish)
 ///
+/// Sums that others have begun are joined by `merge`.
+///
 /// The order of contributions is the caller's: sums of floats depend on it. What `end`, `whole` and `finish` write is
 /// the same bits on every machine, given the same contributions in the same order.
 ///
@@ -64,6 +66,11 @@ package struct Reducer: Sendable {
     /// accumulator = accumulator ∘ next
     package func more(_ next: UnsafeRawPointer, into accumulator: UnsafeMutableRawPointer, count: Int) {
         loops.pointee.more(accumulator, next, count)
+    }
+
+    /// accumulator = accumulator ∘ other, which is an accumulator too
+    package func merge(_ other: UnsafeRawPointer, into accumulator: UnsafeMutableRawPointer, count: Int) {
+        loops.pointee.merge(accumulator, other, count)
     }
 
     /// out = finished(accumulator ∘ last)
