@@ -13,6 +13,20 @@ public enum DataType: UInt32, Sendable, CaseIterable {
         case .uint64, .int64, .float64: 8
         }
     }
+
+    /// Size of one element of a sum that is not finished, which other members go on with. Wider than the type where that
+    /// could not hold it: see the accumulators of the kernels.
+    package func partialByteCount(_ operation: ReduceOperation) -> Int {
+        switch (self, operation) {
+        case (.float16, .sum), (.float16, .average), (.float16, .product), (.bfloat16, .sum), (.bfloat16, .average),
+            (.bfloat16, .product):
+            4
+        case (.uint8, .average), (.int8, .average), (.uint16, .average), (.int16, .average): 4
+        case (.uint32, .average), (.int32, .average): 8
+        case (.uint64, .average), (.int64, .average): 16
+        default: byteCount
+        }
+    }
 }
 
 /// The reductions of the C API, with its values.

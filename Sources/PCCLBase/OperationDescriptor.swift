@@ -6,6 +6,8 @@ package enum Algorithm: UInt8, Sendable, CaseIterable {
     case ring = 2
     /// Everybody sends everything to everybody, and folds it all by itself.
     case oneShot = 3
+    /// Sums within each site, then between sites, and back: each byte crosses between two sites once each way.
+    case twoLevel = 4
 }
 
 /// What all members of an operation must agree on. It travels with the first frame of an operation, and members whose
@@ -24,5 +26,7 @@ package struct OperationDescriptor: Hashable, Sendable, CustomStringConvertible 
     }
 
     package var byteCount: UInt64 { count * UInt64(type.byteCount) }
+    /// Of a buffer of sums that are not finished: accumulators are wider where an element could not hold the sum.
+    package var partialByteCount: UInt64 { count * UInt64(type.partialByteCount(operation)) }
     package var description: String { "all-reduce(\(operation), \(count) × \(type), \(algorithm))" }
 }

@@ -404,7 +404,7 @@ extension Engine: LinkDelegate {
             let execution = executions[departure.launch]
         else { return }
         var progress = FoldProgress()
-        execution.noteFreed(chunk: departure.chunk, operand: 0, elements: departure.elements, &progress)
+        execution.notePaced(chunk: departure.chunk, elements: departure.elements, &progress)
         act(on: progress, of: execution)
     }
 }

@@ -158,17 +158,17 @@ extension Execution {
 
         if segment.next == 0 {
             guard let first = contribution(0), let second = contribution(1) else { return false }
-            let isLast = operands.count == 2
+            let isAll = operands.count == 2
             switch (operands[0], target) {
-            case (.partial, .partial):
+            case (.partial, .result) where isAll:
+                reducer.end(first, second, into: try result(), count: count)
+            case (.partial, _):
                 // The sum so far came into our staging: it goes on from there.
                 if let piece = segment.arrived[0] {
-                    reducer.more(second, into: piece.base, count: count)
+                    join(second, operands[1], to: piece, count: count)
                     segment.accumulator = piece
                 }
-            case (.partial, .result):
-                reducer.end(first, second, into: try result(), count: count)
-            case (_, .result) where isLast:
+            case (_, .result) where isAll:
                 reducer.whole(first, second, into: try result(), count: count)
             default:
                 guard let accumulator = stagingPiece(byteCount: count * reducer.accumulatorBytes) else {
@@ -178,11 +178,7 @@ extension Execution {
                 segment.accumulator = accumulator
             }
             segment.next = 2
-            switch target {
-            case .result: release(0, &segment, operands, arrival, &progress)
-            // Its sender gets credit when the sum has gone on: a slow successor must slow the predecessor down.
-            case .partial: segment.arrived[0] = nil
-            }
+            release(0, &segment, operands, arrival, &progress)
             release(1, &segment, operands, arrival, &progress)
         }
         while segment.next < operands.count {
@@ -190,7 +186,7 @@ extension Execution {
             if segment.next == operands.count - 1, target == .result {
                 reducer.end(accumulator.base, next, into: try result(), count: count)
             } else {
-                reducer.more(next, into: accumulator.base, count: count)
+                join(next, operands[segment.next], to: accumulator, count: count)
             }
             release(segment.next, &segment, operands, arrival, &progress)
             segment.next += 1
@@ -198,15 +194,25 @@ extension Execution {
         switch target {
         case .result:
             missingSegments -= 1
+            notePaced(chunk: arrival.chunk, elements: count, &progress)
             offerResult(arrival.chunk, arrival.segment, &progress)
         case .partial(let to):
             for i in outgoing[to].indices
             where outgoing[to][i].chunk == arrival.chunk && outgoing[to][i].source == .partial {
-                outgoing[to][i].ready.append((arrival.segment, segment.accumulator))
+                outgoing[to][i].offer(arrival.segment, segment.accumulator)
             }
             progress.wakes.append(to)
         }
         return true
+    }
+
+    private func join(
+        _ contribution: UnsafeRawPointer, _ operand: Step.Operand, to accumulator: StagedPiece, count: Int
+    ) {
+        switch operand {
+        case .own, .input: reducer.more(contribution, into: accumulator.base, count: count)
+        case .partial: reducer.merge(contribution, into: accumulator.base, count: count)
+        }
     }
 
     private func release(
@@ -215,11 +221,18 @@ extension Execution {
     ) {
         guard segment.arrived[operand] != nil else { return }
         segment.arrived[operand] = nil
+        guard operand != Fold.pacing(operands) else { return }
         noteFreed(chunk: arrival.chunk, operand: operand, elements: arrival.whole.count, &progress)
     }
 
+    /// A segment has left, as a result or as a sum that was sent: the sender that paces the fold may go on.
+    func notePaced(chunk: Int, elements: Int, _ progress: inout FoldProgress) {
+        guard let operands = folds[chunk]?.operands else { return }
+        noteFreed(chunk: chunk, operand: Fold.pacing(operands), elements: elements, &progress)
+    }
+
     /// Staging of a stream became free: its sender may go on, told whenever half a window has come together.
-    func noteFreed(chunk: Int, operand: Int, elements: Int, _ progress: inout FoldProgress) {
+    private func noteFreed(chunk: Int, operand: Int, elements: Int, _ progress: inout FoldProgress) {
         guard var stream = folds[chunk]?.streams[operand], let from = folds[chunk]?.operands[operand] else { return }
         stream.freedBytes += elements * stream.unitBytes
         let allowed = stream.freedBytes + windowBytes
@@ -239,7 +252,7 @@ extension Execution {
         for rank in outgoing.indices {
             for i in outgoing[rank].indices
             where outgoing[rank][i].chunk == chunk && outgoing[rank][i].source == .result {
-                outgoing[rank][i].ready.append((segment, nil))
+                outgoing[rank][i].offer(segment, nil)
                 progress.wakes.append(rank)
             }
         }

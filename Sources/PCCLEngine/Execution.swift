@@ -11,11 +11,14 @@ package struct Place: Hashable, Sendable {
     package var rank: Int
     /// Of the members' chunks in the direct algorithm, by rank; none when all are equal.
     package var shares: [UInt16]
-    package init(epoch: Epoch, members: [PeerID], rank: Int, shares: [UInt16] = []) {
+    /// Of the members, by rank; none when nothing is known of sites.
+    package var sites: [UInt16]
+    package init(epoch: Epoch, members: [PeerID], rank: Int, shares: [UInt16] = [], sites: [UInt16] = []) {
         self.epoch = epoch
         self.members = members
         self.rank = rank
         self.shares = shares
+        self.sites = sites
     }
     package var worldSize: Int { members.count }
 }
@@ -96,6 +99,10 @@ final class Execution {
         /// By operand: what came, what was freed again, and up to where the sender may send.
         var streams: [IncomingStream]
 
+        /// The sender that gets credit only when a segment is done with, while the others get it as their pieces are folded:
+        /// so that no more sums wait, for a slow contributor or for a slow successor, than one window holds.
+        static func pacing(_ operands: [Step.Operand]) -> Int { operands[0] == .own ? 1 : 0 }
+
         func operandIndex(fromRank rank: Int) -> Int? {
             operands.firstIndex {
                 switch $0 {
@@ -134,11 +141,15 @@ final class Execution {
         let source: Source
         let segments: SegmentLayout
         let unitBytes: Int
-        /// For `input`, which is ready from the start: the next segment.
-        var nextInput = 0
-        /// For the others: segments that have become ready and are not sent, oldest first.
-        var ready: [(segment: Int, piece: StagedPiece?)] = []
-        var readyHead = 0
+        /// Segments leave one after the other, as those of an input do, although they become ready in any order. A fold of
+        /// several streams needs that: if each sent other segments first, as many as its window allows, none of them would
+        /// be complete, and none of them freed.
+        let isOrdered: Bool
+        /// The next segment, where they are ordered.
+        var nextInOrder = 0
+        /// Of what is not ready from the start: segments that have become ready and are not sent, in their order of leaving.
+        private var ready: [(segment: Int, piece: StagedPiece?)] = []
+        private var readyHead = 0
         /// Elements of the next segment that have left already.
         var startedElements = 0
         var startedBytes = 0
@@ -152,15 +163,29 @@ final class Execution {
         }
         var hasReady: Bool {
             switch source {
-            case .input: nextInput < segments.segmentCount
-            case .result, .partial: readyHead < ready.count
+            case .input: nextInOrder < segments.segmentCount
+            case .result, .partial: readyHead < ready.count && (!isOrdered || ready[readyHead].segment == nextInOrder)
             }
         }
         var isDone: Bool { startedBytes == segments.elementCount * unitBytes }
 
+        init(chunk: Int, source: Source, segments: SegmentLayout, unitBytes: Int, isOrdered: Bool) {
+            self.chunk = chunk
+            self.source = source
+            self.segments = segments
+            self.unitBytes = unitBytes
+            self.isOrdered = isOrdered
+        }
+
+        mutating func offer(_ segment: Int, _ piece: StagedPiece?) {
+            var place = ready.count
+            if isOrdered { while place > readyHead, ready[place - 1].segment > segment { place -= 1 } }
+            ready.insert((segment, piece), at: place)
+        }
+
         /// What goes next: all that is left of a segment, or as much as fits into `limit` bytes.
         func next(limit: Int) -> Range<Int> {
-            let segment = source == .input ? nextInput : ready[readyHead].segment
+            let segment = source == .input ? nextInOrder : ready[readyHead].segment
             let whole = segments.elements(ofSegment: segment)
             let start = whole.lowerBound + startedElements
             // Pieces end at multiples of a cache line, whatever the type.
@@ -170,15 +195,16 @@ final class Execution {
 
         /// Takes what `next` has said. The piece is that of the whole segment, and `offset` where the elements lie in it.
         mutating func take(_ elements: Range<Int>) -> (piece: StagedPiece?, offset: Int) {
-            let segment = source == .input ? nextInput : ready[readyHead].segment
+            let segment = source == .input ? nextInOrder : ready[readyHead].segment
             let piece = source == .input ? nil : ready[readyHead].piece
             let whole = segments.elements(ofSegment: segment)
             startedBytes += elements.count * unitBytes
             startedElements += elements.count
             if elements.upperBound == whole.upperBound {
                 startedElements = 0
+                nextInOrder += 1
                 switch source {
-                case .input: nextInput += 1
+                case .input: break
                 case .result, .partial:
                     ready[readyHead].piece = nil
                     readyHead += 1
@@ -207,7 +233,7 @@ final class Execution {
         self.reducer = reducer
         let chunks = AllReduceSchedule.layout(
             descriptor.algorithm, elementCount: Int(descriptor.count), worldSize: place.worldSize,
-            shares: place.shares)
+            shares: place.shares, sites: place.sites)
         self.chunks = chunks
         let elementsPerSegment = max(configuration.segmentBytes / reducer.elementBytes, 1)
         self.elementsPerSegment = elementsPerSegment
@@ -227,7 +253,7 @@ final class Execution {
         }
         lay(
             AllReduceSchedule.steps(
-                descriptor.algorithm, rank: place.rank, worldSize: place.worldSize))
+                descriptor.algorithm, rank: place.rank, worldSize: place.worldSize, sites: place.sites))
     }
 
     /// In one-shot this rank's results overwrite what it has not sent to a slow rank yet, so in place it sends from a copy.
@@ -246,7 +272,9 @@ final class Execution {
                 elementCount: chunks.elements(ofChunk: chunk).count, elementsPerSegment: elementsPerSegment)
         }
         func stream(_ chunk: Int, _ source: OutgoingStream.Source, _ unitBytes: Int) -> OutgoingStream {
-            OutgoingStream(chunk: chunk, source: source, segments: segments(chunk), unitBytes: unitBytes)
+            OutgoingStream(
+                chunk: chunk, source: source, segments: segments(chunk), unitBytes: unitBytes,
+                isOrdered: source == .partial && descriptor.algorithm == .twoLevel)
         }
         for step in steps {
             switch step {

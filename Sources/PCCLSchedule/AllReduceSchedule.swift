@@ -5,40 +5,51 @@ package enum AllReduceSchedule {
     /// Into how many chunks an algorithm divides a buffer. They fit into the 16 bits that a frame has for them.
     package static func chunkCount(_ algorithm: Algorithm, worldSize: Int) -> Int {
         switch algorithm {
-        case .direct: worldSize
+        case .direct, .twoLevel: worldSize
         case .ring: 2 * worldSize
         case .oneShot: 1
         }
     }
 
-    /// Where the chunks lie. `shares`, by rank, are those of the direct algorithm; around a ring each edge carries all
-    /// chunks but one, so unequal ones would gain nothing.
+    /// Where the chunks lie. `shares`, by rank, are those of the direct algorithm, `sites` those of the two-level one;
+    /// around a ring each edge carries all chunks but one, so unequal ones would gain nothing.
     package static func layout(
-        _ algorithm: Algorithm, elementCount: Int, worldSize: Int, shares: [UInt16]
+        _ algorithm: Algorithm, elementCount: Int, worldSize: Int, shares: [UInt16], sites: [UInt16]
     ) -> ChunkLayout {
         if algorithm == .direct, shares.count == worldSize, shares.contains(where: { $0 > 0 }) {
             return ChunkLayout(elementCount: elementCount, weights: shares)
+        }
+        if algorithm == .twoLevel, sites.count == worldSize {
+            return ChunkLayout(elementCount: elementCount, weights: Sites(sites, worldSize: worldSize).weights)
         }
         return ChunkLayout(
             elementCount: elementCount, chunkCount: chunkCount(algorithm, worldSize: worldSize))
     }
 
-    /// The ranks whose contributions make up a chunk, in the order they are folded.
-    package static func foldOrder(_ algorithm: Algorithm, chunk: Int, worldSize: Int) -> [Int] {
+    /// The ranks whose contributions make up a chunk, in the order they are folded. Those of a list are folded together
+    /// before they are folded into the rest.
+    package static func foldOrder(_ algorithm: Algorithm, chunk: Int, worldSize: Int, sites: [UInt16]) -> [[Int]] {
         switch algorithm {
-        case .direct, .oneShot: Array(0..<worldSize)
-        case .ring where chunk < worldSize: (1...worldSize).map { (chunk + $0) % worldSize }
-        case .ring: (1...worldSize).map { (chunk + worldSize - $0) % worldSize }
+        case .direct, .oneShot: return (0..<worldSize).map { [$0] }
+        case .ring where chunk < worldSize: return (1...worldSize).map { [(chunk + $0) % worldSize] }
+        case .ring: return (1...worldSize).map { [(chunk + worldSize - $0) % worldSize] }
+        case .twoLevel:
+            let sites = Sites(sites, worldSize: worldSize)
+            let sums = gateways(toward: chunk, sites).map { gateway in
+                sites.ranks[sites.ofRank[gateway]].filter { $0 != gateway } + [gateway]
+            }
+            return sums + (sites.ranks[sites.ofRank[chunk]].filter { $0 != chunk } + [chunk]).map { [$0] }
         }
     }
 
-    /// The steps of one rank. `worldSize` is 2 or more.
-    package static func steps(_ algorithm: Algorithm, rank: Int, worldSize: Int) -> [Step] {
+    /// The steps of one rank. `worldSize` is 2 or more; `sites`, by rank, are read by the two-level algorithm.
+    package static func steps(_ algorithm: Algorithm, rank: Int, worldSize: Int, sites: [UInt16]) -> [Step] {
         switch algorithm {
         case .direct: direct(rank: rank, worldSize: worldSize)
         case .ring:
             Way.allCases.flatMap { ring($0, rank: rank, worldSize: worldSize) }
         case .oneShot: oneShot(rank: rank, worldSize: worldSize)
+        case .twoLevel: twoLevel(rank: rank, Sites(sites, worldSize: worldSize))
         }
     }
 
@@ -66,6 +77,51 @@ package enum AllReduceSchedule {
     private static func oneShot(rank: Int, worldSize: Int) -> [Step] {
         others(rank, worldSize).map { .sendInput(chunk: 0, to: $0) }
             + [.fold(chunk: 0, operands: operands(rank, worldSize), into: .result)]
+    }
+
+    /// Of each other site, the rank that sends that site's sum of a chunk to its owner: first those of several members,
+    /// whose sums are accumulators, then lonely ones, which send their input.
+    private static func gateways(toward owner: Int, _ sites: Sites) -> [Int] {
+        let others = sites.ranks.indices.filter { $0 != sites.ofRank[owner] }
+        let several = others.filter { sites.ranks[$0].count > 1 }
+        let lonely = others.filter { sites.ranks[$0].count == 1 }
+        return (several + lonely).map { sites.gateway(of: $0, owner: owner) }
+    }
+
+    /// Every rank owns the chunk of its number, and each other site has a gateway for it: members send their contributions
+    /// to their gateway, gateways their sums to the owner, and the result goes back the same way. Between two sites each
+    /// byte goes once as a part of a sum, or once as a result, whatever the number of members: for k sites of equal size
+    /// 2 S (k-1)/k out of each, where the direct algorithm sends as much from every member. Two one-way delays between
+    /// sites and two within.
+    private static func twoLevel(rank: Int, _ sites: Sites) -> [Step] {
+        let mine = sites.ofRank[rank]
+        let neighbours = sites.ranks[mine].filter { $0 != rank }
+        let owners = sites.ofRank.indices
+        /// To whom this rank's contribution to a chunk goes, and from whom the result comes.
+        func gateway(_ owner: Int) -> Int { sites.gateway(of: mine, owner: owner) }
+        let forwarded = owners.filter { sites.ofRank[$0] != mine && gateway($0) == rank }
+        let gateways = gateways(toward: rank, sites)
+
+        var steps: [Step] = owners.filter { gateway($0) != rank }.map { .sendInput(chunk: $0, to: gateway($0)) }
+        for chunk in forwarded {
+            steps.append(
+                neighbours.isEmpty
+                    ? .sendInput(chunk: chunk, to: chunk)
+                    : .fold(
+                        chunk: chunk, operands: neighbours.map { .input(from: $0) } + [.own], into: .partial(to: chunk))
+            )
+        }
+        let sums: [Step.Operand] = gateways.map {
+            sites.ranks[sites.ofRank[$0]].count > 1 ? .partial(from: $0) : .input(from: $0)
+        }
+        steps.append(
+            .fold(chunk: rank, operands: sums + neighbours.map { .input(from: $0) } + [.own], into: .result))
+        steps += (gateways + neighbours).map { .sendResult(chunk: rank, to: $0) }
+        for chunk in owners where chunk != rank {
+            steps.append(.receiveResult(chunk: chunk, from: gateway(chunk) == rank ? chunk : gateway(chunk)))
+        }
+        for chunk in forwarded { steps += neighbours.map { .sendResult(chunk: chunk, to: $0) } }
+        return steps
     }
 
     private enum Way: CaseIterable {

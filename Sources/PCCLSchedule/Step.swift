@@ -6,7 +6,8 @@
 package enum Step: Hashable, Sendable {
     /// Reduce phase: send this rank's own contribution, as the caller gave it.
     case sendInput(chunk: Int, to: Int)
-    /// Reduce phase: fold contributions, strictly in this order, whatever order they arrive in.
+    /// Reduce phase: fold contributions, strictly in this order, whatever order they arrive in. Sums (`partial`) come before
+    /// contributions, so that a result is always ended by one of these.
     case fold(chunk: Int, operands: [Operand], into: FoldTarget)
     /// Gather phase: receive the result.
     case receiveResult(chunk: Int, from: Int)

@@ -7,7 +7,7 @@ package struct Environment: Sendable {
     package var timeouts = Timeouts.standard
     /// `PCCL_PORT_BASE`: the first port tried for connections from other peers.
     package var portBase: UInt16 = 48150
-    /// `PCCL_ALGORITHM`: auto, oneshot, direct or ring. All peers of a group must agree.
+    /// `PCCL_ALGORITHM`: auto, oneshot, direct, ring or twolevel. All peers of a group must agree.
     package var algorithm: Algorithm?
 
     /// `PCCL_TRANSPORT`: auto, tcp or shm; `PCCL_CONGESTION`: a congestion control of the kernel.
@@ -46,7 +46,10 @@ package struct Environment: Sendable {
             case "oneshot": algorithm = .oneShot
             case "direct": algorithm = .direct
             case "ring": algorithm = .ring
-            default: Log.write(.error, "PCCL_ALGORITHM=\(text) is none of auto, oneshot, direct, ring; auto is used")
+            case "twolevel": algorithm = .twoLevel
+            default:
+                Log.write(
+                    .error, "PCCL_ALGORITHM=\(text) is none of auto, oneshot, direct, ring, twolevel; auto is used")
             }
         }
     }

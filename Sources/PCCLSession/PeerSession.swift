@@ -151,11 +151,11 @@ package final class PeerSession: @unchecked Sendable {
                 PeerMachine.Configuration(
                     group: configuration.group, listenPort: port, addresses: [],
                     stripes: configuration.stripesPerLink, timeouts: configuration.timeouts,
-                    algorithm: { [forced = configuration.algorithm] byteCount, assignment in
+                    algorithm: { [forced = configuration.algorithm] descriptor, assignment in
                         forced
                             ?? CostModel.algorithm(
-                                byteCount: byteCount, worldSize: assignment.members.count,
-                                figures: assignment.arrangement.figures)
+                                byteCount: descriptor.byteCount, partialByteCount: descriptor.partialByteCount,
+                                worldSize: assignment.members.count, arrangement: assignment.arrangement)
                     }))
             return .success(())
         } catch {
@@ -220,7 +220,7 @@ package final class PeerSession: @unchecked Sendable {
                 tag: tag, launch: launch, descriptor: descriptor,
                 place: Place(
                     epoch: assignment.epoch, members: assignment.members, rank: assignment.rank,
-                    shares: assignment.arrangement.shares),
+                    shares: assignment.arrangement.shares, sites: assignment.arrangement.sites),
                 buffers: operation.buffers)
         case .bind(let launch, let peer, let theirs):
             engine?.bind(launch, peer, theirs: theirs)

@@ -167,10 +167,12 @@ struct Checker {
         let worldSize = place.members.count
         for chunk in 0..<execution.layout.chunkCount {
             let order = AllReduceSchedule.foldOrder(
-                execution.descriptor.algorithm, chunk: chunk, worldSize: worldSize)
+                execution.descriptor.algorithm, chunk: chunk, worldSize: worldSize, sites: place.arrangement.sites)
             for element in execution.layout.elements(ofChunk: chunk) {
-                var sum = inputs[order[0]][element]
-                for rank in order.dropFirst() { sum = DataPlane.fold(sum, inputs[rank][element]) }
+                let sums = order.map { ranks in
+                    ranks.dropFirst().reduce(inputs[ranks[0]][element]) { DataPlane.fold($0, inputs[$1][element]) }
+                }
+                let sum = sums.dropFirst().reduce(sums[0], DataPlane.fold)
                 if output[element] != sum {
                     return (
                         .elements,

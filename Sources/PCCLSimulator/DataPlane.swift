@@ -91,7 +91,7 @@ final class Execution {
         let count = Int(descriptor.count)
         layout = AllReduceSchedule.layout(
             descriptor.algorithm, elementCount: count, worldSize: worldSize,
-            shares: place.arrangement.shares)
+            shares: place.arrangement.shares, sites: place.arrangement.sites)
         peers = Array(repeating: PeerState(), count: worldSize)
         resultTargets = Array(repeating: [], count: layout.chunkCount)
         resultSource = Array(repeating: nil, count: layout.chunkCount)
@@ -222,7 +222,7 @@ extension World {
     ) {
         let execution = Execution(
             call: call, tag: tag, launch: launch, descriptor: descriptor, place: place,
-            steps: steps(descriptor.algorithm, place.rank, place.members.count),
+            steps: steps(descriptor.algorithm, place),
             segmentElements: scenario.segmentElements)
         execution.foldsTwice = sabotage == .foldTwice
         execution.keepsOtherBits = sabotage == .keepOtherBits && host.index == 1

@@ -145,6 +145,19 @@ struct Scenario {
         if !isRight, optimizesEvery > 0, r.oneIn(3) {
             programs[r.below(slots)].misuse = .votesInsteadOfOptimizing(round: r.below(2))
         }
+        addSites(r)
+    }
+
+    /// From a source of its own, so that all else is as it was when there were none.
+    private mutating func addSites(_ source: RandomSource) {
+        var copy = source
+        var r = RandomSource(seed: copy.next() ^ 0x7369_7465)
+        for lane in lanes.indices where r.oneIn(4) { lanes[lane].descriptor.algorithm = .twoLevel }
+        guard r.oneIn(2) else { return }
+        // Between two sites, rates that members come to know are so low that going by sites pays.
+        for from in 0...slots {
+            for to in 0...slots where from % 2 != to % 2 { rate[from * (slots + 1) + to] /= 40 }
+        }
     }
 
     private mutating func addFaults(_ r: inout RandomSource, _ unit: Interval) {

@@ -45,6 +45,8 @@ package struct SimulationCounts: Hashable, Sendable {
     package var events = 0
     /// One for each member that saw the outcome.
     package var succeeded = 0
+    /// Of these, those that went by sites that the members had found.
+    package var bySites = 0
     package var aborted = 0
     package var restarted = 0
     package var joins = 0
@@ -57,6 +59,7 @@ package struct SimulationCounts: Hashable, Sendable {
     package static func += (a: inout SimulationCounts, b: SimulationCounts) {
         a.events += b.events
         a.succeeded += b.succeeded
+        a.bySites += b.bySites
         a.aborted += b.aborted
         a.restarted += b.restarted
         a.joins += b.joins

@@ -177,6 +177,9 @@ extension World {
         }
         guard let instance = call.instance else { return }
         end(instance, .success, at: host)
+        if execution.descriptor.algorithm == .twoLevel, !execution.place.arrangement.sites.isEmpty {
+            counts.bySites += 1
+        }
         if failure == nil, let (check, text) = checker.checkResult(instance, execution, at: host) { fail(check, text) }
     }
 

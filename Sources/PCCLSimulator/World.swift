@@ -76,6 +76,7 @@ final class World {
         var algorithm: Algorithm
         var rank: Int
         var worldSize: Int
+        var sites: [UInt16]
     }
 
     init(seed: UInt64, sabotage: Sabotage?, tracing: Bool) {
@@ -156,10 +157,12 @@ final class World {
         note { "master ← \(host.name): \(message)" }
     }
 
-    func steps(_ algorithm: Algorithm, _ rank: Int, _ worldSize: Int) -> [Step] {
-        let key = StepsKey(algorithm: algorithm, rank: rank, worldSize: worldSize)
+    func steps(_ algorithm: Algorithm, _ place: Assignment) -> [Step] {
+        let key = StepsKey(
+            algorithm: algorithm, rank: place.rank, worldSize: place.members.count, sites: place.arrangement.sites)
         if let steps = stepsCache[key] { return steps }
-        let steps = AllReduceSchedule.steps(algorithm, rank: rank, worldSize: worldSize)
+        let steps = AllReduceSchedule.steps(
+            algorithm, rank: key.rank, worldSize: key.worldSize, sites: key.sites)
         stepsCache[key] = steps
         return steps
     }

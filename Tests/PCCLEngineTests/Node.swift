@@ -42,6 +42,7 @@ final class Node: @unchecked Sendable {
 
     let id: UInt64
     let shares: [UInt16]
+    let sites: [UInt16]
     let loop: EventLoop
     let events = Mailbox<Event>("events of a node")
     // The loop's thread only.
@@ -60,9 +61,10 @@ final class Node: @unchecked Sendable {
     var sendAllowance = Int.max
     var isLogging = false
 
-    init(_ id: UInt64, configuration: EngineConfiguration, shares: [UInt16] = []) throws {
+    init(_ id: UInt64, configuration: EngineConfiguration, shares: [UInt16] = [], sites: [UInt16] = []) throws {
         self.id = id
         self.shares = shares
+        self.sites = sites
         // Launch numbers of peers are unrelated.
         nextLaunch = UInt32(id) * 1000
         loop = try EventLoop(name: "test")
@@ -110,7 +112,8 @@ final class Node: @unchecked Sendable {
                 engine.start(
                     tag: Tag(tag), launch: launch, descriptor: descriptor,
                     place: Place(
-                        epoch: epoch, members: members, rank: members.firstIndex(of: PeerID(id)) ?? -1, shares: shares),
+                        epoch: epoch, members: members, rank: members.firstIndex(of: PeerID(id)) ?? -1, shares: shares,
+                        sites: sites),
                     buffers: ReduceBuffers(send: UnsafeRawPointer(source.base), receive: target.base))
                 for peer in members where peer.value != id { bindIfEntered(launch, peer.value) }
             }
@@ -260,9 +263,11 @@ struct Cluster {
 
     init(
         _ worldSize: Int, stripes: Int = 1, _ configuration: EngineConfiguration = EngineConfiguration(),
-        shares: [UInt16] = []
+        shares: [UInt16] = [], sites: [UInt16] = []
     ) throws {
-        nodes = try (1...worldSize).map { try Node(UInt64($0), configuration: configuration, shares: shares) }
+        nodes = try (1...worldSize).map {
+            try Node(UInt64($0), configuration: configuration, shares: shares, sites: sites)
+        }
         try adopt(1)
         for a in nodes {
             for b in nodes where a.id < b.id {
@@ -288,15 +293,17 @@ struct Reduction {
     let tag: UInt64
     let descriptor: OperationDescriptor
     let isInPlace: Bool
+    let sites: [UInt16]
     let inputs: [[UInt8]]
     let sources: [Memory]
     let targets: [Memory]
 
     init(
         tag: UInt64, _ type: DataType, _ operation: ReduceOperation, _ algorithm: Algorithm, count: Int,
-        isInPlace: Bool, worldSize: Int
+        isInPlace: Bool, worldSize: Int, sites: [UInt16] = []
     ) {
         self.tag = tag
+        self.sites = sites
         self.isInPlace = isInPlace
         descriptor = OperationDescriptor(count: UInt64(count), type: type, operation: operation, algorithm: algorithm)
         inputs = (0..<worldSize).map { type.elements(count, seed: tag * 100 + UInt64($0)) }
@@ -313,7 +320,8 @@ struct Reduction {
     func mistake() -> String? {
         let stride = descriptor.count > 10_000 ? 100 : 1
         let reference = ScalarReference(
-            type: descriptor.type, operation: descriptor.operation, algorithm: descriptor.algorithm, stride: stride)
+            type: descriptor.type, operation: descriptor.operation, algorithm: descriptor.algorithm, sites: sites,
+            stride: stride)
         let expected = reference.result(inputs)
         let unit = descriptor.type.byteCount
         for rank in inputs.indices {

@@ -106,6 +106,45 @@ struct ReductionTests {
         try cluster.stop()
     }
 
+    @Test(
+        "sites of any sizes: every type and operation is right to the bit, through wide windows and narrow ones",
+        arguments: [[0, 0, 1, 1], [0, 1, 0, 1, 0], [0, 1, 1], [0, 1, 2, 2, 0, 2], [3, 3, 3]] as [[UInt16]],
+        [false, true])
+    func sites(sites: [UInt16], isNarrow: Bool) throws {
+        let cluster = try Cluster(
+            sites.count, stripes: 2, isNarrow ? Self.narrow : EngineConfiguration(), sites: sites)
+        for isInPlace in [true, false] {
+            let kinds = DataType.allCases.flatMap { type in ReduceOperation.allCases.map { (type, $0) } }
+            try check(
+                cluster,
+                kinds.enumerated().map { index, kind in
+                    Reduction(
+                        tag: UInt64(index), kind.0, kind.1, .twoLevel,
+                        count: isNarrow ? 1 + index * 23 : [1, 3, 251, 40_001][index % 4], isInPlace: isInPlace,
+                        worldSize: sites.count, sites: sites)
+                })
+        }
+        try cluster.stop()
+    }
+
+    @Test("between two sites everything goes once each way, however many members they have")
+    func trafficOfSites() throws {
+        let cluster = try Cluster(4, sites: [0, 0, 1, 1])
+        try cluster.log()
+        let reduction = Reduction(
+            tag: 1, .float32, .sum, .twoLevel, count: 40_000, isInPlace: true, worldSize: 4, sites: [0, 0, 1, 1])
+        _ = try cluster.run([reduction])
+        #expect(reduction.mistake() == nil)
+        var crossing = [0, 0]
+        for (rank, node) in cluster.nodes.enumerated() {
+            for case .sending(let to, let header) in node.events.all where (to > 2) != (rank >= 2) {
+                crossing[rank / 2] += Int(header.payloadBytes)
+            }
+        }
+        #expect(crossing == [160_000, 160_000])
+        try cluster.stop()
+    }
+
     @Test("what a rank of a small share sends is little more than its contributions")
     func trafficOfShares() throws {
         let cluster = try Cluster(4, shares: [0, 1000, 1000, 2000])
@@ -126,7 +165,7 @@ struct ReductionTests {
         expected.sentBytes =
             switch algorithm {
             // Contributions and results of three quarters of the buffer: 2 S (P - 1) / P.
-            case .direct, .ring: 2 * 160_000 * 3 / 4
+            case .direct, .ring, .twoLevel: 2 * 160_000 * 3 / 4
             // All of it to all others: S (P - 1).
             case .oneShot: 3 * 160_000
             }

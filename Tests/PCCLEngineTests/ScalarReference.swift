@@ -1,10 +1,12 @@
 import PCCLBase
+import PCCLSchedule
 
 /// What an all-reduce must give, bit for bit, one element at a time.
 struct ScalarReference {
     var type: DataType
     var operation: ReduceOperation
     var algorithm: Algorithm
+    var sites: [UInt16] = []
     /// It is slow: of long buffers only so many-th elements are made, the others left zero.
     var stride = 1
 
@@ -70,10 +72,13 @@ struct ScalarReference {
         let elementCount = inputs[0].count / size
         var result = [UInt8](repeating: 0, count: inputs[0].count)
         for element in Swift.stride(from: 0, to: elementCount, by: stride) {
-            let values = order(element, of: elementCount, ranks: inputs.count).map { rank in
-                inputs[rank].withUnsafeBytes { load($0.loadUnaligned(fromByteOffset: element * size, as: T.self)) }
+            let sums = order(element, of: elementCount, ranks: inputs.count).map { ranks in
+                let values = ranks.map { rank in
+                    inputs[rank].withUnsafeBytes { load($0.loadUnaligned(fromByteOffset: element * size, as: T.self)) }
+                }
+                return values.dropFirst().reduce(values[0], combine)
             }
-            let sum = values.dropFirst().reduce(values[0], combine)
+            let sum = sums.dropFirst().reduce(sums[0], combine)
             result.withUnsafeMutableBytes { $0.storeBytes(of: store(sum), toByteOffset: element * size, as: T.self) }
         }
         return result
@@ -81,14 +86,21 @@ struct ScalarReference {
 
     /// In which order the ranks' contributions to an element are combined. In the ring there are two chunks for each rank;
     /// they differ by one element at most, the larger ones come first. Chunk c of the first half begins at rank c + 1 and
-    /// goes up to rank c, that of the second half begins at rank c - 1 and goes down to rank c.
-    private func order(_ element: Int, of count: Int, ranks: Int) -> [Int] {
-        guard algorithm == .ring else { return Array(0..<ranks) }
+    /// goes up to rank c, that of the second half begins at rank c - 1 and goes down to rank c. With sites, what is
+    /// combined first is in a list of its own, as the schedule's own tests prove it.
+    private func order(_ element: Int, of count: Int, ranks: Int) -> [[Int]] {
+        if algorithm == .twoLevel {
+            let layout = AllReduceSchedule.layout(
+                algorithm, elementCount: count, worldSize: ranks, shares: [], sites: sites)
+            let chunk = (0..<ranks).first { layout.elements(ofChunk: $0).contains(element) } ?? 0
+            return AllReduceSchedule.foldOrder(algorithm, chunk: chunk, worldSize: ranks, sites: sites)
+        }
+        guard algorithm == .ring else { return (0..<ranks).map { [$0] } }
         let (base, larger) = (count / (2 * ranks), count % (2 * ranks))
         let inLarger = larger * (base + 1)
         let chunk = element < inLarger ? element / (base + 1) : larger + (element - inLarger) / base
         let goesUp = chunk < ranks
-        return (1...ranks).map { goesUp ? (chunk + $0) % ranks : (chunk + ranks - $0) % ranks }
+        return (1...ranks).map { [goesUp ? (chunk + $0) % ranks : (chunk + ranks - $0) % ranks] }
     }
 }
 

@@ -52,8 +52,9 @@ struct LayoutTests {
 
     @Test("shares are those of the direct algorithm; others divide equally, and so does it without any")
     func layouts() {
-        func counts(_ algorithm: Algorithm, _ shares: [UInt16]) -> [Int] {
-            let layout = AllReduceSchedule.layout(algorithm, elementCount: 12, worldSize: 3, shares: shares)
+        func counts(_ algorithm: Algorithm, _ shares: [UInt16], sites: [UInt16] = []) -> [Int] {
+            let layout = AllReduceSchedule.layout(
+                algorithm, elementCount: 12, worldSize: 3, shares: shares, sites: sites)
             return (0..<layout.chunkCount).map { layout.elements(ofChunk: $0).count }
         }
         #expect(counts(.direct, [0, 1, 2]) == [0, 4, 8])
@@ -62,6 +63,9 @@ struct LayoutTests {
         #expect(counts(.direct, [1, 2]) == [4, 4, 4])
         #expect(counts(.ring, [0, 1, 2]) == [2, 2, 2, 2, 2, 2])
         #expect(counts(.oneShot, [0, 1, 2]) == [12])
+        #expect(counts(.twoLevel, [0, 1, 2]) == [4, 4, 4])
+        #expect(counts(.twoLevel, [0, 1, 2], sites: [5, 5, 9]) == [3, 3, 6])
+        #expect(counts(.direct, [], sites: [5, 5, 9]) == [4, 4, 4])
     }
 
     @Test("segments cover a chunk once, in order, all of one size but the last", arguments: [1, 2, 3, 7, 64, 1000])

@@ -11,10 +11,10 @@ struct ControlTrafficTests {
     private let broken = 18
     private let flush = 9
     private func propose(_ n: Int) -> Int { 13 + 21 * n }
-    private func view(_ n: Int) -> Int { 30 + 21 * n }
+    private func view(_ n: Int) -> Int { 34 + 21 * n }
     /// From one of so many survivors that has one operation in flight, which all of them and the lost member have entered.
     private func report(_ n: Int) -> Int { 34 + 12 * n }
-    private func verdict(_ n: Int) -> Int { 51 + 21 * n }
+    private func verdict(_ n: Int) -> Int { 55 + 21 * n }
 
     @Test("messages, bytes and frames follow the formulae", arguments: [3, 4, 7, 16, 33])
     func formulae(n: Int) {

@@ -53,7 +53,7 @@ struct SimulatorTests {
         ]
         #expect(kinds == Set(all))
         #expect(counts.aborted > 0 && counts.restarted > 0 && counts.repairs > 0, "\(counts)")
-        #expect(counts.optimized > 0)
+        #expect(counts.optimized > 0 && counts.bySites > 0, "\(counts)")
     }
 }
 

@@ -50,7 +50,7 @@ struct AllReduceTests {
 
     @Test(
         "every type and operation, in place and not, gives what the contributions say",
-        arguments: [Algorithm.direct, .ring, .oneShot], [2, 3, 5])
+        arguments: Algorithm.allCases, [2, 3, 5])
     func typesAndOperations(algorithm: Algorithm, size: Int) throws {
         let world = try LoopbackWorld(size, algorithm: algorithm)
         defer { world.destroy() }

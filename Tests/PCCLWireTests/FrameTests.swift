@@ -147,6 +147,6 @@ struct EntryTests {
         #expect(throws: WireError.unknownValue(field: "data type", value: 12)) { _ = try Entry(changed(8, 12)) }
         #expect(throws: WireError.unknownValue(field: "operation", value: 5)) { _ = try Entry(changed(9, 5)) }
         #expect(throws: WireError.unknownValue(field: "algorithm", value: 0)) { _ = try Entry(changed(10, 0)) }
-        #expect(throws: WireError.unknownValue(field: "algorithm", value: 4)) { _ = try Entry(changed(10, 4)) }
+        #expect(throws: WireError.unknownValue(field: "algorithm", value: 5)) { _ = try Entry(changed(10, 5)) }
     }
 }

@@ -140,6 +140,7 @@ struct MessageTests {
         let epoch = Samples.number(UInt32(1))
         let world = [UInt8](repeating: 0, count: 12)
         let noMembers = Samples.number(UInt32(0))
+        let none: [UInt8] = [0, 0, 0, 0]
         let one = Samples.number(UInt32(1))
         return [
             Lie(name: "addresses", limit: WireLimits.addresses, prefix: [1] + epoch + [0, 0, 0, 0], isToMaster: true),
@@ -163,16 +164,20 @@ struct MessageTests {
             Lie(
                 name: "verdict's shares", limit: WireLimits.members, prefix: [10] + epoch + world + noMembers,
                 isToMaster: false),
-            // No shares and no figures before them.
+            // No shares before them.
+            Lie(
+                name: "sites", limit: WireLimits.members, prefix: [5] + epoch + world + noMembers + none,
+                isToMaster: false),
+            // No shares, no sites and no figures before them.
             Lie(
                 name: "verdicts", limit: WireLimits.operations,
-                prefix: [10] + epoch + world + noMembers + [0, 0, 0, 0, 0], isToMaster: false),
+                prefix: [10] + epoch + world + noMembers + none + none + [0], isToMaster: false),
             // No operations before them.
             Lie(
                 name: "failed calls", limit: WireLimits.operations, prefix: [8] + epoch + noMembers, isToMaster: true),
             Lie(
                 name: "missed calls", limit: WireLimits.operations,
-                prefix: [10] + epoch + world + noMembers + [0, 0, 0, 0, 0] + noMembers, isToMaster: false),
+                prefix: [10] + epoch + world + noMembers + none + none + [0] + noMembers, isToMaster: false),
             Lie(name: "link figures", limit: WireLimits.members, prefix: [11], isToMaster: true),
         ]
     }()

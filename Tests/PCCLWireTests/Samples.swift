@@ -14,8 +14,8 @@ enum Samples {
         Member(id: PeerID(.max), addresses: [], stripes: 256),
     ]
     static let figures = SharedFigures(
-        latencyNanoseconds: 1, hopNanoseconds: 2, oneShotBytesPerSecond: 3, directBytesPerSecond: 4,
-        ringBytesPerSecond: .max)
+        latencyNanoseconds: 1, hopNanoseconds: 2, localNanoseconds: 5, oneShotBytesPerSecond: 3, directBytesPerSecond: 4,
+        ringBytesPerSecond: .max, twoLevelBytesPerSecond: 6)
     static let world = WorldCounts(globalWorldSize: 7, groupCount: 2, largestGroupWorldSize: .max)
 
     static let toMaster: [ToMaster] = [
@@ -60,7 +60,7 @@ enum Samples {
         .flush(epoch: Epoch(.max)),
         .verdict(
             epoch: Epoch(3), members: members, world: world,
-            arrangement: Arrangement(shares: [4096, 0], figures: figures),
+            arrangement: Arrangement(shares: [4096, 0], sites: [1, .max], figures: figures),
             operations: [
                 OperationVerdict(tag: Tag(1), launch: LaunchNumber(1), outcome: .commit),
                 OperationVerdict(tag: Tag(2), launch: LaunchNumber(2), outcome: .restart),

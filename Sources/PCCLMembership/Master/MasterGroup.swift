@@ -108,12 +108,15 @@ package struct MasterGroup: Sendable {
     /// Whoever is in one of these calls can launch nothing before it ends.
     package var absentees: SortedPeers { SortedPeers(joinVotes.array + optimizeVotes.array) }
 
-    /// The others' shares keep their proportions until the next optimise call.
+    /// The others' shares keep their proportions, and sites their members, until the next optimise call.
     package mutating func removeMember(_ peer: PeerID) {
         guard let rank = members.firstIndex(of: peer) else { return }
         members.remove(at: rank)
         if arrangement.shares.indices.contains(rank) { arrangement.shares.remove(at: rank) }
         if members.count < 3 || arrangement.shares.allSatisfy({ $0 == 0 }) { arrangement.shares = [] }
+        if arrangement.sites.indices.contains(rank) { arrangement.sites.remove(at: rank) }
+        let siteCount = Set(arrangement.sites).count
+        if siteCount < 2 || siteCount == members.count { arrangement.sites = [] }
     }
 
     /// The member to give up when some pairs cannot reach each other: the one in most broken pairs, and among equals the

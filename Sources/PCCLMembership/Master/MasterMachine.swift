@@ -583,6 +583,9 @@ extension MasterMachine {
             if !group.arrangement.shares.isEmpty, group.arrangement.shares.count != group.members.count {
                 return "\(group.id): \(group.arrangement.shares.count) shares for \(group.members.count) members"
             }
+            if !group.arrangement.sites.isEmpty, group.arrangement.sites.count != group.members.count {
+                return "\(group.id): \(group.arrangement.sites.count) members in sites of \(group.members.count)"
+            }
             if group.highestEpoch < group.epoch { return "\(group.id): the epoch is above the highest" }
             switch group.phase {
             case .settled:

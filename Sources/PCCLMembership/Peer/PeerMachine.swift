@@ -25,12 +25,12 @@ package struct PeerMachine: Sendable {
         package var addresses: [SocketAddress]
         package var stripes: UInt16
         package var timeouts: Timeouts
-        /// The algorithm for that many bytes in a view. Chosen when an operation starts in an epoch, since its world may be
+        /// The algorithm for an operation in a view. Chosen when an operation starts in an epoch, since its world may be
         /// smaller than that of the launch; nil: as the launch says.
-        package var algorithm: (@Sendable (_ byteCount: UInt64, Assignment) -> Algorithm)?
+        package var algorithm: (@Sendable (OperationDescriptor, Assignment) -> Algorithm)?
         package init(
             group: GroupID, listenPort: UInt16, addresses: [SocketAddress], stripes: UInt16, timeouts: Timeouts,
-            algorithm: (@Sendable (_ byteCount: UInt64, Assignment) -> Algorithm)? = nil
+            algorithm: (@Sendable (OperationDescriptor, Assignment) -> Algorithm)? = nil
         ) {
             self.algorithm = algorithm
             self.group = group
@@ -598,7 +598,7 @@ package struct PeerMachine: Sendable {
         nextLaunch &+= 1
         var descriptor = descriptor
         if let choose = configuration.algorithm {
-            descriptor.algorithm = choose(descriptor.byteCount, m.assignment)
+            descriptor.algorithm = choose(descriptor, m.assignment)
         }
         effects.append(.start(id, tag, launch, descriptor, m.assignment))
         let operation = OperationLedger.Operation(

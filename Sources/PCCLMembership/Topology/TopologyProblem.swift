@@ -57,9 +57,11 @@ extension TopologyProblem {
         let shares =
             matrix.hasRates && members.count <= TopologyProblem.largestShared
             ? ChunkShares(ordered).rounded() : []
+        var figures = TopologyProblem.figures(ordered, shares)
+        let sites = matrix.hasRates ? TopologyProblem.sites(ordered, &figures) : []
         return TopologySolution(
             members: order.map { members[$0] },
-            arrangement: Arrangement(shares: shares, figures: TopologyProblem.figures(ordered, shares)))
+            arrangement: Arrangement(shares: shares, sites: sites, figures: figures))
     }
 
     /// What a longer search finds, to be suggested at the next call. Returns soon after it is cancelled.
@@ -120,6 +122,19 @@ extension TopologyProblem {
             figures.ringBytesPerSecond = rounded(ring / UInt64(size - 1) * UInt64(size))
         }
         return figures
+    }
+
+    /// Sites that are worth going by, and what going by them is expected to give.
+    private static func sites(_ matrix: BandwidthMatrix, _ figures: inout SharedFigures?) -> [UInt16] {
+        guard let others = figures, matrix.size > 2 else { return [] }
+        let search = SiteSearch(matrix)
+        let fastest = max(others.directBytesPerSecond, others.ringBytesPerSecond, 1)
+        let sites = search.best(against: 1 / Double(fastest))
+        if !sites.isEmpty {
+            figures?.localNanoseconds = rounded(search.localNanoseconds(sites))
+            figures?.twoLevelBytesPerSecond = rounded(UInt64(1 / search.secondsPerByte(sites)))
+        }
+        return sites
     }
 
     /// To three significant bits, at least 1.

@@ -6,8 +6,12 @@ import Testing
 
 @Suite("The choice of an algorithm")
 struct CostModelTests {
-    private func choice(_ bytes: UInt64, _ worldSize: Int, _ figures: SharedFigures? = nil) -> Algorithm {
-        CostModel.algorithm(byteCount: bytes, worldSize: worldSize, figures: figures)
+    private func choice(
+        _ bytes: UInt64, _ worldSize: Int, _ figures: SharedFigures? = nil, partial: UInt64? = nil, sites: [UInt16] = []
+    ) -> Algorithm {
+        CostModel.algorithm(
+            byteCount: bytes, partialByteCount: partial ?? bytes, worldSize: worldSize,
+            arrangement: Arrangement(sites: sites, figures: figures))
     }
 
     @Test("unmeasured: one-shot for little, direct up to 32 members, the ring beyond")
@@ -42,16 +46,34 @@ struct CostModelTests {
         #expect(choice(200_000, 8, figures) == .direct)
     }
 
+    @Test(
+        "two levels are taken where there are sites, for what is worth the steps within them, and sums at their width")
+    func twoLevel() {
+        let figures = SharedFigures(
+            latencyNanoseconds: 40_000_000, hopNanoseconds: 20_000_000, localNanoseconds: 100_000,
+            oneShotBytesPerSecond: 1_000_000, directBytesPerSecond: 10_000_000, ringBytesPerSecond: 10_000_000,
+            twoLevelBytesPerSecond: 14_000_000)
+        #expect(choice(1 << 26, 4, figures, sites: [0, 0, 1, 1]) == .twoLevel)
+        #expect(choice(1 << 26, 64, figures, sites: Array(repeating: 1, count: 64)) == .twoLevel)
+        #expect(choice(1 << 26, 4, figures) == .direct)
+        #expect(choice(8, 4, figures, sites: [0, 0, 1, 1]) == .oneShot)
+        // Contributions of 2 bytes and sums of 4 make it three halves of the size.
+        #expect(choice(1 << 26, 4, figures, partial: 1 << 27, sites: [0, 0, 1, 1]) == .direct)
+    }
+
     @Test("extreme figures overflow nothing")
     func extremes() {
         for value in [UInt64(0), 1, .max] {
             let figures = SharedFigures(
                 latencyNanoseconds: value, hopNanoseconds: value, oneShotBytesPerSecond: value,
-                directBytesPerSecond: value, ringBytesPerSecond: value)
-            for bytes in [UInt64(1), .max] { _ = choice(bytes, 1024, figures) }
+                directBytesPerSecond: value, ringBytesPerSecond: value, twoLevelBytesPerSecond: value)
+            for bytes in [UInt64(1), .max] {
+                _ = choice(bytes, 1024, figures, sites: [1, 2])
+            }
         }
         #expect(
-            CostModel.nanoseconds(.direct, byteCount: .max, worldSize: 2, figures: nil) > 1_000_000_000)
+            CostModel.nanoseconds(.direct, byteCount: .max, partialByteCount: .max, worldSize: 2, figures: nil)
+                > 1_000_000_000)
     }
 }
 
