@@ -102,7 +102,7 @@ clean: ## remove all that was built
 # ---------------------------------------------------------------------------------------------------------------------
 ##@ Test
 
-stages := unit simulator abi end-to-end install python demo
+stages := unit simulator abi arm end-to-end install python demo
 
 # Fixed seeds, the same on each machine, and then some that nobody tried before; each is printed if it fails.
 SCHEDULES ?= 20000
@@ -143,6 +143,10 @@ test-simulator: lib ## SCHEDULES (20000) simulated runs with fixed seeds and FRE
 .PHONY: test-abi
 test-abi: lib ## the C header and the library against it: C99, C++, layout, every function
 	$(call stage,ABI, $(limited) sh Tests/ABITests/run.sh $(DIST))
+
+.PHONY: test-arm
+test-arm: bootstrap ## the kernels on aarch64, in an emulator: the same bits, in vectors (`scripts/bootstrap --arm` gets it)
+	$(call stage,aarch64, $(limited) bash Tests/KernelTests/run.sh)
 
 .PHONY: test-end-to-end
 test-end-to-end: lib ## real processes: killed, leaving, joining, without a master

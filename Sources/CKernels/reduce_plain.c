@@ -1,7 +1,9 @@
 #include "reduce_levels.h"
 
+// What every processor of the architecture has. On aarch64 that is NEON, with its conversions between float16 and
+// float32 (fcvtl, fcvtn): what this file becomes there is the NEON level, and there is nothing to choose at run time.
+// Arithmetic in float16 is an extension there, and not wanted: the sums are float32.
 #define LEVEL_TABLE pccl_kernel_reductions_plain
-// Conversion to and from float16 is in the baseline of aarch64, but not of x86-64.
 #if defined(__aarch64__)
 #define FLOAT16_CONVERTS_IN_HARDWARE 1
 #else

@@ -43,7 +43,7 @@ typedef enum pccl_kernel_operation {
 
 // What the loops were compiled for. Every level gives the same bits; a higher one gives them sooner.
 typedef enum pccl_kernel_level {
-    pccl_kernel_level_plain = 0, // the baseline of the architecture
+    pccl_kernel_level_plain = 0, // the baseline of the architecture: SSE2 on x86-64, NEON on aarch64
     pccl_kernel_level_avx2 = 1,
     pccl_kernel_level_avx512 = 2,
 } pccl_kernel_level;
