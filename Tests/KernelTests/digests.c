@@ -172,6 +172,7 @@ typedef struct call {
 static void run_load(const pccl_kernel_reduction *r, call c) { r->load(c.out, c.first, c.count); }
 static void run_start(const pccl_kernel_reduction *r, call c) { r->start(c.out, c.first, c.second, c.count); }
 static void run_more(const pccl_kernel_reduction *r, call c) { r->more(c.out, c.second, c.count); }
+static void run_merge(const pccl_kernel_reduction *r, call c) { r->merge(c.out, c.second, c.count); }
 static void run_end(const pccl_kernel_reduction *r, call c) { r->end(c.out, c.first, c.second, c.count, c.world_size); }
 static void run_whole(const pccl_kernel_reduction *r, call c) {
     r->whole(c.out, c.first, c.second, c.count, c.world_size);
@@ -187,6 +188,7 @@ static const struct loop {
     {"load", run_load, accumulator, element, no_operand, 0},
     {"start", run_start, accumulator, element, element, 0},
     {"more", run_more, accumulator, accumulator, element, 1},
+    {"merge", run_merge, accumulator, accumulator, accumulator, 1},
     {"end", run_end, element, accumulator, element, 0},
     {"whole", run_whole, element, element, element, 0},
     {"finish", run_finish, element, accumulator, no_operand, 0},

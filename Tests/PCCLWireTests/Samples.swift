@@ -14,8 +14,8 @@ enum Samples {
         Member(id: PeerID(.max), addresses: [], stripes: 256),
     ]
     static let figures = SharedFigures(
-        latencyNanoseconds: 1, hopNanoseconds: 2, localNanoseconds: 5, oneShotBytesPerSecond: 3, directBytesPerSecond: 4,
-        ringBytesPerSecond: .max, twoLevelBytesPerSecond: 6)
+        latencyNanoseconds: 1, hopNanoseconds: 2, localNanoseconds: 5, oneShotBytesPerSecond: 3,
+        directBytesPerSecond: 4, ringBytesPerSecond: .max, twoLevelBytesPerSecond: 6)
     static let world = WorldCounts(globalWorldSize: 7, groupCount: 2, largestGroupWorldSize: .max)
 
     static let toMaster: [ToMaster] = [
