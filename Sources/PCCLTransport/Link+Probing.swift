@@ -22,8 +22,20 @@ extension Link {
 
     package func endProbe() { probeBytesLeft = 0 }
 
+    /// An operation sends so many bytes, which tell what those of a probe would.
+    func supersedeProbe(_ byteCount: Int) {
+        probeBytesLeft = 0
+        if let found = probed {
+            let left = found.bytesLeft - byteCount
+            probed = left > 0 ? (found.bytesPerSecond, left) : nil
+        }
+    }
+
     /// What the other end's kernel has taken in, over the stripes that there are.
-    var deliveredBytes: UInt64 { stripeFigures.reduce(0) { $0 + $1.acknowledgedBytes } }
+    var deliveredBytes: UInt64 { stripeFigures.reduce(0) { $0 + $1.deliveredBytes } }
+
+    /// Its rate is that of the network, and not of two processes.
+    var isFar: Bool { (figure.latencyNanoseconds ?? 0) * 2 >= Link.shortRoundTripNanoseconds }
 
     func takeProbe(serial: UInt64, limit: Int) -> OutgoingSegment {
         let count = min(probeBytesLeft, limit, WireLimits.probePayloadBytes)

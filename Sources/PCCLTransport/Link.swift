@@ -114,6 +114,8 @@ package final class Link {
     var probeBytesLeft = 0
     /// What was sent of probes, in all.
     package internal(set) var probeBytes: UInt64 = 0
+    /// What the last probe found over a long way, until operations have sent so much that they tell more.
+    var probed: (bytesPerSecond: UInt64, bytesLeft: Int)?
 
     /// The memory of the peer, if it is on this host and lets us.
     private var memory: PeerMemory?
@@ -166,6 +168,8 @@ package final class Link {
     }
 
     package var stripeCount: Int { stripes.count }
+    /// Something was sent of which the peer has not said that it came.
+    var hasUnacknowledged: Bool { stripes.contains { $0.hasRetained } }
     /// A round trip takes longer than the work that is done meanwhile.
     package var isLong: Bool { leastRoundTrip >= configuration.longRoundTrip }
     package var descriptors: [CInt] { stripes.map(\.descriptor) }
@@ -443,8 +447,7 @@ extension Link {
         } else if var next = delegate?.nextSegment(
             for: self, limit: peerFetches ? configuration.largestPieceBytes : pieceLimit)
         {
-            // Its bytes tell what those of a probe would.
-            probeBytesLeft = 0
+            supersedeProbe(Int(next.header.payloadBytes))
             next.header.serial = takeSerial()
             segment = next
         } else if probeBytesLeft > 0 {

@@ -2,7 +2,7 @@ import PCCLBase
 
 extension Link {
     /// Less than this was never more than a burst: the rate that the kernel remembers says how fast heartbeats are.
-    private static let telling: UInt64 = 1 << 20
+    static let telling: UInt64 = 1 << 20
     /// Below this round trip, a process or two on the way decide how fast a link is, and no single sample is worth much.
     static let shortRoundTripNanoseconds: UInt64 = 1_000_000
     /// An average over less than this is chance too, ...
@@ -37,6 +37,10 @@ extension Link {
         if roundTrip < .max { figure.latencyNanoseconds = roundTrip / 2 }
         if peerFetches {
             figure.bytesPerSecond = Link.fastestShortBytesPerSecond
+            return figure
+        }
+        if let probed {
+            figure.bytesPerSecond = probed.bytesPerSecond
             return figure
         }
         let isShort = roundTrip < Link.shortRoundTripNanoseconds

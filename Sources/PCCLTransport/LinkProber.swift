@@ -13,7 +13,7 @@ package final class LinkProber {
     private var timer: LoopTimer?
     private var waiting: ArraySlice<PeerID> = []
     private var running: Running?
-    private var deadline = Instant(nanoseconds: 0)
+    private var begin = Instant(nanoseconds: 0)
     private var done: (() -> Void)?
 
     private struct Running {
@@ -21,13 +21,20 @@ package final class LinkProber {
         var probe: Probe
         var start: Instant
         var bytesBefore: UInt64
+        /// All is found; what is under way would wait in the same queue as the next probe, and before it.
+        var isDraining = false
     }
 
     /// A start of ten packets that doubles has sent 25 MB when it has filled 1 Gbit/s over 100 ms, and a short way that is
     /// slow enough to need a tenth of a second carries as many in it (see `Link.figure`).
     private static let bytesPerLink = 32 << 20
-    /// Also the time for which a caller may wait for nothing but probes: 31 links over 100 ms, twelve round trips each.
-    private static let patience = Interval.seconds(40)
+    /// Over long ways probes begin at multiples of this. Of members that begin together, but have lines of which one fills
+    /// earlier than the other, two would soon send to the same third, and what is lost then in its queue makes a start stop
+    /// early: without rounds some links were taken for a fraction of themselves. A probe over 40 ms fits into one, a probe
+    /// over 100 ms into two.
+    private static let round = Interval.milliseconds(800)
+    /// For which a caller may wait for nothing but probes: 63 links in a round each, or 31 in two, and some spare.
+    private static let patience = Interval.seconds(60)
     /// Some samples in the shortest times that `Probe` looks at.
     private static let period = Interval.milliseconds(5)
 
@@ -43,7 +50,7 @@ package final class LinkProber {
         stop()
         waiting = peers[...]
         self.done = done
-        deadline = loop.now + LinkProber.patience
+        begin = loop.now
         next()
     }
 
@@ -62,38 +69,53 @@ package final class LinkProber {
     }
 
     private func next() {
-        let now = loop.now
-        while now < deadline, let peer = waiting.popFirst() {
-            guard let link = link(peer), link.figure.bytesPerSecond == nil else { continue }
-            running = Running(link: link, probe: Probe(at: now), start: now, bytesBefore: link.probeBytes)
-            link.probe(byteCount: LinkProber.bytesPerLink)
-            timer?.fire(at: now + LinkProber.period)
+        let wasFar = running?.link.isFar ?? false
+        running = nil
+        waiting = waiting.drop { !needsProbe($0) }
+        let past = loop.now - begin
+        guard !waiting.isEmpty, past < LinkProber.patience else {
+            let done = self.done
+            stop()
+            done?()
             return
         }
-        let done = self.done
-        stop()
-        done?()
+        guard wasFar else { return start() }
+        timer?.fire(at: begin + LinkProber.round * (past.nanoseconds / LinkProber.round.nanoseconds + 1))
+    }
+
+    private func needsProbe(_ peer: PeerID) -> Bool { link(peer).map { $0.figure.bytesPerSecond == nil } ?? false }
+
+    private func start() {
+        let now = loop.now
+        guard let peer = waiting.popFirst(), let link = link(peer) else { return next() }
+        running = Running(link: link, probe: Probe(at: now), start: now, bytesBefore: link.probeBytes)
+        link.probe(byteCount: LinkProber.bytesPerLink)
+        timer?.fire(at: now + LinkProber.period)
     }
 
     private func look() {
-        guard let (link, figure) = running.map({ ($0.link, $0.link.figure) }) else { return }
-        let sample = Probe.Sample(now: loop.now, deliveredBytes: link.deliveredBytes, figure: figure)
+        guard var current = running else { return start() }
+        let link = current.link
         // A link that broke, and may have been made again, is left out: it will be probed the next time.
-        guard self.link(link.peer) === link, running?.probe.take(sample) == false else { return end() }
+        guard self.link(link.peer) === link else { return next() }
+        let sample = Probe.Sample(now: loop.now, deliveredBytes: link.deliveredBytes, figure: link.figure)
+        if !current.isDraining, current.probe.take(sample) {
+            conclude(current)
+            current.isDraining = true
+        }
+        if current.isDraining, !link.hasUnacknowledged || current.probe.standsStill(sample) { return next() }
+        running = current
         timer?.fire(at: sample.now + LinkProber.period)
     }
 
-    private func end() {
-        if let running {
-            let link = running.link
-            link.endProbe()
-            let rate = link.figure.bytesPerSecond.map { "\($0) bytes/s" } ?? "no rate"
-            Log.write(
-                .debug,
-                "\(link.peer): \(rate) after a probe of \(link.probeBytes - running.bytesBefore) bytes in "
-                    + "\((loop.now - running.start).milliseconds) ms")
-        }
-        running = nil
-        next()
+    private func conclude(_ current: Running) {
+        let link = current.link
+        link.endProbe()
+        if let rate = current.probe.bytesPerSecond { link.probed = (rate, Int(Link.telling)) }
+        let rate = link.figure.bytesPerSecond.map { "\($0) bytes/s" } ?? "no rate"
+        Log.write(
+            .debug,
+            "\(link.peer): \(rate) after a probe of \(link.probeBytes - current.bytesBefore) bytes in "
+                + "\((loop.now - current.start).milliseconds) ms")
     }
 }

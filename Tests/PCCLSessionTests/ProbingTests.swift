@@ -20,14 +20,20 @@ struct ProbingTests {
     func rates(count: Int) throws {
         let master = try ScriptedMaster()
         let peers = try master.view(of: count)
-        let calls = peers.map { $0.session.call(.optimizeTopology) }
-        for peer in peers {
-            let figures = figures(try peer.connection.next())
-            #expect(figures.map(\.peer) == peers.map(\.id).filter { $0 != peer.id })
-            #expect(figures.allSatisfy { $0.bytesPerSecond != nil }, "\(figures)")
+        // On a machine that starves this process for longer than a probe is patient one call may not be enough.
+        var isKnown = false
+        for _ in 0..<20 where !isKnown {
+            let calls = peers.map { $0.session.call(.optimizeTopology) }
+            isKnown = true
+            for peer in peers {
+                let figures = figures(try peer.connection.next())
+                #expect(figures.map(\.peer) == peers.map(\.id).filter { $0 != peer.id })
+                if figures.contains(where: { $0.bytesPerSecond == nil }) { isKnown = false }
+            }
+            for peer in peers { try peer.connection.say(.optimizeUnchanged) }
+            for call in calls { #expect(try call.value("the call") == .done) }
         }
-        for peer in peers { try peer.connection.say(.optimizeUnchanged) }
-        for call in calls { #expect(try call.value("the call") == .done) }
+        #expect(isKnown)
         let sessions = peers.map(\.session)
         let outcomes = try together(count) { try sessions[$0].reduce(3, Memory(int32: 1, count: 1000)).value().outcome }
         #expect(outcomes.allSatisfy { $0 == .success(worldSize: count) })
@@ -40,9 +46,9 @@ struct ProbingTests {
         let peers = try master.view(of: 2, and: [Self.stranger])
         for peer in peers { _ = peer.session.call(.optimizeTopology) }
         for peer in peers {
-            for figure in figures(try peer.connection.next()) {
-                #expect((figure.bytesPerSecond == nil) == (figure.peer == Self.stranger.id))
-            }
+            let figures = figures(try peer.connection.next())
+            #expect(figures.count == 2)
+            #expect(figures.first { $0.peer == Self.stranger.id }?.bytesPerSecond == nil)
         }
         for peer in peers { peer.session.close() }
     }
@@ -62,7 +68,8 @@ struct ProbingTests {
             if frame.kind == .idle { break }
             if frame.kind == .probe { count += Int(frame.payloadBytes) }
         }
-        #expect(count < 32 << 20)
+        // What a probe would go on for at least, were it not ended.
+        #expect(count < 1 << 20)
         peer.session.close()
     }
 

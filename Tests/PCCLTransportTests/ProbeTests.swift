@@ -6,11 +6,12 @@ import Testing
 /// A path as a probe sees it: what it says at each moment since the start of the probe.
 private struct ProbedPath {
     var roundTrip: Interval
-    var rate: (Interval) -> UInt64?
-    var delivered: (Interval) -> UInt64 = { $0.nanoseconds }
+    var delivered: (Interval) -> UInt64
+    /// What the link says by itself.
+    var figure: (Interval) -> UInt64? = { _ in nil }
 
-    /// How long the probe of it takes.
-    func probed() -> Interval {
+    /// What a probe of it finds, and when.
+    func probed() -> (after: Interval, bytesPerSecond: UInt64?) {
         let start = Instant(nanoseconds: 1_000_000_000)
         var probe = Probe(at: start)
         var now = start
@@ -19,64 +20,76 @@ private struct ProbedPath {
             let sample = Probe.Sample(
                 now: now, deliveredBytes: delivered(now - start),
                 figure: LinkFigure(
-                    peer: PeerID(1), bytesPerSecond: rate(now - start), latencyNanoseconds: roundTrip.nanoseconds / 2))
+                    peer: PeerID(1), bytesPerSecond: figure(now - start),
+                    latencyNanoseconds: roundTrip.nanoseconds / 2))
             if probe.take(sample) { break }
         }
-        return now - start
+        return (now - start, probe.bytesPerSecond)
     }
 
-    /// Doubles with each round trip up to a rate, and is not told before a mebibyte has arrived.
-    static func slowStart(roundTrip: Interval, upTo full: Double) -> ProbedPath {
-        func rate(_ time: Interval) -> Double {
-            let turns = time.nanoseconds / roundTrip.nanoseconds
-            return min(14_480 * Double(1 << min(turns, 40)) / roundTrip.seconds, full)
-        }
-        func delivered(_ time: Interval) -> UInt64 {
-            (0..<time.nanoseconds / roundTrip.nanoseconds).reduce(0) {
-                $0 + UInt64(rate(roundTrip * $1) * roundTrip.seconds)
+    /// Doubles with each round trip up to a rate.
+    static func slowStart(milliseconds: UInt64, upTo full: Double) -> ProbedPath {
+        let roundTrip = Interval.milliseconds(milliseconds)
+        return ProbedPath(roundTrip: roundTrip) { time in
+            var (left, bytes, rate) = (time.seconds, 0.0, 14_480 / roundTrip.seconds)
+            while left > 0 {
+                bytes += min(rate, full) * min(left, roundTrip.seconds)
+                left -= roundTrip.seconds
+                rate = min(rate * 2, full)
             }
+            return UInt64(bytes)
         }
-        return ProbedPath(
-            roundTrip: roundTrip, rate: { delivered($0) >= 1 << 20 ? UInt64(rate($0)) : nil }, delivered: delivered)
     }
 }
 
 @Suite("When a probe is over")
 struct ProbeTests {
-    @Test("over a short way with the first rate")
+    @Test("over a short way with the first rate that the link has by itself")
     func shortWay() {
-        let path = ProbedPath(roundTrip: .milliseconds(0), rate: { $0 < .milliseconds(100) ? nil : 5_000_000 })
-        #expect(path.probed() == .milliseconds(100))
+        let path = ProbedPath(
+            roundTrip: .milliseconds(0), delivered: { $0.nanoseconds },
+            figure: { $0 < .milliseconds(100) ? nil : 5_000_000 })
+        #expect(path.probed().after == .milliseconds(100))
     }
 
     static let longWays: [(milliseconds: UInt64, bytesPerSecond: Double)] = [
         (2, 100e6), (20, 125e6), (40, 62.5e6), (40, 12.5e6), (100, 62.5e6), (100, 125e6), (300, 125e6),
     ]
 
-    @Test("over a long one when the rate has reached what the path carries, and soon after it", arguments: longWays)
+    @Test("over a long one soon after the rate has reached what the path carries", arguments: longWays)
     func longWay(way: (milliseconds: UInt64, bytesPerSecond: Double)) {
-        let roundTrip = Interval.milliseconds(way.milliseconds)
-        let path = ProbedPath.slowStart(roundTrip: roundTrip, upTo: way.bytesPerSecond)
-        let end = path.probed()
-        #expect(path.rate(end) == UInt64(way.bytesPerSecond))
-        #expect(end <= max(roundTrip * 16, .milliseconds(200)))
+        let found = ProbedPath.slowStart(milliseconds: way.milliseconds, upTo: way.bytesPerSecond).probed()
+        let ratio = Double(found.bytesPerSecond ?? 0) / way.bytesPerSecond
+        #expect((0.9...1.01).contains(ratio), "\(ratio)")
+        #expect(found.after <= .milliseconds(max(way.milliseconds * 17, 150)))
+    }
+
+    @Test("what comes in heaps is no faster than the path")
+    func heaps() {
+        let even = ProbedPath.slowStart(milliseconds: 40, upTo: 12.5e6)
+        var path = even
+        // Each third round trip nothing is heard of for its first half, and then of all at once.
+        path.delivered = { time in
+            let phase = time.nanoseconds % 120_000_000
+            return even.delivered(phase < 20_000_000 ? Interval(nanoseconds: time.nanoseconds - phase) : time)
+        }
+        let ratio = Double(path.probed().bytesPerSecond ?? 0) / 12.5e6
+        #expect((0.85...1.15).contains(ratio), "\(ratio)")
     }
 
     @Test("a slow link gets the time that it needs for a rate, and no more")
     func slowLinks() {
-        let slow = ProbedPath.slowStart(roundTrip: .milliseconds(40), upTo: 600_000)
-        #expect(slow.rate(slow.probed()) == 600_000)
-        #expect(ProbedPath.slowStart(roundTrip: .milliseconds(40), upTo: 100_000).probed() == .seconds(2))
+        let slow = ProbedPath.slowStart(milliseconds: 40, upTo: 600_000).probed()
+        #expect((590_000...610_000).contains(slow.bytesPerSecond ?? 0))
+        let slower = ProbedPath.slowStart(milliseconds: 40, upTo: 100_000).probed()
+        #expect(slower.after == .seconds(2) && slower.bytesPerSecond == nil)
     }
 
     @Test("a peer that takes in nothing, or nothing any more, is not waited for")
     func standstill() {
-        let still = ProbedPath(roundTrip: .milliseconds(20), rate: { _ in nil }, delivered: { _ in 0 })
-        #expect(still.probed() == .milliseconds(300))
-        let far = ProbedPath(roundTrip: .milliseconds(200), rate: { _ in nil }, delivered: { _ in 0 })
-        #expect(far.probed() == .milliseconds(800))
-        let hung = ProbedPath(
-            roundTrip: .milliseconds(20), rate: { _ in nil }, delivered: { min($0, .milliseconds(400)).nanoseconds })
-        #expect(hung.probed() == .milliseconds(700))
+        #expect(ProbedPath(roundTrip: .milliseconds(20)) { _ in 0 }.probed().after == .milliseconds(300))
+        #expect(ProbedPath(roundTrip: .milliseconds(200)) { _ in 0 }.probed().after == .milliseconds(800))
+        let hung = ProbedPath(roundTrip: .milliseconds(20)) { min($0, .milliseconds(400)).nanoseconds / 1000 }
+        #expect(hung.probed().after == .milliseconds(700) && hung.probed().bytesPerSecond == nil)
     }
 }
