@@ -432,7 +432,9 @@ PCCL_EXPORT pcclResult_t pcclArePeersPending(const pcclComm_t *communicator, boo
  * calls it. Admits nobody, and nothing is worse after it than before.
  *
  * Figures come from the transfers so far, so it is of most use after some operations of a usual size, and again after
- * a newcomer was admitted. Ranks may be others afterwards. If a member is lost meanwhile, the others finish the call.
+ * a newcomer was admitted. Links that have carried next to nothing are probed first, one after the other: some
+ * milliseconds each in a local network, about a second each over long distances, a minute in all at most. Ranks may be
+ * others afterwards. If a member is lost meanwhile, the others finish the call.
  *
  * Results:
  * - pcclSuccess: done, also when there was nothing to better.

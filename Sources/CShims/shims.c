@@ -31,6 +31,9 @@ int pccl_shim_tcp_figures(int descriptor, struct pccl_shim_tcp_figures *figures)
     if (length < offsetof(struct tcp_info, tcpi_delivery_rate) + sizeof info.tcpi_delivery_rate)
         return -1;
     figures->acknowledged_bytes = info.tcpi_bytes_acked;
+    figures->delivered_bytes = length >= offsetof(struct tcp_info, tcpi_delivered) + sizeof info.tcpi_delivered
+                                   ? (uint64_t)info.tcpi_delivered * info.tcpi_snd_mss
+                                   : info.tcpi_bytes_acked;
     figures->delivery_bytes_per_second = info.tcpi_delivery_rate;
     figures->round_trip_microseconds = info.tcpi_rtt;
     // All ones until there was a round trip.

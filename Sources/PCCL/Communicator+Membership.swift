@@ -26,8 +26,10 @@ extension Communicator {
 
     /// Arranges the group by what is known of its links: blocks until all members call it, then ranks are in the order of
     /// the best ring, chunks are as large as their owners' links are fast, and algorithms are chosen by measured
-    /// latencies and rates. Figures come from the transfers so far, so call it after some; nothing is worse afterwards
-    /// than before. Admits nobody. If a member is lost meanwhile, the others finish it.
+    /// latencies and rates. Figures come from the transfers so far, which tell most after some operations of a usual size.
+    /// Links without any are probed first, one after the other: some milliseconds each in a local network, about a second
+    /// each over long distances, a minute in all at most. Admits nobody. If a member is lost meanwhile, the others finish
+    /// it.
     /// Throws `.topologyOptimizationFailed` while an operation is not awaited, or when the master is gone or has declared
     /// this peer lost; `.invalidUsage` when not connected, alone, or when other members wait in another call.
     public func optimizeTopology() throws(PCCLError) {

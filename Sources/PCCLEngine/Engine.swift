@@ -211,7 +211,7 @@ extension Engine: LinkDelegate {
     package func link(_ link: Link, placementFor header: FrameHeader) -> Placement {
         switch header.kind {
         // The link keeps these to itself.
-        case .idle, .acknowledge, .void, .offer, .local, .fetching: return .discard
+        case .idle, .acknowledge, .void, .offer, .local, .fetching, .probe: return .discard
         case .prepared, .credit:
             guard header.payloadBytes == 0 else { return .violation("a \(header.kind) frame with a payload") }
             return .copy
@@ -293,7 +293,7 @@ extension Engine: LinkDelegate {
             return
         }
         switch header.kind {
-        case .idle, .acknowledge, .void, .offer, .local, .fetching: break
+        case .idle, .acknowledge, .void, .offer, .local, .fetching, .probe: break
         case .enter:
             guard let entry = try? Entry(frame.payload) else {
                 Log.write(.error, "\(peer) sent an entry that cannot be read")

@@ -55,6 +55,7 @@ package final class PeerSession: @unchecked Sendable {
     private var machine: PeerMachine?
     private var mesh: Mesh?
     private var engine: Engine?
+    private var prober: LinkProber?
     private var control: ControlConnection?
     private var masterAddresses: [SocketAddress] = []
     private var dialledAddress: SocketAddress?
@@ -136,6 +137,7 @@ package final class PeerSession: @unchecked Sendable {
             linkConfiguration: configuration.links, delegate: self, linkDelegate: engine)
         self.engine = engine
         self.mesh = mesh
+        prober = LinkProber(loop) { [weak mesh] in mesh?.link(to: $0) }
         wakeTimer = LoopTimer(loop) { [weak self] in self?.pump(.tick) }
         dialTimer = LoopTimer(loop) { [weak self] in self?.dialTimedOut() }
         let anyHost = SocketAddress.Host.v6(high: 0, low: 0)
@@ -166,6 +168,8 @@ package final class PeerSession: @unchecked Sendable {
     private func tearDown() {
         control?.closeNow()
         control = nil
+        prober?.close()
+        prober = nil
         mesh?.close()
         mesh = nil
         engine = nil
@@ -190,6 +194,8 @@ package final class PeerSession: @unchecked Sendable {
             effects.removeAll(keepingCapacity: true)
         }
         events.removeAll(keepingCapacity: true)
+        // The call has ended without the figures, and operations may begin.
+        if !(machine?.isMeasuring ?? false) { prober?.stop() }
     }
 
     private func perform(_ effect: PeerMachine.Effect) {
@@ -212,7 +218,10 @@ package final class PeerSession: @unchecked Sendable {
         case .halt:
             engine?.halt()
         case .measureLinks(let peers):
-            pump(.measured(linkFigures(of: peers)))
+            prober?.probe(inRounds(peers)) { [weak self] in
+                guard let self else { return }
+                pump(.measured(linkFigures(of: peers)))
+            }
         case .start(let id, let tag, let launch, let descriptor, let assignment):
             guard let operation = operations[id] else { return }
             operationsByLaunch[launch] = id
@@ -247,6 +256,13 @@ package final class PeerSession: @unchecked Sendable {
 
     /// What the transfers so far say. A peer without a link, or to which next to nothing was sent, has no rate.
     private func linkFigures(of peers: [PeerID]) -> [LinkFigure] { peers.compactMap { mesh?.link(to: $0)?.figure } }
+
+    /// The other members in the order in which this one probes its links to them: its successor in rank first. So when all
+    /// begin together, each sends to one and receives from one at a time.
+    private func inRounds(_ others: [PeerID]) -> [PeerID] {
+        let rank = view.withLock { $0.current?.rank } ?? 0
+        return Array(others.dropFirst(rank) + others.prefix(rank))
+    }
 
     private var linkedPeers: [PeerID] = []
 

@@ -325,7 +325,7 @@ extension World {
             } else if !host.plane.inbound[index].ignored.contains(header.launch) {
                 host.plane.inbound[index].early.append(frame)
             }
-        case .credit, .idle, .acknowledge, .void, .offer, .local, .fetching:
+        case .credit, .idle, .acknowledge, .void, .offer, .local, .fetching, .probe:
             break
         }
     }

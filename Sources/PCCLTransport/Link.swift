@@ -110,6 +110,13 @@ package final class Link {
     private var pieceLimit: Int
     private var unsentLimit: Int
 
+    /// What may still be sent of a probe.
+    var probeBytesLeft = 0
+    /// What was sent of probes, in all.
+    package internal(set) var probeBytes: UInt64 = 0
+    /// What the last probe found over a long way, until operations have sent so much that they tell more.
+    var probed: (bytesPerSecond: UInt64, bytesLeft: Int)?
+
     /// The memory of the peer, if it is on this host and lets us.
     private var memory: PeerMemory?
     private var proof: MemoryProof?
@@ -161,6 +168,8 @@ package final class Link {
     }
 
     package var stripeCount: Int { stripes.count }
+    /// Something was sent of which the peer has not said that it came.
+    var hasUnacknowledged: Bool { stripes.contains { $0.hasRetained } }
     /// A round trip takes longer than the work that is done meanwhile.
     package var isLong: Bool { leastRoundTrip >= configuration.longRoundTrip }
     package var descriptors: [CInt] { stripes.map(\.descriptor) }
@@ -289,6 +298,8 @@ extension Link {
             switch frames.content {
             case .batch(let bytes, true): batches.ordered.append(bytes, count: frames.count)
             case .batch(let bytes, false): batches.small.append(bytes, count: frames.count)
+            // Nobody waits for it.
+            case .segment(let segment) where segment.header.kind == .probe: sendVoid(segment.header.serial)
             case .segment(let segment): again.append(segment)
             case .released(let serial): sendVoid(serial)
             }
@@ -436,8 +447,11 @@ extension Link {
         } else if var next = delegate?.nextSegment(
             for: self, limit: peerFetches ? configuration.largestPieceBytes : pieceLimit)
         {
+            supersedeProbe(Int(next.header.payloadBytes))
             next.header.serial = takeSerial()
             segment = next
+        } else if probeBytesLeft > 0 {
+            segment = takeProbe(serial: takeSerial(), limit: pieceLimit)
         }
         if let segment {
             retained.append(RetainedFrames(content: .segment(segment), count: 1, takenAt: now))
@@ -474,7 +488,9 @@ extension Link {
         acknowledgementDelay =
             acknowledgementDelay.nanoseconds == 0
             ? delay : Interval(nanoseconds: (acknowledgementDelay.nanoseconds * 7 + delay.nanoseconds) / 8)
-        if case .segment(let segment) = frames.content { delegate?.link(self, sent: segment) }
+        if case .segment(let segment) = frames.content, segment.header.kind != .probe {
+            delegate?.link(self, sent: segment)
+        }
     }
 
     enum Arrival {
@@ -510,6 +526,7 @@ extension Link {
         if header.kind == .void {
             return header.payloadBytes == 0 ? .place(.nowhere) : .violation("a void frame with a payload")
         }
+        if header.kind == .probe { return .place(.nowhere) }
         var asked = header
         if header.kind == .offer { asked.kind = .data }
         switch delegate?.link(self, placementFor: asked) ?? .discard {
@@ -548,7 +565,7 @@ extension Link {
         case .fetching:
             guard configuration.sharing != .never else { return }
             peerFetches = true
-        case .enter, .data, .credit, .prepared, .void, .offer, .idle: break
+        case .enter, .data, .credit, .prepared, .void, .offer, .probe, .idle: break
         }
     }
 }

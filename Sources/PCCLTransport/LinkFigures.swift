@@ -2,11 +2,13 @@ import PCCLBase
 
 extension Link {
     /// Less than this was never more than a burst: the rate that the kernel remembers says how fast heartbeats are.
-    private static let telling: UInt64 = 1 << 20
+    static let telling: UInt64 = 1 << 20
     /// Below this round trip, a process or two on the way decide how fast a link is, and no single sample is worth much.
-    private static let shortRoundTripNanoseconds: UInt64 = 1_000_000
-    /// An average over less than this is chance too.
+    static let shortRoundTripNanoseconds: UInt64 = 1_000_000
+    /// An average over less than this is chance too, ...
     private static let tellingBusyMicroseconds: UInt64 = 100_000
+    /// ... unless it is above all that counts: no chance lets so many bytes through a slow network.
+    private static let tellingFast: UInt64 = 8 << 20
     /// Over a short way, what is faster than two gigabits is as fast as its two processes get to run: all such links count
     /// as equal. So do those that do without a way.
     private static let fastestShortBytesPerSecond: UInt64 = 256_000_000
@@ -37,9 +39,14 @@ extension Link {
             figure.bytesPerSecond = Link.fastestShortBytesPerSecond
             return figure
         }
+        if let probed {
+            figure.bytesPerSecond = probed.bytesPerSecond
+            return figure
+        }
         let isShort = roundTrip < Link.shortRoundTripNanoseconds
         let rate = isShort ? min(average, Link.fastestShortBytesPerSecond) : latest
-        let isTelling = sent >= Link.telling && (!isShort || busy >= Link.tellingBusyMicroseconds)
+        let isFast = sent >= Link.tellingFast && average >= Link.fastestShortBytesPerSecond
+        let isTelling = sent >= Link.telling && (!isShort || busy >= Link.tellingBusyMicroseconds || isFast)
         if isTelling, rate > 0 { figure.bytesPerSecond = rate }
         return figure
     }

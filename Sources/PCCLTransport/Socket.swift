@@ -134,6 +134,7 @@ package struct Socket: ~Copyable {
         guard pccl_shim_tcp_figures(descriptor, &figures) == 0 else { return nil }
         return TCPFigures(
             acknowledgedBytes: figures.acknowledged_bytes,
+            deliveredBytes: figures.delivered_bytes,
             deliveryBytesPerSecond: figures.delivery_bytes_per_second,
             roundTripNanoseconds: UInt64(figures.round_trip_microseconds) * 1000,
             leastRoundTripNanoseconds: UInt64(figures.least_round_trip_microseconds) * 1000,
@@ -149,6 +150,8 @@ package struct Socket: ~Copyable {
 /// What the kernel knows of a TCP connection.
 package struct TCPFigures: Hashable, Sendable {
     package var acknowledgedBytes: UInt64
+    /// Those also that lie behind a gap, in whole packets.
+    package var deliveredBytes: UInt64
     package var deliveryBytesPerSecond: UInt64
     package var roundTripNanoseconds: UInt64
     /// 0 until there was a round trip.

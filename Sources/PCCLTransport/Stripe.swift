@@ -228,16 +228,20 @@ final class Stripe {
             bufferEnd -= bufferStart
             bufferStart = 0
         }
-        // Behind a payload only the next headers are wanted: what else comes through the buffer is copied once more.
-        let room = min(arriving == nil ? Stripe.bufferBytes : Stripe.bytesBehindPayload, Stripe.bufferBytes - bufferEnd)
-        var vectors = (iovec(), iovec(iov_base: buffer + bufferEnd, iov_len: room))
+        var vectors = (iovec(), iovec())
         var payloadRoom = 0
+        var room = Stripe.bufferBytes
         switch arriving?.place {
         case .lent(let memory, _, _)?, .own(let memory)?:
             payloadRoom = arriving?.missing ?? 0
             vectors.0 = iovec(iov_base: memory + (arriving?.filled ?? 0), iov_len: payloadRoom)
+            // Behind a payload only the next headers are wanted: what else comes through the buffer is copied once more.
+            room = Stripe.bytesBehindPayload
+        // What is thrown away comes through the buffer, too.
         case .nowhere?, nil: break
         }
+        room = min(room, Stripe.bufferBytes - bufferEnd)
+        vectors.1 = iovec(iov_base: buffer + bufferEnd, iov_len: room)
         let count = withUnsafePointer(to: &vectors) {
             $0.withMemoryRebound(to: iovec.self, capacity: 2) { readv(socket.descriptor, $0, 2) }
         }
@@ -392,7 +396,7 @@ final class Stripe {
         segmentSent = 0
         payloadCount = Int(next.header.payloadBytes)
         headerCount = FrameHeader.byteCount
-        if link.peerFetches, payloadCount >= link.configuration.smallestOfferBytes {
+        if link.peerFetches, next.header.kind == .data, payloadCount >= link.configuration.smallestOfferBytes {
             next.header.kind = .offer
             let address = UInt64(UInt(bitPattern: next.payload))
             headerBytes.storeBytes(of: address.littleEndian, toByteOffset: FrameHeader.byteCount, as: UInt64.self)

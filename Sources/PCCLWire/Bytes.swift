@@ -106,5 +106,7 @@ package enum WireLimits {
     package static let textBytes = 1024
     /// The payload of one data frame; segments are far smaller.
     package static let framePayloadBytes = 4 << 20
+    /// The payload of a probe. What an operation has to send waits behind one of them at most.
+    package static let probePayloadBytes = 64 << 10
     package static let stripesPerLink = 256
 }

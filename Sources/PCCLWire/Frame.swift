@@ -26,11 +26,13 @@ package struct FrameHeader: Hashable, Sendable {
         case local = 9
         /// The sender can fetch from the receiver's memory, and wants offers.
         case fetching = 10
+        /// Says nothing: its payload is there to see how fast it arrives, and is thrown away.
+        case probe = 11
 
         /// Numbered frames arrive once, whatever becomes of a stripe; the others are of use at once or never.
         package var isNumbered: Bool {
             switch self {
-            case .enter, .data, .credit, .prepared, .void, .offer: true
+            case .enter, .data, .credit, .prepared, .void, .offer, .probe: true
             case .idle, .acknowledge, .local, .fetching: false
             }
         }
@@ -92,9 +94,9 @@ package struct FrameHeader: Hashable, Sendable {
         guard let kind = Kind(rawValue: kind) else { throw .unknownKind(kind) }
         let phase = from.loadUnaligned(fromByteOffset: 5, as: UInt8.self)
         guard let phase = Phase(rawValue: phase) else { throw .unknownValue(field: "phase", value: UInt64(phase)) }
-        guard payloadBytes <= WireLimits.framePayloadBytes else {
-            throw .tooMany(
-                field: "payload bytes", count: Int(payloadBytes), limit: WireLimits.framePayloadBytes)
+        let limit = kind == .probe ? WireLimits.probePayloadBytes : WireLimits.framePayloadBytes
+        guard payloadBytes <= limit else {
+            throw .tooMany(field: "payload bytes", count: Int(payloadBytes), limit: limit)
         }
         self.kind = kind
         self.phase = phase

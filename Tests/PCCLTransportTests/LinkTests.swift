@@ -193,6 +193,8 @@ struct LinkTests {
         (header(.credit).bytes, "the number 0"),
         (header(.credit, serial: 2 + SerialWindow.width).bytes, "the number"),
         (header(.void, payloadBytes: 1, serial: 2).bytes, "a void frame with a payload"),
+        (header(.probe, payloadBytes: WireLimits.probePayloadBytes + 1, serial: 2).bytes, "65537 payload bytes"),
+        (header(.probe).bytes, "the number 0"),
         (header(.idle, payloadBytes: 1).bytes, "kind idle with 1 bytes"),
         (header(.local, payloadBytes: 27).bytes, "kind local with 27 bytes"),
         (acknowledgement(1).bytes, "what was not sent"),

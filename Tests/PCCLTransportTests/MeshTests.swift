@@ -21,6 +21,7 @@ final class MeshEnd: @unchecked Sendable, MeshDelegate, LinkDelegate {
     let events = Mailbox<Event>("events of a mesh")
     private(set) var port: UInt16 = 0
     private var mesh: Mesh?
+    private var prober: LinkProber?
     private static let nextBase = Guarded(UInt16(21_000))
 
     init(_ id: UInt64, stripes: UInt16 = 1, deadTime: Interval = .seconds(60)) throws {
@@ -36,6 +37,7 @@ final class MeshEnd: @unchecked Sendable, MeshDelegate, LinkDelegate {
         port = try loop.sync { [self] in
             let mesh = Mesh(loop, stripes: stripes, timeouts: timeouts, delegate: self, linkDelegate: self)
             self.mesh = mesh
+            prober = LinkProber(loop) { [weak mesh] in mesh?.link(to: $0) }
             return (try? mesh.listen(on: .v4(0x7f00_0001), basePort: base)) ?? 0
         }
     }
@@ -58,6 +60,20 @@ final class MeshEnd: @unchecked Sendable, MeshDelegate, LinkDelegate {
     func figure(of peer: UInt64) throws -> LinkFigure? {
         try loop.sync { [self] in mesh?.link(to: PeerID(peer))?.figure }
     }
+    /// What is known of the links to these peers once they were probed, one after the other.
+    func probe(_ peers: [UInt64]) throws -> Completion<[LinkFigure]> {
+        let probed = Completion<[LinkFigure]>()
+        try loop.sync { [self] in
+            prober?.probe(peers.map { PeerID($0) }) { [self] in
+                probed.set(peers.compactMap { mesh?.link(to: PeerID($0))?.figure })
+            }
+        }
+        return probed
+    }
+    func stopProbing() throws { try loop.sync { [self] in prober?.stop() } }
+    func probeBytes(to peer: UInt64) throws -> UInt64 {
+        try loop.sync { [self] in mesh?.link(to: PeerID(peer))?.probeBytes ?? 0 }
+    }
     func hasLink(to peer: UInt64) throws -> Bool { try loop.sync { [self] in mesh?.link(to: PeerID(peer)) != nil } }
     func addStripe(to peer: UInt64) throws {
         try loop.sync { [self] in
@@ -70,6 +86,7 @@ final class MeshEnd: @unchecked Sendable, MeshDelegate, LinkDelegate {
     }
     func stop() throws {
         try loop.sync { [self] in
+            prober?.close()
             mesh?.close()
             mesh = nil
         }

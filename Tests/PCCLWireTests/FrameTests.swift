@@ -32,6 +32,9 @@ struct FrameTests {
         FrameHeader(kind: .credit, epoch: Epoch(7), launch: LaunchNumber(8), tag: Tag(9), offset: 1 << 40),
         FrameHeader(kind: .prepared, epoch: Epoch(1), launch: LaunchNumber(1), tag: Tag(0)),
         FrameHeader(kind: .idle, epoch: .none, launch: LaunchNumber(0), tag: Tag(0)),
+        FrameHeader(
+            kind: .probe, epoch: .none, launch: LaunchNumber(0), tag: Tag(0),
+            payloadBytes: UInt32(WireLimits.probePayloadBytes), serial: 5),
     ]
 
     @Test("a header is read as it was written, at any address", arguments: headers)
@@ -58,7 +61,7 @@ struct FrameTests {
     @Test("an unknown kind or phase, and a payload above the limit, are errors")
     func lies() {
         var bytes = stored(Self.headers[0])
-        for kind in [0, 11, 255] as [UInt8] {
+        for kind in [0, 12, 255] as [UInt8] {
             bytes[1 + 4] = kind
             #expect(throws: WireError.unknownKind(kind)) { _ = try read(bytes) }
         }
@@ -73,6 +76,15 @@ struct FrameTests {
                     field: "payload bytes", count: Int(count), limit: WireLimits.framePayloadBytes)
             ) { _ = try read(bytes) }
         }
+        // Less may come of what nobody asked for.
+        bytes[1 + 4] = FrameHeader.Kind.probe.rawValue
+        for count in [UInt32(WireLimits.probePayloadBytes) + 1, UInt32(WireLimits.framePayloadBytes), .max] {
+            bytes.replaceSubrange(1..<5, with: Samples.number(count))
+            #expect(
+                throws: WireError.tooMany(
+                    field: "payload bytes", count: Int(count), limit: WireLimits.probePayloadBytes)
+            ) { _ = try read(bytes) }
+        }
     }
 
     @Test("random headers are read or refused, and what is read is written back the same")
@@ -85,7 +97,7 @@ struct FrameTests {
             bytes[FrameHeader.byteCount + 1] = 0xee
             if random.oneIn(2) {
                 bytes[4] = 0
-                bytes[1 + 4] = UInt8(random.below(12))
+                bytes[1 + 4] = UInt8(random.below(13))
                 bytes[1 + 5] = UInt8(random.below(3))
             }
             guard let header = try? read(bytes) else { continue }

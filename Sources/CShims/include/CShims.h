@@ -28,6 +28,8 @@ int pccl_shim_is_open_at_other_end(int descriptor);
 /// What the kernel knows of a TCP connection.
 struct pccl_shim_tcp_figures {
     uint64_t acknowledged_bytes;
+    /// Those also that lie behind a gap; in whole packets, of which the last of a transfer is seldom one.
+    uint64_t delivered_bytes;
     /// Time in which something was sent and not acknowledged yet.
     uint64_t busy_microseconds;
     uint64_t delivery_bytes_per_second;

@@ -821,6 +821,11 @@ package struct PeerMachine: Sendable {
 }
 
 extension PeerMachine {
+    /// Whether the answer to `measureLinks` is still waited for.
+    package var isMeasuring: Bool {
+        if case .member(let m) = phase { return m.optimizeCall != nil && m.isMeasuring }
+        return false
+    }
     /// For tests and the simulator.
     package var operationsInFlight: Int {
         if case .member(let m) = phase { return m.ledger.inLaunchOrder.count + m.queued.count }
