@@ -399,6 +399,14 @@ extension Engine: LinkDelegate {
         return nil
     }
 
+    package func bytesLeft(for link: Link) -> Int {
+        guard !isHalted, let queue = outbound[link.peer]?.queue else { return 0 }
+        return queue.reduce(0) { sum, execution in
+            guard let rank = execution.place.members.firstIndex(of: link.peer) else { return sum }
+            return execution.outgoing[rank].reduce(sum) { $0 + $1.bytesLeft }
+        }
+    }
+
     package func link(_ link: Link, sent segment: OutgoingSegment) {
         guard let departure = departures.removeValue(forKey: segment.token),
             let execution = executions[departure.launch]

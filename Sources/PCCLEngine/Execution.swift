@@ -167,7 +167,8 @@ final class Execution {
             case .result, .partial: readyHead < ready.count && (!isOrdered || ready[readyHead].segment == nextInOrder)
             }
         }
-        var isDone: Bool { startedBytes == segments.elementCount * unitBytes }
+        var bytesLeft: Int { segments.elementCount * unitBytes - startedBytes }
+        var isDone: Bool { bytesLeft == 0 }
 
         init(chunk: Int, source: Source, segments: SegmentLayout, unitBytes: Int, isOrdered: Bool) {
             self.chunk = chunk

@@ -39,6 +39,8 @@ package protocol LinkDelegate: AnyObject {
     /// A stripe has room for a payload of at most `limit` bytes. Nil when there is nothing to send now: `Link.kick` when
     /// there is.
     func nextSegment(for link: Link, limit: Int) -> OutgoingSegment?
+    /// What is to be sent to this peer and has not been, whether it could go now or not.
+    func bytesLeft(for link: Link) -> Int
     /// The peer has it; may be said more than once of the same segment.
     func link(_ link: Link, sent segment: OutgoingSegment)
 }
@@ -65,6 +67,8 @@ package final class Link {
     package private(set) var isOpen = true
     /// Called once, when the link breaks by itself.
     var onBroken: ((Link, String) -> Void)?
+    /// How fast all of it may send at most; asked whenever it was measured.
+    var onMeasured: ((Link, WayOut.Report) -> Double?)?
     /// One more stripe would help: called on the loop's thread, at the end of a turn.
     var onWantsStripe: ((Link) -> Void)?
     /// Further stripes that are being dialled.
@@ -387,8 +391,7 @@ extension Link {
             now: now, deliveredBytes: acknowledged, roundTrip: roundTrip,
             leastRoundTrip: leastRoundTrip, isSaturated: isSaturated, count: stripes.count)
         let wanted = governor.take(sample)
-        let pace = governor.pace(count: stripes.count)
-        for stripe in stripes { stripe.limit(bytesPerSecond: pace) }
+        pace(acknowledged, now)
         if isLong, let rate = governor.bytesPerSecond {
             // The last pieces of a transfer should be over at about the same time on all stripes.
             let perStripe = rate / Double(stripes.count)
@@ -407,6 +410,19 @@ extension Link {
         } else if wanted < stripes.count {
             retire(stripes.count - wanted)
         }
+    }
+
+    /// Over a long way each stripe may send its share of what the link may, by its own lights and by those of all links.
+    private func pace(_ delivered: UInt64, _ now: Instant) {
+        var paces: [Double] = []
+        if let own = governor.pace(count: stripes.count) { paces.append(own) }
+        if isLong, let onMeasured {
+            let report = WayOut.Report(
+                now: now, deliveredBytes: delivered, bytesLeft: delegate?.bytesLeft(for: self) ?? 0,
+                isQueueing: StripeGovernor.isQueueing(roundTrip, least: leastRoundTrip))
+            if let shared = onMeasured(self, report) { paces.append(shared / Double(stripes.count)) }
+        }
+        for stripe in stripes { stripe.limit(bytesPerSecond: paces.min()) }
     }
 
     /// Lets go of stripes that were added from here and carry nothing just now. Those that the peer added are its own: it

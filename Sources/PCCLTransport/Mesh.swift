@@ -27,6 +27,7 @@ package final class Mesh {
     /// Which attempt made the link: what further stripes of it must name.
     private var attempts: [PeerID: UInt32] = [:]
     private var extras: [Extra] = []
+    private var wayOut = WayOut()
     private var dials: [PeerID: Dial] = [:]
     private var assemblies: [PeerID: Assembly] = [:]
     private var handshakes: [StripeHandshake] = []
@@ -101,6 +102,7 @@ package final class Mesh {
         for (peer, link) in links where !ids.contains(peer) {
             link.close()
             links[peer] = nil
+            wayOut.forget(peer)
             forgetExtras(of: peer)
         }
         for (peer, dial) in dials where !ids.contains(peer) {
@@ -129,6 +131,7 @@ package final class Mesh {
         extras.forEach { $0.handshake.close() }
         extras = []
         links = [:]
+        wayOut = WayOut()
         dials = [:]
         assemblies = [:]
         handshakes = []
@@ -342,6 +345,8 @@ package final class Mesh {
         attempts[peer] = attempt
         link.onBroken = { [weak self] link, reason in self?.dropBroken(link, reason) }
         link.onWantsStripe = { [weak self] link in self?.dialExtra(link) }
+        link.onMeasured = { [weak self] link, report in self?.wayOut.take(report, of: link.peer) }
+        wayOut.forget(peer)
         links[peer] = link
         loop.atEndOfTurn { [weak self] in
             guard let self, links[peer] === link else { return }
@@ -353,6 +358,7 @@ package final class Mesh {
     private func dropBroken(_ link: Link, _ reason: String) {
         guard links[link.peer] === link else { return }
         links[link.peer] = nil
+        wayOut.forget(link.peer)
         forgetExtras(of: link.peer)
         if let identity, link.peer < identity.me, let member = wanted.first(where: { $0.id == link.peer }) {
             dial(member)

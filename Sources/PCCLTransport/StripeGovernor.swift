@@ -90,7 +90,7 @@ package struct StripeGovernor: Sendable {
         let rate = Double(sample.deliveredBytes - open.bytes) / (sample.now - open.start).seconds
         bytesPerSecond = rate
         bestBytesPerSecond = max(rate, bestBytesPerSecond * StripeGovernor.memory)
-        setGain(isQueueing(sample))
+        setGain(StripeGovernor.isQueueing(sample.roundTrip, least: sample.leastRoundTrip))
         window = (sample.now, sample.deliveredBytes)
         guard limit > 0 else { return sample.count }
         decide(sample, rate)
@@ -124,7 +124,8 @@ package struct StripeGovernor: Sendable {
             self.before = nil
             patientUntil = sample.now + StripeGovernor.patience
         } else if sample.count < limit, sample.count >= wanted,
-            sample.count == 1 || (gain == nil && !isQueueing(sample))
+            sample.count == 1
+                || (gain == nil && !StripeGovernor.isQueueing(sample.roundTrip, least: sample.leastRoundTrip))
         {
             before = (sample.count, best)
             let isFirst = sample.count == 1 && sample.leastRoundTrip >= StripeGovernor.farRoundTrip
@@ -136,8 +137,7 @@ package struct StripeGovernor: Sendable {
         window = nil
     }
 
-    private func isQueueing(_ sample: Sample) -> Bool {
-        sample.leastRoundTrip >= StripeGovernor.shortRoundTrip
-            && sample.roundTrip.seconds > sample.leastRoundTrip.seconds * StripeGovernor.queuedRoundTrip
+    static func isQueueing(_ roundTrip: Interval, least: Interval) -> Bool {
+        least >= shortRoundTrip && roundTrip.seconds > least.seconds * queuedRoundTrip
     }
 }

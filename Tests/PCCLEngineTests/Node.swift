@@ -253,6 +253,7 @@ extension Node: LinkDelegate {
         if isLogging { events.put(.sending(link.peer.value, segment.header)) }
         return segment
     }
+    func bytesLeft(for link: Link) -> Int { engine.bytesLeft(for: link) }
     func link(_ link: Link, sent segment: OutgoingSegment) { engine.link(link, sent: segment) }
 }
 

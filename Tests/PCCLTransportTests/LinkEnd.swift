@@ -113,6 +113,7 @@ final class LinkEnd: @unchecked Sendable, LinkDelegate {
     func link(_ link: Link, received header: FrameHeader, token: Int) { note(.placed(header, token: token)) }
     func link(_ link: Link, received header: FrameHeader, payload: [UInt8]) { note(.frame(header, payload)) }
     func nextSegment(for link: Link, limit: Int) -> OutgoingSegment? { queue.isEmpty ? nil : queue.removeFirst() }
+    func bytesLeft(for link: Link) -> Int { queue.reduce(0) { $0 + Int($1.header.payloadBytes) } }
     func link(_ link: Link, sent segment: OutgoingSegment) { note(.sent(token: segment.token)) }
 }
 

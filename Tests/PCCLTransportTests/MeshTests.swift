@@ -104,6 +104,7 @@ final class MeshEnd: @unchecked Sendable, MeshDelegate, LinkDelegate {
         events.put(.frame(from: link.peer.value, tag: header.tag.value))
     }
     func nextSegment(for link: Link, limit: Int) -> OutgoingSegment? { nil }
+    func bytesLeft(for link: Link) -> Int { 0 }
     func link(_ link: Link, sent segment: OutgoingSegment) {}
 }
 

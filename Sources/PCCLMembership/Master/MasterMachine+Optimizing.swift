@@ -37,13 +37,14 @@ extension MasterMachine {
             endOptimizing(g, &effects)
             return advance(g, at: now, &effects)
         }
-        let shares = solution.arrangement.shares
+        let (shares, sites) = (solution.arrangement.shares, solution.arrangement.sites)
         effects.append(
             .log(
                 LogLine(
                     .info,
                     "\(groups[g].id) is arranged anew: members \(solution.members.map(\.value)), "
-                        + (shares.isEmpty ? "equal chunks" : "chunks of \(shares) parts"))))
+                        + (shares.isEmpty ? "equal chunks" : "chunks of \(shares) parts")
+                        + (sites.isEmpty ? "" : ", in sites \(sites)"))))
         propose(solution.members, solution.arrangement, newcomers: SortedPeers(), g, at: now, &effects)
     }
 
