@@ -78,9 +78,13 @@ final class Node: @unchecked Sendable {
 
     func connect(to peer: UInt64, _ descriptors: [CInt]) throws {
         try onLoop { node in
+            // Nobody makes a link anew here. On a starved machine both ends may give up a stripe as standing still, each
+            // another one, and then the link is broken.
+            var configuration = LinkConfiguration()
+            configuration.stallPatience = .seconds(600)
             let link = Link(
                 node.loop, peer: PeerID(peer), descriptors: descriptors, timeouts: Timeouts(deadTime: .seconds(600)),
-                delegate: node)
+                configuration: configuration, delegate: node)
             node.links[peer] = link
             node.engine.linkUp(link)
             link.start()
