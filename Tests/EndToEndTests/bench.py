@@ -103,10 +103,11 @@ def _check_figures(report: dict, libraries: Sequence[str], worlds: Sequence[int]
 def bench_figures_are_consistent(case: Case) -> None:
     status, out, err = _run(
         case, "--json", "--peers", "2,3", "--sizes", "8,4K,1000000", "--rounds", "2", "--iterations", "4", "--vs",
-        "pump,tcp", "--plot", str(case.logs / "plot.svg"))
+        "pump,tcp", "--pause", "0.01", "--plot", str(case.logs / "plot.svg"))
     check(status == 0, f"status {status}: {err}")
     report = json.loads(out)
     _check_figures(report, ("pccl", "pump", "pccl-tcp"), (2, 3), (8, 4096, 1000000))
+    check(report["options"]["pause_seconds"] == 0.01, f"the pause: {report['options']}")
     check(all(row["calls"] == 8 for row in report["results"]), "2 rounds of 4 calls make 8")
     check(report["machine"]["cores"] >= 1 and report["skipped"] == [], f"the report: {report}")
     check("peers" in err and "1000000 B" in err, f"the table goes to standard error beside --json: {err}")
@@ -206,7 +207,8 @@ def bench_beside_mpi(case: Case) -> None:
     if not shutil.which("mpicc") or not shutil.which("mpirun"):
         raise Skip("there is no mpicc or no mpirun")
     status, out, err = _run(
-        case, "--json", "--sizes", "8,1M", "--rounds", "2", "--iterations", "3", "--vs", "mpi", "--in-place")
+        case, "--json", "--sizes", "8,1M", "--rounds", "2", "--iterations", "3", "--vs", "mpi", "--in-place",
+        "--pause", "0.01")
     check(status == 0, f"status {status}: {err}")
     _check_figures(json.loads(out), ("pccl", "mpi-tcp", "mpi-shm"), (2,), (8, 1 << 20))
 
@@ -217,6 +219,7 @@ def bench_beside_gloo(case: Case) -> None:
     if not python:
         raise Skip("PCCL_TEST_TORCH does not name a Python with torch")
     status, out, err = _run(
-        case, "--json", "--sizes", "8,1M", "--rounds", "2", "--iterations", "3", "--vs", "gloo", "--python", python)
+        case, "--json", "--sizes", "8,1M", "--rounds", "2", "--iterations", "3", "--vs", "gloo", "--pause",
+        "0.01", "--python", python)
     check(status == 0, f"status {status}: {err}")
     _check_figures(json.loads(out), ("pccl", "gloo"), (2,), (8, 1 << 20))

@@ -35,10 +35,20 @@ struct BenchWorkTests {
             work.addTo(&line)
             #expect(try BenchWork(of: ControlLine(parsing: line.written)) == work)
         }
-        let turn = BenchTurn(bytes: 4096, warmUps: 1, calls: 2, callsPerFill: 3)
+        let turn = BenchTurn(bytes: 4096, warmUps: 1, calls: 2, callsPerFill: 3, pauseMilliseconds: 4)
         #expect(try BenchTurn(of: ControlLine(parsing: turn.line.written)) == turn)
         let result = BenchTurnResult(nanoseconds: [1, 20], processorNanoseconds: 3, extraBytes: 4, wrongElements: 5)
         #expect(try BenchTurnResult(of: ControlLine(parsing: result.line.written)) == result)
+    }
+
+    @Test("a pause is of whole milliseconds, none too short, and all of a turn's give it more time")
+    func pauses() throws {
+        let plan = try BenchCommand.parse(["--pause", "0.2501", "--iterations", "3"]).parsed().plan
+        let turn = plan.turn(bytes: 64, peers: 2)
+        #expect(turn.pauseMilliseconds == 251)
+        #expect(turn.secondsOfPauses == 1)
+        #expect(
+            BenchTurn(bytes: 64, warmUps: 9, calls: 5, callsPerFill: 0, pauseMilliseconds: 250).secondsOfPauses == 2)
     }
 
     @Test("a size is made of whole elements, one at least")
@@ -74,6 +84,7 @@ struct BenchWorkTests {
             ["--sizes", "4K", "--min", "8"],
             ["--min", "1M", "--max", "4K"], ["--factor", "1"], ["--type", "float8"], ["--op", "xor"], ["--vs", "nccl"],
             ["--plot", "a.pdf"], ["--tags", "0"], ["--rounds", "0"], ["--iterations", "0"], ["--master", "localhost"],
+            ["--pause", "-1"], ["--pause", "nan"], ["--pause", "3601"],
             ["--master", "127.0.0.1:1", "--vs", "pump"], ["--master", "127.0.0.1:1", "--peers", "2,4"],
         ])
     func refusedOptions(arguments: [String]) {

@@ -119,7 +119,8 @@ class Peer:
         return wrong
 
     def turn(self, turn, bytes_before):
-        size, warm_ups, calls, per_fill = (int(turn[k]) for k in ("bytes", "warmups", "calls", "callsperfill"))
+        size, warm_ups, calls, per_fill, pause = (
+            int(turn[k]) for k in ("bytes", "warmups", "calls", "callsperfill", "pause"))
         count = size // self.torch.empty(0, dtype=self.type).element_size()
         tensors = [self.repeated(self.own, count) for _ in range(self.tags)]
         little = [self.repeated(self.own, 8)]
@@ -136,6 +137,10 @@ class Peer:
                 batch_times = []
                 before = processor_nanoseconds()
                 for _ in range(batch):
+                    if is_timed and pause:
+                        pause_before = processor_nanoseconds()
+                        time.sleep(pause / 1000)
+                        before += processor_nanoseconds() - pause_before
                     start = time.monotonic_ns()
                     self.reduce(tensors)
                     batch_times.append(time.monotonic_ns() - start)

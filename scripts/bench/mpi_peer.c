@@ -90,17 +90,23 @@ static void connect_to_parent(const char *path) {
     }
 }
 
-/* The next line, or the end of this process. MPI moves bytes only inside its calls, and a rank may have returned from a
- * reduction while some of what it sent waits in user space: so it looks after them a hundred times a second. */
+/* MPI moves bytes only inside its calls, and a rank may have returned from a reduction while some of what it sent waits
+ * in user space: so a rank that has nothing to do looks after them a hundred times a second. */
+enum { REST_MILLISECONDS = 10 };
+
+static void look_after_messages(void) {
+    int has_message;
+    MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &has_message, MPI_STATUS_IGNORE);
+}
+
+/* The next line, or the end of this process. */
 static void hear(char *line, size_t size) {
     size_t length = 0;
     for (;;) {
         char byte;
         struct pollfd wait = {.fd = parent, .events = POLLIN};
-        while (poll(&wait, 1, 10) == 0) {
-            int has_message;
-            MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &has_message, MPI_STATUS_IGNORE);
-        }
+        while (poll(&wait, 1, REST_MILLISECONDS) == 0)
+            look_after_messages();
         if (read(parent, &byte, 1) != 1)
             _exit(2);
         if (byte == '\n')
@@ -142,6 +148,15 @@ static uint64_t processor_nanoseconds(void) {
     getrusage(RUSAGE_SELF, &usage);
     return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * UINT64_C(1000000000) +
            (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * UINT64_C(1000);
+}
+
+static void pause_for(long long milliseconds) {
+    uint64_t end = monotonic_nanoseconds() + milliseconds * UINT64_C(1000000);
+    for (uint64_t now; (now = monotonic_nanoseconds()) < end;) {
+        long long left = (end - now + 999999) / 1000000;
+        poll(NULL, 0, left < REST_MILLISECONDS ? left : REST_MILLISECONDS);
+        look_after_messages();
+    }
 }
 
 static long long status_bytes(const char *key) {
@@ -292,7 +307,7 @@ static void take_turn(const char *line, long long bytes_before) {
     if (bytes / type->bytes > INT_MAX)
         fail("MPI counts no more elements than an int does");
     long long warm_ups = number_of(line, "warmups"), calls = number_of(line, "calls");
-    long long per_fill = number_of(line, "callsperfill");
+    long long per_fill = number_of(line, "callsperfill"), pause = number_of(line, "pause");
     char *times = malloc(calls * 21 + 1), *end = times;
     uint64_t *batch_times = malloc((calls > warm_ups ? calls : warm_ups) * sizeof *batch_times);
     char *little = map(LITTLE), *little_target = map(LITTLE);
@@ -320,6 +335,11 @@ static void take_turn(const char *line, long long bytes_before) {
             reduce(&little, &little_target, 1, LITTLE);
             uint64_t before = processor_nanoseconds();
             for (long long call = 0; call < batch; call++) {
+                if (is_timed && pause > 0) {
+                    uint64_t pause_before = processor_nanoseconds();
+                    pause_for(pause);
+                    before += processor_nanoseconds() - pause_before;
+                }
                 uint64_t start = monotonic_nanoseconds();
                 reduce(sources, targets, tags, bytes);
                 batch_times[call] = monotonic_nanoseconds() - start;

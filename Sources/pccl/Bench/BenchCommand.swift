@@ -67,6 +67,9 @@ struct BenchCommand: ParsableCommand {
     @Option(help: "Calls before them that do not count. (default: 10, 3, 1, 1)")
     var warmup: Int?
 
+    @Option(help: "Seconds of idleness before each timed call, which do not count; 0.25 is possible.")
+    var pause = 0.0
+
     @Option(
         help:
             "Also measure, separated by commas: gloo, mpi (mpi-tcp and mpi-shm), pump, tcp (pccl without shared memory)."
@@ -141,8 +144,11 @@ struct BenchCommand: ParsableCommand {
 
     private func introduce(_ parsed: Parsed, _ machine: BenchMachine, _ output: BenchOutput) {
         output.note("pccl bench \(toolVersion), \(machine.text)")
+        let pause =
+            parsed.plan.pauseMilliseconds > 0 ? ", \(significant(self.pause)) s idle before each timed call" : ""
         output.note(
-            "all-reduce, \(describe(parsed.plan.work)); rounds: \(parsed.plan.rounds); GB are 10^9 bytes, MiB are 2^20")
+            "all-reduce, \(describe(parsed.plan.work)); rounds: \(parsed.plan.rounds)\(pause); "
+                + "GB are 10^9 bytes, MiB are 2^20")
     }
 
     private func describe(_ work: BenchWork) -> String {
@@ -163,7 +169,7 @@ struct BenchCommand: ParsableCommand {
         var master: SocketAddress?
     }
 
-    private func parsed() throws -> Parsed {
+    func parsed() throws -> Parsed {
         var work = BenchWork()
         guard let type = BenchWork.type(named: type) else { throw ValidationError("there is no --type \(type)") }
         guard let operation = BenchWork.operations.first(where: { $0.name == op })?.operation else {
@@ -176,12 +182,13 @@ struct BenchCommand: ParsableCommand {
             throw ValidationError("--iterations goes from 1 to 100000")
         }
         guard (0...100_000).contains(warmup ?? 0) else { throw ValidationError("--warmup goes from 0 to 100000") }
+        guard (0...3600).contains(pause) else { throw ValidationError("--pause goes from 0 to 3600") }
         guard (1...86_400).contains(timeout) else { throw ValidationError("--timeout goes from 1 to 86400") }
         (work.type, work.operation, work.isInPlace, work.tags, work.stripes) = (type, operation, inPlace, tags, stripes)
         work.optimizes = optimize
         let plan = BenchPlan(
             work: work, peers: try parsedPeers(), sizes: try parsedSizes(), rounds: rounds, calls: iterations,
-            warmUps: warmup)
+            warmUps: warmup, pauseMilliseconds: Int((pause * 1000).rounded(.up)))
         if let plot { try PlotFile.checkName(plot) }
         return Parsed(plan: plan, others: try parsedOthers(), master: try parsedMaster(plan.peers.count))
     }

@@ -79,6 +79,7 @@ struct BenchReport {
             .init("in_place", .bool(plan.work.isInPlace)), .init("tags", .integer(plan.work.tags)),
             .init("stripes", .integer(plan.work.stripes)), .init("optimize", .bool(plan.work.optimizes)),
             .init("rounds", .integer(plan.rounds)),
+            .init("pause_seconds", .number(Double(plan.pauseMilliseconds) / 1000)),
             .init("master", master.map { .string($0) } ?? .null),
         ])
     }

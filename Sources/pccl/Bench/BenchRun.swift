@@ -10,6 +10,7 @@ struct BenchPlan {
     /// Nil: by size.
     var calls: Int?
     var warmUps: Int?
+    var pauseMilliseconds = 0
 
     /// For each size the libraries take turns, `rounds` times. Few calls of what takes long: their noise is less.
     func turn(bytes: Int, peers: Int) -> BenchTurn {
@@ -22,7 +23,8 @@ struct BenchPlan {
             }
         return BenchTurn(
             bytes: work.wholeElements(bytes), warmUps: self.warmUps ?? warmUps, calls: self.calls ?? calls,
-            callsPerFill: ReductionPattern.callsPerFill(type: work.type, operation: work.operation, peers: peers))
+            callsPerFill: ReductionPattern.callsPerFill(type: work.type, operation: work.operation, peers: peers),
+            pauseMilliseconds: pauseMilliseconds)
     }
 }
 

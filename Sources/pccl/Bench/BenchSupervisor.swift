@@ -37,7 +37,9 @@ final class BenchSupervisor {
         do {
             try world.listen(at: folder)
             try launch(world, python)
-            try wait(for: "the \(peers) processes of \(library.rawValue) to start") { world.hasAll }
+            try wait(for: "the \(peers) processes of \(library.rawValue) to start", seconds: secondsPerStep) {
+                world.hasAll
+            }
             try begin(world, work)
             let answers = try replies(of: world, to: "find each other")
             if let refusal = answers.first(where: { $0.word == "cannot" }) {
@@ -57,7 +59,7 @@ final class BenchSupervisor {
     func turn(_ world: BenchWorld, _ turn: BenchTurn) throws -> BenchTurnResult {
         for member in world.members { member?.say(turn.line) }
         let text = "reduce \(ByteSize.label(turn.bytes)) \(turn.warmUps + turn.calls) times"
-        let results = try replies(of: world, to: text).map { try BenchTurnResult(of: $0) }
+        let results = try replies(of: world, to: text, after: turn.secondsOfPauses).map { try BenchTurnResult(of: $0) }
         return BenchTurnResult(merging: results)
     }
 
@@ -205,19 +207,19 @@ final class BenchSupervisor {
     // MARK: - Waiting
 
     /// One line of each member, in the order of ranks.
-    private func replies(of world: BenchWorld, to what: String) throws -> [ControlLine] {
-        try wait(for: "\(world.library.rawValue), \(world.peers) peers, to \(what)") {
+    private func replies(of world: BenchWorld, to what: String, after pauses: Int = 0) throws -> [ControlLine] {
+        try wait(for: "\(world.library.rawValue), \(world.peers) peers, to \(what)", seconds: secondsPerStep + pauses) {
             world.members.allSatisfy { $0?.lines.isEmpty == false }
         }
         return world.members.compactMap { $0?.lines.removeFirst() }
     }
 
-    private func wait(for what: String, until isDone: () -> Bool) throws {
-        let deadline = monotonicNanoseconds() + UInt64(secondsPerStep) * 1_000_000_000
+    private func wait(for what: String, seconds: Int, until isDone: () -> Bool) throws {
+        let deadline = monotonicNanoseconds() + UInt64(seconds) * 1_000_000_000
         while !isDone() {
             try pump(milliseconds: 100)
             guard monotonicNanoseconds() < deadline else {
-                throw BenchFailure("waited \(secondsPerStep) s for \(what); see --timeout")
+                throw BenchFailure("waited \(seconds) s for \(what); see --timeout")
             }
         }
     }

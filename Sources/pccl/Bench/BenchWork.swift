@@ -58,19 +58,26 @@ struct BenchTurn: Equatable {
     var calls: Int
     /// In place: calls that one filling of the memory lasts; 0 for any number.
     var callsPerFill: Int
+    /// Idle before each timed call.
+    var pauseMilliseconds: Int
 
-    init(bytes: Int, warmUps: Int, calls: Int, callsPerFill: Int) {
+    init(bytes: Int, warmUps: Int, calls: Int, callsPerFill: Int, pauseMilliseconds: Int = 0) {
         self.bytes = bytes
         self.warmUps = warmUps
         self.calls = calls
         self.callsPerFill = callsPerFill
+        self.pauseMilliseconds = pauseMilliseconds
     }
+
+    /// What all pauses add to the time that a turn may take, rounded up.
+    var secondsOfPauses: Int { (pauseMilliseconds * calls + 999) / 1000 }
 
     init(of line: ControlLine) throws(BenchFailure) {
         bytes = try line.number("bytes")
         warmUps = try line.number("warmups")
         calls = try line.number("calls")
         callsPerFill = try line.number("callsperfill")
+        pauseMilliseconds = try line.number("pause")
     }
 
     var line: ControlLine {
@@ -79,6 +86,7 @@ struct BenchTurn: Equatable {
         line["warmups"] = String(warmUps)
         line["calls"] = String(calls)
         line["callsperfill"] = String(callsPerFill)
+        line["pause"] = String(pauseMilliseconds)
         return line
     }
 }

@@ -4,7 +4,7 @@
 ///     peer to parent: hello rank=1 [port=4711] · ready text=… · cannot text=… · failed text=…
 ///                     done cpu=NANOSECONDS extra=BYTES wrong=ELEMENTS times=NANOSECONDS,…
 ///     parent to peer: begin peers=2 type=float32 op=sum inplace=0 tags=1 stripes=0 optimize=0 [master=…] [ports=…] [folder=…]
-///                     turn bytes=… warmups=… calls=… callsperfill=… · end
+///                     turn bytes=… warmups=… calls=… callsperfill=… pause=MILLISECONDS · end
 struct ControlLine: Equatable {
     let word: String
     private var values: [String: String] = [:]

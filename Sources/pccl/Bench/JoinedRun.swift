@@ -39,7 +39,7 @@ struct JoinedRun {
         for bytes in plan.sizes {
             let turn = plan.turn(bytes: bytes, peers: peers)
             let rounds = try (0..<plan.rounds).map { round in
-                DeadlineAlarm.set(secondsPerStep)
+                DeadlineAlarm.set(secondsPerStep + turn.secondsOfPauses)
                 let merged = try merge(taker.take(turn), communicator)
                 let time = median(merged.nanoseconds) / 1e6
                 output.progress("\(ByteSize.label(turn.bytes)), round \(round + 1): \(significant(time)) ms")
@@ -56,7 +56,9 @@ struct JoinedRun {
 
     /// Peers that measure different things would wait for each other, or compare what cannot be compared.
     private func checkThatOptionsAgree(_ communicator: Communicator) throws {
-        let text = "\(plan.work) \(plan.sizes) \(plan.rounds) \(plan.calls ?? -1) \(plan.warmUps ?? -1)"
+        let text =
+            "\(plan.work) \(plan.sizes) \(plan.rounds) \(plan.calls ?? -1) \(plan.warmUps ?? -1) "
+            + "\(plan.pauseMilliseconds)"
         // FNV-1a.
         let digest = text.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 }
         var extremes: [UInt64] = [digest, ~digest]

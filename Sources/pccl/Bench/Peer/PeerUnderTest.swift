@@ -109,8 +109,14 @@ struct TurnTaker {
             try peer.reduce(little)
             var times: [Double] = []
             times.reserveCapacity(batch)
-            let processorBefore = processorNanoseconds()
+            var processorBefore = processorNanoseconds()
             for _ in 0..<batch {
+                if result != nil && turn.pauseMilliseconds > 0 {
+                    // Small things happen in a pause, such as heartbeats. They are not the call's.
+                    let pauseBefore = processorNanoseconds()
+                    sleep(milliseconds: turn.pauseMilliseconds)
+                    processorBefore += processorNanoseconds() - pauseBefore
+                }
                 let start = monotonicNanoseconds()
                 try peer.reduce(buffers)
                 times.append(Double(monotonicNanoseconds() - start))
