@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import List, Optional, Sequence
@@ -85,6 +87,12 @@ def _wait_until_gone(case: Case, pids: Sequence[int]) -> None:
     check(not left, f"processes {left} outlived it")
 
 
+def _free_port() -> int:
+    """Free a moment ago: for what cannot be given port 0."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
 def _check_figures(report: dict, libraries: Sequence[str], worlds: Sequence[int], sizes: Sequence[int]) -> None:
     rows = {(row["library"], row["peers"], row["bytes"]): row for row in report["results"]}
     wanted = {(library, peers, size) for library in libraries for peers in worlds for size in sizes}
@@ -141,14 +149,33 @@ bench_reduces_every_type_and_operation.limit_seconds = 180
 def bench_joins_a_master(case: Case) -> None:
     """Three peers on as many hosts, as far as they know: one of them prints."""
     arguments = ["--master", f"127.0.0.1:{case.master.port}", "--peers", "3", "--sizes", "8,64K", "--rounds", "2",
-                 "--iterations", "3", "--json"]
+                 "--iterations", "3", "--vs", "one-stripe,tcp", "--json"]
     results = [_finish(case, process) for process in [_start(case, arguments) for _ in range(3)]]
     check(all(status == 0 for status, _, _ in results), f"they ended with {results}")
     spoken = [out for _, out, _ in results if out]
     check(len(spoken) == 1, f"one of them prints, not {len(spoken)}: {results}")
     report = json.loads(spoken[0])
-    _check_figures(report, ("pccl",), (3,), (8, 65536))
+    _check_figures(report, ("pccl", "one-stripe", "pccl-tcp"), (3,), (8, 65536))
     check(report["options"]["master"] == arguments[1], f"where it was measured: {report}")
+    check(list((case.logs / "tmp").iterdir()) == [], "temporary files were left")
+
+
+def bench_peers_skip_together_what_one_lacks(case: Case) -> None:
+    arguments = ["--master", f"127.0.0.1:{case.master.port}", "--peers", "2", "--sizes", "8", "--rounds", "1", "--vs"]
+    # Even where nobody has torch: it is said of all alike, and nobody waits for those who would have it.
+    pythons = ["/no/python", os.environ.get("PCCL_TEST_TORCH", sys.executable)]
+
+    def results(libraries: str) -> list:
+        command = arguments + [libraries, "--gloo-store", "127.0.0.1:1", "--python"]
+        return [_finish(case, process) for process in [_start(case, command + [python]) for python in pythons]]
+
+    both = results("gloo,one-stripe")
+    check(all(status == 0 for status, _, _ in both), f"one of two is there: {both}")
+    spoken = "".join(out for _, out, _ in both)
+    check("gloo is skipped: peer " in spoken and "--python" in spoken, f"it does not say what is missing: {both}")
+    check("one-stripe" in spoken, f"the other one is not measured: {both}")
+    for status, _, err in results("gloo"):
+        check(status == 1 and "nothing of --vs" in err, f"none of one is there, status {status}: {err}")
 
 
 def bench_peers_with_different_options_are_told(case: Case) -> None:
@@ -223,3 +250,25 @@ def bench_beside_gloo(case: Case) -> None:
         "0.01", "--python", python)
     check(status == 0, f"status {status}: {err}")
     _check_figures(json.loads(out), ("pccl", "gloo"), (2,), (8, 1 << 20))
+
+
+def bench_joins_a_master_beside_gloo(case: Case) -> None:
+    """Where PCCL_TEST_TORCH names a Python that has torch."""
+    python: Optional[str] = os.environ.get("PCCL_TEST_TORCH")
+    if not python:
+        raise Skip("PCCL_TEST_TORCH does not name a Python with torch")
+    arguments = ["--master", f"127.0.0.1:{case.master.port}", "--peers", "3", "--sizes", "8,1M", "--rounds", "2",
+                 "--iterations", "3", "--json", "--vs", "gloo", "--python", python, "--gloo-interface", "lo",
+                 "--gloo-store"]
+
+    def results(store: str) -> list:
+        return [_finish(case, process) for process in [_start(case, arguments + [store]) for _ in range(3)]]
+
+    measured = results(f"127.0.0.1:{_free_port()}")
+    check(all(status == 0 for status, _, _ in measured), f"they ended with {measured}")
+    _check_figures(json.loads("".join(out for _, out, _ in measured)), ("pccl", "gloo"), (3,), (8, 1 << 20))
+    # An address that is nobody's (RFC 5737), and a port that is somebody else's.
+    for store, reason in (("192.0.2.1:1", "no peer has the address"), (f"127.0.0.1:{case.master.port}", "gloo with")):
+        refused = results(store)
+        check(all(status == 1 and "nothing of --vs" in err for status, _, err in refused), f"{store}: {refused}")
+        check(any(reason in err for _, _, err in refused), f"{store}: {reason} is not said: {refused}")

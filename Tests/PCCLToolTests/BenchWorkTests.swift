@@ -63,8 +63,25 @@ struct BenchWorkTests {
     func libraries() {
         #expect(BenchLibrary.parse("gloo,mpi,pump") == [.gloo, .mpiOverTCP, .mpiShared, .pump])
         #expect(BenchLibrary.parse("mpi-shm,mpi,tcp") == [.mpiShared, .mpiOverTCP, .pcclOverTCP])
+        #expect(BenchLibrary.parse("one-stripe") == [.oneStripe])
         #expect(BenchLibrary.parse("nccl") == nil)
         #expect(BenchLibrary.parse("") == nil)
+    }
+
+    @Test("of ours with one stripe each link has one, and gloo reduces in place, whatever the others do")
+    func adaptedWork() {
+        var work = BenchWork()
+        work.stripes = 4
+        #expect(BenchLibrary.oneStripe.adapted(work).stripes == 1)
+        #expect(BenchLibrary.gloo.adapted(work).isInPlace)
+        #expect(BenchLibrary.pccl.adapted(work) == work)
+    }
+
+    @Test("ours of all kinds are in groups of their own, as they may have one master")
+    func groups() {
+        let ours = BenchLibrary.allCases.filter { $0.isOurs && $0 != .pump }
+        #expect(ours.count == 3 && Set(ours.map(\.peerGroup)).count == 3)
+        #expect(BenchLibrary.pccl.peerGroup == 0)
     }
 
     @Test("what a library has no word for is refused before it is started")
@@ -85,7 +102,13 @@ struct BenchWorkTests {
             ["--min", "1M", "--max", "4K"], ["--factor", "1"], ["--type", "float8"], ["--op", "xor"], ["--vs", "nccl"],
             ["--plot", "a.pdf"], ["--tags", "0"], ["--rounds", "0"], ["--iterations", "0"], ["--master", "localhost"],
             ["--pause", "-1"], ["--pause", "nan"], ["--pause", "3601"],
-            ["--master", "127.0.0.1:1", "--vs", "pump"], ["--master", "127.0.0.1:1", "--peers", "2,4"],
+            ["--master", "127.0.0.1:1", "--vs", "pump"], ["--master", "127.0.0.1:1", "--vs", "one-stripe,mpi"],
+            // Outside of a laboratory nobody knows where to meet.
+            ["--master", "127.0.0.1:1", "--vs", "gloo"],
+            ["--vs", "gloo", "--gloo-store", "127.0.0.1:1"], ["--vs", "gloo", "--gloo-interface", "lo"],
+            ["--master", "127.0.0.1:1", "--vs", "tcp", "--gloo-store", "127.0.0.1:1"],
+            ["--master", "127.0.0.1:1", "--vs", "gloo", "--gloo-store", "127.0.0.1"],
+            ["--master", "127.0.0.1:1", "--peers", "2,4"],
         ])
     func refusedOptions(arguments: [String]) {
         #expect(throws: (any Error).self) { try BenchCommand.parse(arguments) }
@@ -96,6 +119,7 @@ struct BenchWorkTests {
         arguments: [
             [], ["--peers", "2,4"], ["--min", "8", "--max", "1G", "--factor", "8"],
             ["--type", "bfloat16", "--op", "avg"],
+            ["--master", "127.0.0.1:1", "--vs", "gloo,one-stripe,tcp", "--gloo-store", "a.b:29500"],
             ["--vs", "gloo,mpi,pump,tcp", "--plot", "a.png"], ["--master", "[::1]:48148", "--peers", "3"],
         ])
     func acceptedOptions(arguments: [String]) throws {

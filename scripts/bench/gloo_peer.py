@@ -6,6 +6,7 @@ It does what a peer of our own does (Sources/pccl/Bench/Peer), so that both are 
 turns, the same moments at which a clock is read. The lines that pass over the socket are explained in ControlLine.swift.
 """
 
+import datetime
 import os
 import resource
 import select
@@ -16,6 +17,8 @@ import time
 
 PERIOD = 1021
 LARGEST_VALUE = 10
+# For processes that are all there, and have to find each other at a store.
+STORE_PATIENCE = datetime.timedelta(seconds=30)
 FLOATS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 
 
@@ -164,24 +167,30 @@ class Peer:
 def main():
     path, rank = sys.argv[1], int(sys.argv[2])
     parent = Parent(path)
-    parent.say("hello", rank=rank)
-    word, begin = parent.next()
-    if word != "begin":
-        return
     try:
         import torch
         import torch.distributed as dist
     except ImportError as error:
-        parent.say("cannot", text=f"{sys.executable}: {error}; pip install torch, or name another Python with --python")
+        reason = f"{sys.executable}: {error}; pip install torch, or name another Python with --python"
+        parent.say("hello", rank=rank, text=reason)
         parent.next()
+        return
+    parent.say("hello", rank=rank)
+    word, begin = parent.next()
+    if word != "begin":
         return
     try:
         if not hasattr(torch, begin["type"]):
             raise TypeError(f"PyTorch {torch.__version__} has no such type")
         torch.set_num_threads(1)
         bytes_before = status_bytes("VmRSS:")
-        store = "file://" + begin["folder"] + "/gloo." + begin["peers"]
-        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=int(begin["peers"]))
+        peers = int(begin["peers"])
+        if "storehost" in begin:
+            store = dist.TCPStore(
+                begin["storehost"], int(begin["storeport"]), peers, begin["serves"] == "1", STORE_PATIENCE)
+        else:
+            store = dist.FileStore(begin["folder"] + "/gloo." + begin["peers"], peers)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=peers)
         peer = Peer(torch, dist, rank, begin)
         peer.reduce([peer.repeated(peer.own, 8)])  # Some types it refuses only now.
     except Exception as error:

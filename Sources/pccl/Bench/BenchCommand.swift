@@ -8,9 +8,9 @@ struct BenchCommand: ParsableCommand {
         commandName: "bench",
         abstract: "Measures all-reduce, between processes of this machine or across hosts.",
         discussion: """
-            Without --master it starts the peers itself, each a process of its own, and may measure other libraries at \
-            the same work in the same run, turn by turn (--vs). With --master it is one peer of a run that spans hosts: \
-            start it once on each, with the same options; rank 0 prints.
+            Without --master it starts the peers itself, each a process of its own. With --master it is one peer of a \
+            run that spans hosts: start it once on each, with the same options; rank 0 prints. Other libraries may be \
+            measured at the same work in the same run, turn by turn (--vs).
 
             Columns: the median and the 95th percentile of the time of one call; algorithm bandwidth, size / time; bus \
             bandwidth, 2 (P-1)/P of that, which is what each peer has to send and to receive; processor seconds of \
@@ -72,7 +72,10 @@ struct BenchCommand: ParsableCommand {
 
     @Option(
         help:
-            "Also measure, separated by commas: gloo, mpi (mpi-tcp and mpi-shm), pump, tcp (pccl without shared memory)."
+            """
+            Also measure, separated by commas: gloo, one-stripe (pccl with one connection per link), tcp (pccl without \
+            shared memory), and without --master mpi (mpi-tcp and mpi-shm), pump.
+            """
     )
     var vs: String?
 
@@ -81,6 +84,18 @@ struct BenchCommand: ParsableCommand {
 
     @Option(help: "HOST:PORT of a master: measure as one peer of a run with --peers members.")
     var master: String?
+
+    @Option(
+        help:
+            """
+            HOST:PORT with --master, for gloo: an address of one of the peers, with a port that is free there. \
+            (default in a laboratory: node 0, port \(GlooMeeting.usualPort))
+            """
+    )
+    var glooStore: String?
+
+    @Option(help: "The device that gloo uses with --master. (default: the laboratory's, else what PyTorch chooses)")
+    var glooInterface: String?
 
     @Flag(help: "One JSON object on standard output; the table goes to standard error.")
     var json = false
@@ -121,7 +136,9 @@ struct BenchCommand: ParsableCommand {
         var output = BenchOutput(isJSON: json, isVerbose: verbose)
         let outcome: BenchOutcome
         if let address = parsed.master {
-            let run = JoinedRun(plan: parsed.plan, master: address, secondsPerStep: timeout, output: output)
+            let run = JoinedRun(
+                plan: parsed.plan, others: parsed.others, master: address, glooMeeting: parsed.glooMeeting,
+                python: python, secondsPerStep: timeout, output: output)
             (outcome, output) = try run.run { introduce(parsed, machine, $0) }
         } else {
             introduce(parsed, machine, output)
@@ -167,6 +184,7 @@ struct BenchCommand: ParsableCommand {
         var plan: BenchPlan
         var others: [BenchLibrary]
         var master: SocketAddress?
+        var glooMeeting: GlooMeeting?
     }
 
     func parsed() throws -> Parsed {
@@ -190,7 +208,10 @@ struct BenchCommand: ParsableCommand {
             work: work, peers: try parsedPeers(), sizes: try parsedSizes(), rounds: rounds, calls: iterations,
             warmUps: warmup, pauseMilliseconds: Int((pause * 1000).rounded(.up)))
         if let plot { try PlotFile.checkName(plot) }
-        return Parsed(plan: plan, others: try parsedOthers(), master: try parsedMaster(plan.peers.count))
+        let others = try parsedOthers()
+        return Parsed(
+            plan: plan, others: others, master: try parsedMaster(plan.peers.count),
+            glooMeeting: try parsedGlooMeeting(others))
     }
 
     private func parsedPeers() throws -> [Int] {
@@ -228,21 +249,42 @@ struct BenchCommand: ParsableCommand {
             let names = BenchLibrary.choices.map(\.name).joined(separator: ", ")
             throw ValidationError("--vs \(vs): it knows \(names)")
         }
+        if master != nil, let local = others.first(where: { !$0.spansHosts }) {
+            let names = BenchLibrary.choices.filter { $0.libraries.allSatisfy(\.spansHosts) }.map(\.name)
+            throw ValidationError(
+                "--vs \(local.rawValue) is between processes of one machine; with --master it knows "
+                    + names.joined(separator: ", "))
+        }
         return others
+    }
+
+    private func parsedGlooMeeting(_ others: [BenchLibrary]) throws -> GlooMeeting? {
+        guard master != nil, others.contains(.gloo) else {
+            guard glooStore == nil, glooInterface == nil else {
+                throw ValidationError("--gloo-store and --gloo-interface are for --vs gloo with --master")
+            }
+            return nil
+        }
+        let store = glooStore.flatMap { HostAndPort(parsing: $0) }
+        if let glooStore, store == nil {
+            throw ValidationError("--gloo-store \(glooStore): HOST:PORT, as in 10.0.0.1:\(GlooMeeting.usualPort)")
+        }
+        guard let meeting = GlooMeeting(store: store, interface: glooInterface, in: .current) else {
+            throw ValidationError(
+                "--vs gloo with --master needs --gloo-store HOST:PORT, the same for all: an address of one of the peers "
+                    + "that the others reach, with a port that is free there, as in 10.0.0.1:\(GlooMeeting.usualPort)")
+        }
+        return meeting
     }
 
     private func parsedMaster(_ worlds: Int) throws -> SocketAddress? {
         guard let master else { return nil }
-        guard vs == nil else {
-            throw ValidationError("--vs compares processes of this machine; it does not go with --master")
-        }
         guard worlds == 1 else { throw ValidationError("with --master there is one world: --peers takes one number") }
-        guard let colon = master.lastIndex(of: ":"), let port = UInt16(master[master.index(after: colon)...]) else {
+        guard let address = HostAndPort(parsing: master) else {
             throw ValidationError("--master \(master): HOST:PORT, as in 10.0.0.1:48148 or [fd00::1]:48148")
         }
-        let host = master[..<colon].drop { $0 == "[" }
         do {
-            return try SocketAddress(host: String(host.last == "]" ? host.dropLast() : host), port: port)
+            return try SocketAddress(host: address.host, port: address.port)
         } catch {
             throw ValidationError("--master \(master): \(error.reason)")
         }

@@ -5,6 +5,7 @@ import PCCL
 enum BenchLibrary: String, CaseIterable {
     case pccl
     case pcclOverTCP = "pccl-tcp"
+    case oneStripe = "one-stripe"
     case gloo
     case mpiOverTCP = "mpi-tcp"
     case mpiShared = "mpi-shm"
@@ -13,7 +14,7 @@ enum BenchLibrary: String, CaseIterable {
     /// What `--vs` calls them; `mpi` is both.
     static let choices: [(name: String, libraries: [BenchLibrary])] = [
         ("gloo", [.gloo]), ("mpi", [.mpiOverTCP, .mpiShared]), ("mpi-tcp", [.mpiOverTCP]), ("mpi-shm", [.mpiShared]),
-        ("pump", [.pump]), ("tcp", [.pcclOverTCP]),
+        ("pump", [.pump]), ("tcp", [.pcclOverTCP]), ("one-stripe", [.oneStripe]),
     ]
 
     /// Nil if a name is unknown.
@@ -25,18 +26,41 @@ enum BenchLibrary: String, CaseIterable {
 
     var isOurs: Bool {
         switch self {
-        case .pccl, .pcclOverTCP, .pump: true
+        case .pccl, .pcclOverTCP, .oneStripe, .pump: true
         case .gloo, .mpiOverTCP, .mpiShared: false
         }
     }
 
-    /// gloo reduces in place whatever is asked for: PyTorch offers nothing else.
-    func isInPlace(_ work: BenchWork) -> Bool { self == .gloo || work.isInPlace }
+    /// Whether it can be measured among peers on several hosts. `mpirun` starts all of its processes itself, and the pump
+    /// knows loopback only.
+    var spansHosts: Bool {
+        switch self {
+        case .pccl, .pcclOverTCP, .oneStripe, .gloo: true
+        case .mpiOverTCP, .mpiShared, .pump: false
+        }
+    }
+
+    /// Ours in their kinds are apart from each other, though they may have one master.
+    var peerGroup: Int {
+        switch self {
+        case .pccl, .gloo, .mpiOverTCP, .mpiShared, .pump: 0
+        case .pcclOverTCP: 1
+        case .oneStripe: 2
+        }
+    }
+
+    /// The work as it does it. gloo reduces in place whatever is asked for: PyTorch offers nothing else.
+    func adapted(_ work: BenchWork) -> BenchWork {
+        var work = work
+        if self == .gloo { work.isInPlace = true }
+        if self == .oneStripe { work.stripes = 1 }
+        return work
+    }
 
     /// Why this work is not for it, as far as that is known before it is started.
     func refusal(of work: BenchWork) -> String? {
         switch self {
-        case .pccl, .pcclOverTCP, .pump: return nil
+        case .pccl, .pcclOverTCP, .oneStripe, .pump: return nil
         case .gloo: return work.operation == .average ? "gloo has no average" : nil
         case .mpiOverTCP, .mpiShared:
             if work.operation == .average { return "MPI has no average" }
@@ -45,9 +69,12 @@ enum BenchLibrary: String, CaseIterable {
         }
     }
 
+    /// What our own say of themselves.
+    static let ourText = "swift-pccl \(toolVersion)"
+
     var whatToInstall: String {
         switch self {
-        case .pccl, .pcclOverTCP, .pump: "nothing to install"
+        case .pccl, .pcclOverTCP, .oneStripe, .pump: "nothing to install"
         case .gloo: "install PyTorch for some Python (pip install torch) and name that one with --python"
         case .mpiOverTCP, .mpiShared: "install Open MPI with its compiler (Debian: openmpi-bin and libopenmpi-dev)"
         }

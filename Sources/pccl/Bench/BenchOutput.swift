@@ -10,7 +10,7 @@ struct BenchOutput {
     var isSilent = false
 
     private static let columns: [(title: String, width: Int)] = [
-        ("peers", 5), ("size", 9), ("type", 9), ("library", 9), ("median ms", 11), ("p95 ms", 11), ("alg GB/s", 9),
+        ("peers", 5), ("size", 9), ("type", 9), ("library", 10), ("median ms", 11), ("p95 ms", 11), ("alg GB/s", 9),
         ("bus GB/s", 9), ("CPU s/GB", 9), ("+MiB", 7), ("wrong", 6), ("pccl is", 9),
     ]
 

@@ -42,13 +42,23 @@ struct BenchOutcome {
 
     var wrongElements: Int { rows.reduce(0) { $0 + $1.wrongElements } }
 
-    mutating func note(_ world: BenchWorld) {
-        let entry = Library(name: world.library.rawValue, text: world.refusal ?? world.text)
-        if world.refusal == nil {
-            if !libraries.contains(entry) { libraries.append(entry) }
-        } else if !skipped.contains(entry) {
-            skipped.append(entry)
+    mutating func note(_ library: BenchLibrary, peers: Int, _ text: String, _ output: BenchOutput) {
+        let entry = Library(name: library.rawValue, text: text)
+        if !libraries.contains(entry) { libraries.append(entry) }
+        output.note("\(library.rawValue), \(peers) peers: \(text)")
+    }
+
+    /// Another library may be missing, which is said; ours may not.
+    mutating func note(_ world: BenchWorld, _ output: BenchOutput) throws(BenchFailure) {
+        let name = world.library.rawValue
+        guard let refusal = world.refusal else {
+            note(world.library, peers: world.peers, world.text, output)
+            return
         }
+        guard !world.library.isOurs else { throw BenchFailure(refusal) }
+        let entry = Library(name: name, text: refusal)
+        if !skipped.contains(entry) { skipped.append(entry) }
+        output.note("\(name) is skipped: \(refusal)")
     }
 }
 
@@ -73,49 +83,18 @@ struct BenchRun {
         var worlds: [BenchWorld] = []
         for library in [.pccl] + others {
             output.progress("starting \(library.rawValue), \(peers) peers")
-            let world = try supervisor.start(library, peers: peers, work: plan.work, python: python)
-            outcome.note(world)
-            if let refusal = world.refusal {
-                output.note("\(library.rawValue) is skipped: \(refusal)")
-            } else {
-                output.note("\(library.rawValue), \(peers) peers: \(world.text)")
-                worlds.append(world)
-            }
+            let world = BenchWorld(library, peers: peers, ranks: 0..<peers, work: plan.work)
+            try supervisor.launch(world, python: python)
+            try supervisor.connect(world)
+            try outcome.note(world, output)
+            if world.refusal == nil { worlds.append(world) }
         }
-        guard others.isEmpty || worlds.count > 1 else {
-            throw BenchFailure("nothing of --vs can be measured here, so there is nothing to compare with")
+        let contenders = worlds.map { world in
+            BenchContender(library: world.library) { try supervisor.turn(world, $0) }
         }
-        output.heading()
-        for bytes in plan.sizes {
-            let rounds = try measure(worlds, plan.turn(bytes: bytes, peers: peers), supervisor)
-            for (world, results) in zip(worlds, rounds) {
-                let row = BenchRow(
-                    peers: peers, bytes: plan.work.wholeElements(bytes) * plan.work.tags,
-                    library: world.library.rawValue,
-                    rounds: results, pccl: world === worlds[0] ? nil : rounds[0])
-                outcome.rows.append(row)
-                output.row(row, plan.work)
-            }
-        }
+        let rounds = BenchRounds(
+            plan: plan, peers: peers, contenders: contenders, isComparison: !others.isEmpty, output: output)
+        outcome.rows += try rounds.rows()
         supervisor.end(worlds)
-    }
-
-    /// Round by round, so that whatever else the machine does meets all alike. Each round begins with another library.
-    private func measure(
-        _ worlds: [BenchWorld], _ turn: BenchTurn, _ supervisor: BenchSupervisor
-    ) throws -> [[BenchTurnResult]] {
-        var results: [[BenchTurnResult]] = Array(repeating: [], count: worlds.count)
-        for round in 0..<plan.rounds {
-            for place in worlds.indices {
-                let index = (round + place) % worlds.count
-                let result = try supervisor.turn(worlds[index], turn)
-                let time = median(result.nanoseconds) / 1e6
-                output.progress(
-                    "\(ByteSize.label(turn.bytes)), round \(round + 1) of \(plan.rounds): "
-                        + "\(worlds[index].library.rawValue) \(significant(time)) ms")
-                results[index].append(result)
-            }
-        }
-        return results
     }
 }

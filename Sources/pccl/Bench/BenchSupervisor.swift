@@ -25,37 +25,52 @@ final class BenchSupervisor {
 
     // MARK: - Worlds
 
-    /// Starts the peers of a library and has them find each other. A library that is not ours may be missing: then the
-    /// world comes back with a refusal, and none of its processes is left.
-    func start(_ library: BenchLibrary, peers: Int, work: BenchWork, python: String) throws -> BenchWorld {
-        let world = BenchWorld(library, peers: peers, isInPlace: library.isInPlace(work))
-        if let refusal = library.refusal(of: work) {
+    /// Starts a world's processes, as far as they are started here. They know then whether they have what they need, and
+    /// wait. If one has not, the world gets a refusal, and none of its processes is left.
+    func launch(_ world: BenchWorld, python: String) throws {
+        if let refusal = world.library.refusal(of: world.work) {
             world.refusal = refusal
-            return world
+            return
         }
         worlds.append(world)
-        do {
+        try refusing(world) {
             try world.listen(at: folder)
-            try launch(world, python)
-            try wait(for: "the \(peers) processes of \(library.rawValue) to start", seconds: secondsPerStep) {
-                world.hasAll
-            }
-            try begin(world, work)
-            let answers = try replies(of: world, to: "find each other")
-            if let refusal = answers.first(where: { $0.word == "cannot" }) {
-                world.refusal = refusal["text"] ?? "it did not say why"
-                end([world])
-                return world
-            }
-            world.text = answers[0]["text"] ?? ""
-        } catch let error where !library.isOurs && !(error is BenchInterruption) {
-            world.refusal = "\(error) (\(library.whatToInstall))"
-            end([world])
+            try startProcesses(of: world, python)
+            let text = "the \(world.ranks.count) processes of \(world.library.rawValue) to start"
+            try wait(for: text, seconds: secondsPerStep) { world.hasAll }
+            if let refusal = world.members.compactMap({ $0?.refusal }).first { refuse(world, refusal) }
         }
-        return world
     }
 
-    /// One turn: all of the world's peers at once. The sum of what they measured.
+    /// Has the launched processes of a world find each other, and those of other hosts. Else it gets a refusal, as above.
+    func connect(_ world: BenchWorld) throws {
+        guard world.refusal == nil else { return }
+        try refusing(world) {
+            begin(world)
+            let answers = try replies(of: world, to: "find each other")
+            if let refusal = answers.first(where: { $0.word == "cannot" }) {
+                refuse(world, refusal["text"] ?? "it did not say why")
+            } else {
+                world.text = answers[0]["text"] ?? ""
+            }
+        }
+    }
+
+    /// The world will not be measured.
+    func refuse(_ world: BenchWorld, _ reason: String) {
+        world.refusal = reason
+        end([world])
+    }
+
+    private func refusing(_ world: BenchWorld, unless start: () throws -> Void) throws {
+        do {
+            try start()
+        } catch let error where !(error is BenchInterruption) {
+            refuse(world, world.library.isOurs ? "\(error)" : "\(error) (\(world.library.whatToInstall))")
+        }
+    }
+
+    /// One turn: all of the world's peers at once. What those measured that were started here.
     func turn(_ world: BenchWorld, _ turn: BenchTurn) throws -> BenchTurnResult {
         for member in world.members { member?.say(turn.line) }
         let text = "reduce \(ByteSize.label(turn.bytes)) \(turn.warmUps + turn.calls) times"
@@ -84,8 +99,8 @@ final class BenchSupervisor {
         removeFolder()
     }
 
-    /// It has no folders inside.
-    private func removeFolder() {
+    /// Once all processes are connected, nothing in it is needed by those that meet over TCP. It has no folders inside.
+    func removeFolder() {
         guard let listing = opendir(folder) else { return }
         while let entry = readdir(listing) {
             let name = withUnsafeBytes(of: entry.pointee.d_name) {
@@ -115,19 +130,23 @@ final class BenchSupervisor {
 
     // MARK: - Processes
 
-    private func launch(_ world: BenchWorld, _ python: String) throws {
+    private func startProcesses(of world: BenchWorld, _ python: String) throws {
         let environment = currentEnvironment()
         switch world.library {
-        case .pccl, .pump: try launchOurs(world, environment)
+        case .pccl, .oneStripe, .pump: try startOurs(world, environment)
         case .pcclOverTCP:
-            try launchOurs(world, environment.filter { !$0.hasPrefix("PCCL_TRANSPORT=") } + ["PCCL_TRANSPORT=tcp"])
+            try startOurs(world, environment.filter { !$0.hasPrefix("PCCL_TRANSPORT=") } + ["PCCL_TRANSPORT=tcp"])
         case .gloo:
             let program = try BenchTools.shippedFile("gloo_peer.py")
-            for rank in 0..<world.peers {
+            // Without a meeting all are here, on loopback.
+            let interface = world.glooMeeting == nil ? "lo" : world.glooMeeting?.interface
+            let device = interface.map { ["GLOO_SOCKET_IFNAME=\($0)"] } ?? []
+            let inherited = environment.filter { device.isEmpty || !$0.hasPrefix("GLOO_SOCKET_IFNAME=") }
+            for rank in world.ranks {
                 world.processes.append(
                     try PeerProcess(
                         program: python, arguments: [program, world.socketPath, String(rank)],
-                        environment: environment + ["GLOO_SOCKET_IFNAME=lo", "OMP_NUM_THREADS=1"]))
+                        environment: inherited + device + ["OMP_NUM_THREADS=1"]))
             }
         case .mpiOverTCP, .mpiShared:
             let program = try compiledMPIProgram()
@@ -140,13 +159,14 @@ final class BenchSupervisor {
         }
     }
 
-    private func launchOurs(_ world: BenchWorld, _ environment: [String]) throws {
-        if world.library != .pump {
-            let master = try Master(listen: SocketAddress(host: "127.0.0.1", port: 0))
+    private func startOurs(_ world: BenchWorld, _ environment: [String]) throws {
+        if world.library != .pump && world.masterAddress == nil {
+            let master = try Master(listen: .loopback(port: 0))
             try master.run()
             world.master = master
+            world.masterAddress = .loopback(port: master.port)
         }
-        for rank in 0..<world.peers {
+        for rank in world.ranks {
             let arguments = ["bench-peer", "--socket", world.socketPath, "--rank", String(rank)]
             world.processes.append(
                 try PeerProcess(
@@ -154,14 +174,20 @@ final class BenchSupervisor {
         }
     }
 
-    private func begin(_ world: BenchWorld, _ work: BenchWork) throws(BenchFailure) {
+    private func begin(_ world: BenchWorld) {
         var line = ControlLine("begin")
-        var work = work
-        work.isInPlace = world.isInPlace
-        work.addTo(&line)
+        world.work.addTo(&line)
         line["peers"] = String(world.peers)
         line["folder"] = folder
-        if let master = world.master { line["port"] = String(master.port) }
+        if let master = world.masterAddress {
+            line["master"] = "\(master)"
+            line["group"] = String(world.library.peerGroup)
+        }
+        if let meeting = world.glooMeeting {
+            line["storehost"] = meeting.store.host
+            line["storeport"] = String(meeting.store.port)
+            line["serves"] = meeting.isServer ? "1" : "0"
+        }
         if world.library == .pump {
             line["ports"] = world.members.compactMap { $0?.port.map(String.init) }.joined(separator: ",")
         }
@@ -206,10 +232,10 @@ final class BenchSupervisor {
 
     // MARK: - Waiting
 
-    /// One line of each member, in the order of ranks.
+    /// One line of each member that was started here, in the order of ranks.
     private func replies(of world: BenchWorld, to what: String, after pauses: Int = 0) throws -> [ControlLine] {
         try wait(for: "\(world.library.rawValue), \(world.peers) peers, to \(what)", seconds: secondsPerStep + pauses) {
-            world.members.allSatisfy { $0?.lines.isEmpty == false }
+            world.ranks.allSatisfy { world.members[$0]?.lines.isEmpty == false }
         }
         return world.members.compactMap { $0?.lines.removeFirst() }
     }
@@ -249,6 +275,12 @@ enum BenchSignals {
         benchSignal.store(0, ordering: .relaxed)
         for number in [SIGINT, SIGTERM, SIGHUP] { signal(number) { benchSignal.store($0, ordering: .relaxed) } }
         signal(SIGPIPE, SIG_IGN)
+    }
+
+    /// From here on Ctrl-C and the like end this process at once. Throws if one has come before.
+    static func uninstall() throws(BenchInterruption) {
+        for number in [SIGINT, SIGTERM, SIGHUP] { signal(number, SIG_DFL) }
+        if received != 0 { throw BenchInterruption() }
     }
 }
 

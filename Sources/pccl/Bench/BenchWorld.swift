@@ -9,6 +9,8 @@ final class BenchWorld {
         var lines: [ControlLine] = []
         /// Where it listens, if it said so.
         var port: Int?
+        /// Why it cannot take part, if it said so.
+        var refusal: String?
         private var reader: LineReader
         var hasEnded: Bool { reader.hasEnded }
 
@@ -25,13 +27,19 @@ final class BenchWorld {
 
     let library: BenchLibrary
     let peers: Int
-    let isInPlace: Bool
+    /// The peers whose processes are started here: all of them, or one where others start theirs.
+    let ranks: Range<Int>
+    let work: BenchWork
+    /// Of a run that spans hosts; nil: our own libraries get a master of their own.
+    var masterAddress: SocketAddress?
+    /// Nil: the processes of gloo are all here, and meet at a file.
+    var glooMeeting: GlooMeeting?
     /// Why it cannot be measured.
     var refusal: String?
     /// What it says of itself: name and version.
     var text = ""
     var processes: [PeerProcess] = []
-    /// By rank; nil before they have come, and after they were let go.
+    /// By rank; nil for those of other hosts, before they have come, and after they were let go.
     var members: [Member?]
     /// Connected, and not yet known by rank.
     private var strangers: [Member] = []
@@ -42,10 +50,11 @@ final class BenchWorld {
     var isLaunched = false
     var isEnding = false
 
-    init(_ library: BenchLibrary, peers: Int, isInPlace: Bool) {
+    init(_ library: BenchLibrary, peers: Int, ranks: Range<Int>, work: BenchWork) {
         self.library = library
         self.peers = peers
-        self.isInPlace = isInPlace
+        self.ranks = ranks
+        self.work = library.adapted(work)
         members = Array(repeating: nil, count: peers)
     }
 
@@ -54,7 +63,7 @@ final class BenchWorld {
         if listener >= 0 { close(listener) }
     }
 
-    var hasAll: Bool { members.allSatisfy { $0 != nil } }
+    var hasAll: Bool { ranks.allSatisfy { members[$0] != nil } }
 
     var descriptors: [CInt] {
         let connections = (members.compactMap { $0 } + strangers).filter { !$0.hasEnded }.map(\.descriptor)
@@ -82,10 +91,11 @@ final class BenchWorld {
             guard let hello = stranger.lines.first, hello.word == "hello" else { continue }
             stranger.lines.removeFirst()
             let rank = try hello.number("rank")
-            guard rank < peers, members[rank] == nil else {
+            guard ranks.contains(rank), members[rank] == nil else {
                 throw BenchFailure("\(library.rawValue): a process too many has come: \(hello.written)")
             }
             stranger.port = hello["port"].flatMap { Int($0) }
+            stranger.refusal = hello["text"]
             members[rank] = stranger
         }
         strangers.removeAll { stranger in stranger.hasEnded || members.contains { $0 === stranger } }

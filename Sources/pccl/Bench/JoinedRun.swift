@@ -1,11 +1,16 @@
 import Glibc
 import PCCL
 
-/// Measures as one peer of several, on as many machines, that were all started with the same options. What each has
-/// measured is merged with the library itself; rank 0 prints, or node 0 of a laboratory.
+/// Measures as one peer of several, on as many machines, that were all started with the same options. Our library is
+/// driven by this process; of every other one it starts a process, as all peers do. The peers take each turn together, and
+/// merge what each has measured, with the library itself; rank 0 prints, or node 0 of a laboratory.
 struct JoinedRun {
     let plan: BenchPlan
+    let others: [BenchLibrary]
     let master: SocketAddress
+    /// Nil if gloo is not among the others.
+    let glooMeeting: GlooMeeting?
+    let python: String
     let secondsPerStep: Int
     let output: BenchOutput
 
@@ -15,69 +20,108 @@ struct JoinedRun {
     func run(introduce: (BenchOutput) -> Void) throws -> (BenchOutcome, BenchOutput) {
         let bytesBefore = ProcessMemory.residentBytes()
         DeadlineAlarm.install()
-        defer { DeadlineAlarm.cancel() }
-        DeadlineAlarm.set(secondsPerStep)
-
         let communicator = try Communicator(
             Communicator.Configuration(master: master, stripesPerLink: plan.work.stripes))
         defer { communicator.destroy() }
         let ours = PCCLUnderTest(communicator, plan.work)
         output.progress("joining \(master) and waiting for \(peers) peers")
-        try ours.gather(peers)
-        try checkThatOptionsAgree(communicator)
+        let agreement = try limited(to: secondsPerStep) {
+            try ours.gather(peers)
+            let rank = try communicator.attributes().rank
+            let agreement = PeerAgreement(communicator: communicator, peers: peers, rank: rank)
+            // Peers that measure different things would wait for each other, or compare what cannot be compared.
+            guard try agreement.isSame(options) else {
+                throw BenchFailure(
+                    "the peers of this run were started with different options; give all of them the same")
+            }
+            return agreement
+        }
 
-        let rank = try communicator.attributes().rank
         var output = output
         // In a laboratory it is known beforehand which node's output is the one to look at.
-        let isFirst = getenv("PCCL_LAB_NODE").map { String(cString: $0) == "0" } ?? (rank == 0)
-        output.isSilent = !isFirst
+        output.isSilent = (LabNode.current?.number ?? agreement.rank) != 0
         introduce(output)
-        output.heading()
         var outcome = BenchOutcome()
-        outcome.libraries = [.init(name: BenchLibrary.pccl.rawValue, text: "swift-pccl \(toolVersion)")]
-        let taker = TurnTaker(work: plan.work, peers: peers, rank: rank, peer: ours, bytesBefore: bytesBefore)
-        for bytes in plan.sizes {
-            let turn = plan.turn(bytes: bytes, peers: peers)
-            let rounds = try (0..<plan.rounds).map { round in
-                DeadlineAlarm.set(secondsPerStep + turn.secondsOfPauses)
-                let merged = try merge(taker.take(turn), communicator)
-                let time = median(merged.nanoseconds) / 1e6
-                output.progress("\(ByteSize.label(turn.bytes)), round \(round + 1): \(significant(time)) ms")
-                return merged
+        outcome.note(BenchLibrary.pccl, peers: peers, BenchLibrary.ourText, output)
+        let taker = TurnTaker(
+            work: plan.work, peers: peers, rank: agreement.rank, peer: ours, bytesBefore: bytesBefore)
+        var contenders = [
+            BenchContender(library: .pccl) { turn in
+                try limited(to: secondsPerStep + turn.secondsOfPauses) { try agreement.merge(taker.take(turn)) }
             }
-            let row = BenchRow(
-                peers: peers, bytes: turn.bytes * plan.work.tags, library: BenchLibrary.pccl.rawValue, rounds: rounds,
-                pccl: nil)
-            outcome.rows.append(row)
-            output.row(row, plan.work)
+        ]
+        let supervisor = try others.isEmpty ? nil : BenchSupervisor(secondsPerStep: secondsPerStep)
+        defer { supervisor?.close() }
+        if let supervisor {
+            for world in try start(with: supervisor, agreement) {
+                try outcome.note(world, output)
+                guard world.refusal == nil else { continue }
+                contenders.append(
+                    BenchContender(library: world.library) { turn in
+                        let own = try supervisor.turn(world, turn)
+                        return try limited(to: secondsPerStep) { try agreement.merge(own) }
+                    })
+            }
         }
+        let rounds = BenchRounds(
+            plan: plan, peers: peers, contenders: contenders, isComparison: !others.isEmpty, output: output)
+        outcome.rows = try rounds.rows()
         return (outcome, output)
     }
 
-    /// Peers that measure different things would wait for each other, or compare what cannot be compared.
-    private func checkThatOptionsAgree(_ communicator: Communicator) throws {
-        let text =
-            "\(plan.work) \(plan.sizes) \(plan.rounds) \(plan.calls ?? -1) \(plan.warmUps ?? -1) "
-            + "\(plan.pauseMilliseconds)"
-        // FNV-1a.
-        let digest = text.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 }
-        var extremes: [UInt64] = [digest, ~digest]
-        try extremes.withUnsafeMutableBufferPointer { _ = try communicator.allReduce($0, .minimum, tag: 0) }
-        guard extremes[0] == digest, ~extremes[1] == digest else {
-            throw BenchFailure("the peers of this run were started with different options; give all of them the same")
-        }
+    /// What has to be the same at all peers.
+    private var options: String {
+        "\(plan.work) \(plan.sizes) \(plan.rounds) \(plan.calls ?? -1) \(plan.warmUps ?? -1) \(plan.pauseMilliseconds) "
+            + "\(others) \(glooMeeting.map { "\($0.store)" } ?? "")"
     }
 
-    private func merge(_ own: BenchTurnResult, _ communicator: Communicator) throws -> BenchTurnResult {
-        var means = own.nanoseconds + [own.processorNanoseconds]
-        try means.withUnsafeMutableBufferPointer { _ = try communicator.allReduce($0, .average, tag: 0) }
-        var largest = [Int64(own.extraBytes)]
-        try largest.withUnsafeMutableBufferPointer { _ = try communicator.allReduce($0, .maximum, tag: 0) }
-        var wrong = [Int64(own.wrongElements)]
-        try wrong.withUnsafeMutableBufferPointer { _ = try communicator.allReduce($0, .sum, tag: 0) }
-        return BenchTurnResult(
-            nanoseconds: Array(means.dropLast()), processorNanoseconds: means[means.count - 1],
-            extraBytes: Int(largest[0]), wrongElements: Int(wrong[0]))
+    /// The worlds of the other libraries, each with this peer's process only. One that a peer cannot start is refused by
+    /// all.
+    private func start(with supervisor: BenchSupervisor, _ agreement: PeerAgreement) throws -> [BenchWorld] {
+        let worlds = others.map { library in
+            let world = BenchWorld(
+                library, peers: peers, ranks: agreement.rank..<agreement.rank + 1, work: plan.work)
+            world.masterAddress = master
+            if library == .gloo { world.glooMeeting = glooMeeting }
+            return world
+        }
+        // What is on disk is gone before signals end this process at once, as they must: it waits in calls of ours.
+        BenchSignals.install()
+        for world in worlds { try supervisor.launch(world, python: python) }
+        supervisor.removeFolder()
+        try BenchSignals.uninstall()
+
+        for world in worlds {
+            // A library's processes wait for each other to come: none begins to before all can.
+            try refuseTogether(world, supervisor, agreement)
+            if world.refusal == nil, let meeting = glooMeeting, world.library == .gloo {
+                let server = try limited(to: secondsPerStep) {
+                    try agreement.firstRank(where: meeting.store.isOfThisHost)
+                }
+                world.glooMeeting?.isServer = server == agreement.rank
+                if server == nil {
+                    supervisor.refuse(world, "no peer has the address of its store, \(meeting.store); see --gloo-store")
+                }
+            }
+            try supervisor.connect(world)
+            try refuseTogether(world, supervisor, agreement)
+        }
+        return worlds
+    }
+
+    private func refuseTogether(
+        _ world: BenchWorld, _ supervisor: BenchSupervisor, _ agreement: PeerAgreement
+    ) throws {
+        // Some may still be within a step that others have failed in.
+        let refusal = try limited(to: 2 * secondsPerStep) { try agreement.firstRefusal(world.refusal) }
+        if let refusal { supervisor.refuse(world, refusal) }
+    }
+
+    /// For what waits in calls of our library. The supervisor has deadlines of its own, which say more.
+    private func limited<Result>(to seconds: Int, _ body: () throws -> Result) throws -> Result {
+        DeadlineAlarm.set(seconds)
+        defer { DeadlineAlarm.cancel() }
+        return try body()
     }
 }
 

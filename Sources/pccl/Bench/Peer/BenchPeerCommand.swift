@@ -41,12 +41,15 @@ struct BenchPeerCommand: ParsableCommand {
                 bytesPerElement: work.type.byteCount, listener: listener)
             text = "one thread, \(max(work.stripes, 1)) connection\(work.stripes > 1 ? "s" : "") a pair"
         } else {
-            let master = try SocketAddress(host: "127.0.0.1", port: UInt16(clamping: try begin.number("port")))
+            guard let master = HostAndPort(parsing: try begin.text("master")) else { throw begin.isMalformed("master") }
             let ours = PCCLUnderTest(
-                try Communicator(Communicator.Configuration(master: master, stripesPerLink: work.stripes)), work)
+                try Communicator(
+                    Communicator.Configuration(
+                        master: SocketAddress(host: master.host, port: master.port),
+                        peerGroup: UInt32(try begin.number("group")), stripesPerLink: work.stripes)), work)
             try ours.gather(peers)
             peer = ours
-            text = "swift-pccl \(toolVersion)"
+            text = BenchLibrary.ourText
         }
         parent.say(ControlLine("ready", text: text))
 
