@@ -85,7 +85,7 @@ struct BenchRun {
             output.progress("starting \(library.rawValue), \(peers) peers")
             let world = BenchWorld(library, peers: peers, ranks: 0..<peers, work: plan.work)
             try supervisor.launch(world, python: python)
-            try supervisor.connect(world)
+            if world.refusal == nil { try supervisor.connect(world) }
             try outcome.note(world, output)
             if world.refusal == nil { worlds.append(world) }
         }

@@ -44,7 +44,6 @@ final class BenchSupervisor {
 
     /// Has the launched processes of a world find each other, and those of other hosts. Else it gets a refusal, as above.
     func connect(_ world: BenchWorld) throws {
-        guard world.refusal == nil else { return }
         try refusing(world) {
             begin(world)
             let answers = try replies(of: world, to: "find each other")

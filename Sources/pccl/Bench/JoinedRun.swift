@@ -24,18 +24,7 @@ struct JoinedRun {
             Communicator.Configuration(master: master, stripesPerLink: plan.work.stripes))
         defer { communicator.destroy() }
         let ours = PCCLUnderTest(communicator, plan.work)
-        output.progress("joining \(master) and waiting for \(peers) peers")
-        let agreement = try limited(to: secondsPerStep) {
-            try ours.gather(peers)
-            let rank = try communicator.attributes().rank
-            let agreement = PeerAgreement(communicator: communicator, peers: peers, rank: rank)
-            // Peers that measure different things would wait for each other, or compare what cannot be compared.
-            guard try agreement.isSame(options) else {
-                throw BenchFailure(
-                    "the peers of this run were started with different options; give all of them the same")
-            }
-            return agreement
-        }
+        let agreement = try limited(to: secondsPerStep) { try join(ours) }
 
         var output = output
         // In a laboratory it is known beforehand which node's output is the one to look at.
@@ -52,21 +41,33 @@ struct JoinedRun {
         ]
         let supervisor = try others.isEmpty ? nil : BenchSupervisor(secondsPerStep: secondsPerStep)
         defer { supervisor?.close() }
-        if let supervisor {
-            for world in try start(with: supervisor, agreement) {
-                try outcome.note(world, output)
-                guard world.refusal == nil else { continue }
-                contenders.append(
-                    BenchContender(library: world.library) { turn in
-                        let own = try supervisor.turn(world, turn)
-                        return try limited(to: secondsPerStep) { try agreement.merge(own) }
-                    })
+        let worlds = try supervisor.map { try start(with: $0, agreement) } ?? []
+        for world in worlds {
+            try outcome.note(world, output)
+            guard let supervisor, world.refusal == nil else { continue }
+            let contender = BenchContender(library: world.library) { turn in
+                let own = try supervisor.turn(world, turn)
+                return try limited(to: secondsPerStep) { try agreement.merge(own) }
             }
+            contenders.append(contender)
         }
         let rounds = BenchRounds(
             plan: plan, peers: peers, contenders: contenders, isComparison: !others.isEmpty, output: output)
         outcome.rows = try rounds.rows()
+        supervisor?.end(worlds)
         return (outcome, output)
+    }
+
+    private func join(_ ours: PCCLUnderTest) throws -> PeerAgreement {
+        output.progress("joining \(master) and waiting for \(peers) peers")
+        try ours.gather(peers)
+        let rank = try ours.communicator.attributes().rank
+        let agreement = PeerAgreement(communicator: ours.communicator, peers: peers, rank: rank)
+        // Peers that measure different things would wait for each other, or compare what cannot be compared.
+        guard try agreement.isSame(options) else {
+            throw BenchFailure("the peers of this run were started with different options; give all of them the same")
+        }
+        return agreement
     }
 
     /// What has to be the same at all peers.
@@ -94,19 +95,23 @@ struct JoinedRun {
         for world in worlds {
             // A library's processes wait for each other to come: none begins to before all can.
             try refuseTogether(world, supervisor, agreement)
-            if world.refusal == nil, let meeting = glooMeeting, world.library == .gloo {
-                let server = try limited(to: secondsPerStep) {
-                    try agreement.firstRank(where: meeting.store.isOfThisHost)
-                }
-                world.glooMeeting?.isServer = server == agreement.rank
-                if server == nil {
-                    supervisor.refuse(world, "no peer has the address of its store, \(meeting.store); see --gloo-store")
-                }
-            }
+            try chooseServer(of: world, supervisor, agreement)
+            guard world.refusal == nil else { continue }
             try supervisor.connect(world)
             try refuseTogether(world, supervisor, agreement)
         }
         return worlds
+    }
+
+    /// Of those that have the address of gloo's store, as all on one machine do, one serves it.
+    private func chooseServer(
+        of world: BenchWorld, _ supervisor: BenchSupervisor, _ agreement: PeerAgreement
+    ) throws {
+        guard world.refusal == nil, let store = world.glooMeeting?.store else { return }
+        let server = try limited(to: secondsPerStep) { try agreement.firstRank(where: store.isOfThisHost) }
+        world.glooMeeting?.isServer = server == agreement.rank
+        guard server == nil else { return }
+        supervisor.refuse(world, "no peer has the address of its store, \(store); see --gloo-store")
     }
 
     private func refuseTogether(
