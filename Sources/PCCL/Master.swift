@@ -14,23 +14,35 @@ public final class Master: Sendable {
     }
     private let listenAddress: SocketAddress
     private let timeouts: Timeouts
+    private let journalPath: String?
     private let state = Guarded(State.made)
 
     /// Port 0 takes a free one. `::` listens on all addresses of both families. Binds nothing yet.
-    public init(listen address: SocketAddress) throws(PCCLError) {
+    ///
+    /// `journal`: a file in which it keeps who belongs to the run, so that a master that is started anew with it goes on
+    /// where the last one ended; made if it is not there. Without one a new master takes over what its peers report.
+    public init(listen address: SocketAddress, journal: String? = nil) throws(PCCLError) {
         listenAddress = address
+        journalPath = journal
         timeouts = Environment.process.timeouts
     }
 
     deinit { destroy() }
 
     /// Binds and serves on a thread of its own; returns at once. Throws `.invalidUsage` when the address cannot be bound
-    /// (the reason says why), or when it was run before.
+    /// (the reason says why), when the journal is another master's, or no journal, or cannot be read, or when it was run
+    /// before.
     public func run() throws(PCCLError) {
         let failure: PCCLError? = state.withLock { state -> PCCLError? in
             guard case .made = state else { return PCCLError(.invalidUsage, "the master was run before") }
+            let journal: MasterJournal?
+            do throws(MasterJournal.Problem) {
+                journal = if let journalPath { try MasterJournal(at: journalPath) } else { nil }
+            } catch {
+                return PCCLError(.invalidUsage, error.description)
+            }
             do throws(SystemError) {
-                state = .running(try MasterSession(listen: listenAddress, timeouts: timeouts))
+                state = .running(try MasterSession(listen: listenAddress, timeouts: timeouts, journal: journal))
                 return nil
             } catch {
                 return PCCLError(.invalidUsage, error.description)

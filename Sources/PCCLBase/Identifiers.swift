@@ -17,6 +17,16 @@ package struct RunID: Hashable, Sendable {
     }
 }
 
+/// What a peer proves itself with when it attaches to its master again. Random, and known to the two alone.
+package struct PeerSecret: Hashable, Sendable {
+    package let high: UInt64
+    package let low: UInt64
+    package init(high: UInt64, low: UInt64) {
+        self.high = high
+        self.low = low
+    }
+}
+
 /// The version of one group's view: greater by at least one with each change of the view.
 package struct Epoch: Hashable, Comparable, Sendable, CustomStringConvertible {
     package let value: UInt32

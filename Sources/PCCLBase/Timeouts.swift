@@ -2,10 +2,19 @@
 package struct Timeouts: Hashable, Sendable {
     /// A peer from which nothing was heard for this long is lost.
     package let deadTime: Interval
-    package init(deadTime: Interval) { self.deadTime = deadTime }
+    /// How long members wait for a master that is gone. Zero: not at all, and nobody attaches again.
+    package let masterGrace: Interval
+    package init(deadTime: Interval, masterGrace: Interval = .milliseconds(0)) {
+        self.deadTime = deadTime
+        self.masterGrace = masterGrace
+    }
 
     package static let defaultDeadTime = Interval.seconds(5)
-    package static let standard = Timeouts(deadTime: defaultDeadTime)
+    package static let standard = Timeouts(
+        deadTime: defaultDeadTime, masterGrace: masterGrace(deadTime: defaultDeadTime))
+
+    /// Unless it is set: long enough for a service manager to start the master again, short enough for somebody who waits.
+    package static func masterGrace(deadTime: Interval) -> Interval { deadTime * 6 }
 
     /// Five heartbeats fit into the dead time, so four may be late or lost on the way before a live peer is given up.
     package var heartbeatPeriod: Interval { deadTime / 5 }
@@ -19,4 +28,7 @@ package struct Timeouts: Hashable, Sendable {
     package var dialPatience: Interval { deadTime }
     /// After the first report of an unreachable peer, how long others may add theirs before one peer is chosen to go.
     package var unreachableGrace: Interval { deadTime / 5 }
+    /// Between two attempts to reach a master that is gone: at first, and at most.
+    package var firstRedial: Interval { deadTime / 100 }
+    package var longestRedial: Interval { deadTime / 5 }
 }

@@ -106,6 +106,15 @@ package final class Engine {
         departures = [:]
     }
 
+    /// This process is another peer from now on, maybe of another run: epochs and ids known so far mean nothing any more.
+    /// Nothing is in flight.
+    package func forget() {
+        epoch = .none
+        members = []
+        inbound = [:]
+        halt()
+    }
+
     package func linkUp(_ link: Link) {
         links[link.peer] = link
         guard !isHalted else { return }

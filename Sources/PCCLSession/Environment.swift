@@ -3,7 +3,8 @@ import PCCLTransport
 
 /// What the environment may set, read once. docs/operations.md lists the same variables.
 package struct Environment: Sendable {
-    /// `PCCL_TIMEOUT`: the dead time in seconds, between 0.1 and 3600.
+    /// `PCCL_TIMEOUT`: the dead time in seconds, between 0.1 and 3600. `PCCL_MASTER_GRACE`: how long members wait for a
+    /// master that is gone, in seconds; six dead times if it is not set.
     package var timeouts = Timeouts.standard
     /// `PCCL_PORT_BASE`: the first port tried for connections from other peers.
     package var portBase: UInt16 = 48150
@@ -18,9 +19,20 @@ package struct Environment: Sendable {
     package init() {
         if let text = environment("PCCL_TIMEOUT") {
             if let seconds = Double(text), (0.1...3600).contains(seconds) {
-                timeouts = Timeouts(deadTime: .seconds(seconds))
+                timeouts = Timeouts(
+                    deadTime: .seconds(seconds), masterGrace: Timeouts.masterGrace(deadTime: .seconds(seconds)))
             } else {
                 Log.write(.error, "PCCL_TIMEOUT=\(text) is not a number of seconds from 0.1 to 3600; 5 is used")
+            }
+        }
+        if let text = environment("PCCL_MASTER_GRACE") {
+            if let seconds = Double(text), (0...86_400).contains(seconds) {
+                timeouts = Timeouts(deadTime: timeouts.deadTime, masterGrace: .seconds(seconds))
+            } else {
+                Log.write(
+                    .error,
+                    "PCCL_MASTER_GRACE=\(text) is not a number of seconds from 0 to 86400; "
+                        + "\(timeouts.masterGrace.seconds) is used")
             }
         }
         if let text = environment("PCCL_PORT_BASE") {

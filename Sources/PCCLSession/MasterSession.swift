@@ -26,18 +26,28 @@ package final class MasterSession: @unchecked Sendable {
     private var events: [MasterMachine.Event] = []
     private var isPumping = false
     private let worker = TopologyWorker()
+    private let journal: MasterJournal?
 
     /// Strangers beyond this number push out the oldest: connections that say nothing cannot use up the descriptors.
     private static let strangerLimit = 256
 
-    /// Binds and begins to serve.
-    package init(listen address: SocketAddress, timeouts: Timeouts) throws(SystemError) {
+    /// Binds and begins to serve, where the last master ended that had this journal.
+    package init(
+        listen address: SocketAddress, timeouts: Timeouts, journal: MasterJournal? = nil
+    ) throws(SystemError) {
         self.timeouts = timeouts
+        self.journal = journal
         self.address = address
         loop = try EventLoop(name: "pccl-master")
-        var random = SystemRandomNumberGenerator()
-        machine = MasterMachine(
-            run: RunID(high: random.next(), low: random.next()), timeouts: timeouts, now: EventLoop.now)
+        if let state = journal?.restored {
+            let count = state.groups.reduce(0) { $0 + $1.members.count }
+            Log.write(.info, "the run goes on from the journal: \(count) members are expected to attach again")
+            machine = MasterMachine(restoring: state, timeouts: timeouts, now: EventLoop.now)
+        } else {
+            var random = SystemRandomNumberGenerator()
+            machine = MasterMachine(
+                run: RunID(high: random.next(), low: random.next()), timeouts: timeouts, now: EventLoop.now)
+        }
         let opened = Completion<Result<SocketAddress, SystemError>>()
         loop.submit { [self] in opened.set(open(address)) }
         switch opened.wait() {
@@ -102,14 +112,19 @@ package final class MasterSession: @unchecked Sendable {
         connections[id] = connection
         if strangers.isEmpty { strangerTimer?.fire(at: loop.now + timeouts.dialPatience) }
         strangers.append((id, loop.now + timeouts.dialPatience))
-        connection.onGreeted = { [weak self] in self?.pump(.connected(id, from: host)) }
+        connection.onGreeted = { [weak self] in
+            var random = SystemRandomNumberGenerator()
+            let secret = PeerSecret(high: random.next(), low: random.next())
+            self?.pump(.connected(id, from: host, secret: secret))
+        }
         connection.onMessage = { [weak self] bytes in self?.take(bytes, from: id) }
         connection.onClosed = { [weak self] reason in
             guard let self else { return }
             Log.write(.debug, "a control connection ended: \(reason)")
+            let mayReturn = !(connections[id]?.wasClosedByPeer ?? true)
             connections[id] = nil
             strangers.removeAll { $0.id == id }
-            pump(.closed(id, reason: reason))
+            pump(.closed(id, reason: reason, mayReturn: mayReturn))
         }
         connection.start()
     }
@@ -153,6 +168,7 @@ package final class MasterSession: @unchecked Sendable {
 
     private func perform(_ effect: MasterMachine.Effect) {
         switch effect {
+        case .persist(let state): journal?.append(state)
         case .send(let id, let message): connections[id]?.send(message.bytes)
         case .close(let id): connections.removeValue(forKey: id)?.closeWhenSent()
         case .solve(let group, let question, let problem, let seed):

@@ -68,6 +68,7 @@ package final class PeerSession: @unchecked Sendable {
     private var operations: [OperationID: PendingOperation] = [:]
     private var operationsByLaunch: [LaunchNumber: OperationID] = [:]
     private var nextID: UInt64 = 1
+    private var identity: Registration?
 
     /// Starts the loop's thread and opens the port for other peers.
     package init(_ configuration: Configuration) throws(SystemError) {
@@ -208,9 +209,15 @@ package final class PeerSession: @unchecked Sendable {
             control?.closeWhenSent()
             control = nil
             dialTimer?.cancel()
+        case .abandonMaster:
+            control?.abandon()
+            control = nil
+            dialTimer?.cancel()
         case .sendToMaster(let message):
             control?.send(message.bytes)
         case .wantLinks(let registration, let members):
+            if let identity, identity != registration { engine?.forget() }
+            identity = registration
             mesh?.want(run: registration.run, me: registration.peer, members, timeouts: registration.timeouts)
             forgetUnwantedLinks(members)
         case .adopt(let assignment):

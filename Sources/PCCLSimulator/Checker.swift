@@ -7,23 +7,29 @@ import PCCLWire
 struct Checker {
     enum Ending { case success, abort, restart, mismatch, misuse }
 
-    private struct ViewKey: Hashable {
+    /// A group of a run. A master that knows nothing may begin another run, with epochs and ids of its own.
+    struct Lineage: Hashable {
+        var run: RunID
         var group: GroupID
+    }
+    private struct ViewKey: Hashable {
+        var group: Lineage
         var epoch: Epoch
     }
     private struct InstanceKey: Hashable {
-        var group: GroupID
+        var group: Lineage
         var epoch: Epoch
         var tag: Tag
         var ordinal: Int
     }
     private struct TagKey: Hashable {
         var host: Int
+        var group: Lineage
         var epoch: Epoch
         var tag: Tag
     }
     private struct AnswerKey: Hashable {
-        var group: GroupID
+        var group: Lineage
         var epoch: Epoch
         var number: Int
     }
@@ -41,48 +47,70 @@ struct Checker {
         var result: [UInt64]?
     }
 
-    var admitted: [PeerID: GroupID] = [:]
-    private var views: [ViewKey: (members: [PeerID], arrangement: Arrangement, isVerdict: Bool)] = [:]
-    private var lastView: [GroupID: [PeerID]] = [:]
+    private struct Registered: Hashable {
+        var peer: PeerID
+        var group: Lineage
+    }
+    private struct View {
+        var members: [PeerID]
+        var arrangement: Arrangement
+        var isVerdict: Bool
+        var isAdopted = false
+    }
+
+    private var registered: Set<Registered> = []
+    private var views: [ViewKey: View] = [:]
+    private var lastView: [Lineage: [PeerID]] = [:]
     private var instances: [Instance] = []
     private var instanceIndex: [InstanceKey: Int] = [:]
     private var ordinals: [TagKey: Int] = [:]
     private var answers: [AnswerKey: Bool] = [:]
 
+    mutating func register(_ peer: PeerID, _ group: Lineage) {
+        registered.insert(Registered(peer: peer, group: group))
+    }
+
     mutating func decide(
-        _ group: GroupID, _ epoch: Epoch, _ members: [PeerID], _ arrangement: Arrangement,
+        _ group: Lineage, _ epoch: Epoch, _ members: [PeerID], _ arrangement: Arrangement,
         _ counts: inout SimulationCounts, isVerdict: Bool
     ) {
         let key = ViewKey(group: group, epoch: epoch)
-        guard views[key] == nil else { return }
-        views[key] = (members, arrangement, isVerdict)
+        let isNew = views[key] == nil
+        // What a master decided before it died, and nobody has heard, another master may decide otherwise.
+        guard !(views[key]?.isAdopted ?? false) else { return }
+        views[key] = View(members: members, arrangement: arrangement, isVerdict: isVerdict)
+        guard isNew else { return }
         if isVerdict {
             if (lastView[group] ?? []).count > members.count { counts.losses += 1 } else { counts.repairs += 1 }
         }
         lastView[group] = members
     }
 
-    func isVerdict(_ group: GroupID, _ epoch: Epoch) -> Bool {
+    func isVerdict(_ group: Lineage, _ epoch: Epoch) -> Bool {
         views[ViewKey(group: group, epoch: epoch)]?.isVerdict ?? false
     }
 
-    func wrong(_ assignment: Assignment, of host: Host) -> String? {
-        guard let identity = host.identity, assignment.members.indices.contains(assignment.rank),
+    mutating func adopt(_ assignment: Assignment, by host: Host) -> String? {
+        guard let identity = host.identity, let lineage = host.lineage,
+            assignment.members.indices.contains(assignment.rank),
             assignment.members[assignment.rank] == identity.peer
         else { return "\(host.name) has the rank of another" }
-        for peer in assignment.members where admitted[peer] != host.group {
+        for peer in assignment.members where !registered.contains(Registered(peer: peer, group: lineage)) {
             return "\(host.name) has \(peer) in its view, who is not of \(host.group)"
         }
-        let decided = views[ViewKey(group: host.group, epoch: assignment.epoch)]
+        let key = ViewKey(group: lineage, epoch: assignment.epoch)
+        let decided = views[key]
         guard decided?.members == assignment.members, decided?.arrangement == assignment.arrangement else {
             return "\(host.name), \(assignment.epoch): \(assignment.members), \(assignment.arrangement) instead of "
                 + "\(decided.map { "\($0)" } ?? "nothing")"
         }
+        views[key]?.isAdopted = true
         return nil
     }
 
     mutating func answer(_ host: Host, _ arePending: Bool) -> String? {
-        let key = AnswerKey(group: host.group, epoch: host.lastEpoch, number: host.pendingAnswers)
+        guard let lineage = host.lineage else { return "\(host.name) was answered, and is not registered" }
+        let key = AnswerKey(group: lineage, epoch: host.lastEpoch, number: host.pendingAnswers)
         if let earlier = answers[key], earlier != arePending {
             return "\(host.name), \(host.lastEpoch), question \(key.number): \(arePending), another got \(earlier)"
         }
@@ -93,10 +121,11 @@ struct Checker {
     mutating func enter(
         _ host: Host, _ tag: Tag, _ launch: LaunchNumber, _ assignment: Assignment, _ call: OperationCall
     ) -> Int {
-        let tagKey = TagKey(host: host.index, epoch: assignment.epoch, tag: tag)
+        let lineage = host.lineage ?? Lineage(run: RunID(high: 0, low: 0), group: host.group)
+        let tagKey = TagKey(host: host.index, group: lineage, epoch: assignment.epoch, tag: tag)
         let ordinal = ordinals[tagKey, default: 0]
         ordinals[tagKey] = ordinal + 1
-        let key = InstanceKey(group: host.group, epoch: assignment.epoch, tag: tag, ordinal: ordinal)
+        let key = InstanceKey(group: lineage, epoch: assignment.epoch, tag: tag, ordinal: ordinal)
         let index: Int
         if let known = instanceIndex[key] {
             index = known

@@ -198,7 +198,10 @@ package struct ControlTraffic {
     private mutating func perform(_ effect: PeerMachine.Effect, _ index: Int) {
         switch effect {
         case .dialMaster:
-            handleAtMaster(.connected(.init(UInt64(index)), from: .v4(0x0a00_0000 | UInt32(index))))
+            handleAtMaster(
+                .connected(
+                    .init(UInt64(index)), from: .v4(0x0a00_0000 | UInt32(index)),
+                    secret: PeerSecret(high: 0, low: UInt64(index))))
             queue.append(.toPeer(index, .masterConnected))
         case .sendToMaster(let message):
             let bytes = message.bytes
@@ -225,7 +228,9 @@ package struct ControlTraffic {
             }
         case .finish: peers[index].running = nil
         case .complete(_, .success): peers[index].successes += 1
-        case .complete, .closeMaster, .adopt, .halt, .measureLinks, .ignore, .answer, .view, .wake, .log: break
+        case .complete, .closeMaster, .abandonMaster, .adopt, .halt, .measureLinks, .ignore, .answer, .view, .wake,
+            .log:
+            break
         }
     }
 

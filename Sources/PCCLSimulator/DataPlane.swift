@@ -204,6 +204,12 @@ final class Execution {
 }
 
 extension World {
+    func planeForget(_ host: Host) {
+        host.plane.epoch = .none
+        host.plane.isHalted = true
+        host.plane.inbound = []
+    }
+
     func planeAdopt(_ host: Host, _ assignment: Assignment) {
         host.plane.epoch = assignment.epoch
         host.plane.isHalted = false

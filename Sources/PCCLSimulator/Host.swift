@@ -135,6 +135,7 @@ final class Host {
         case .exited, .dead: true
         }
     }
+    var lineage: Checker.Lineage? { identity.map { Checker.Lineage(run: $0.run, group: group) } }
     var name: String { "host \(index)" + (identity.map { " (\($0.peer))" } ?? "") }
     func link(to peer: PeerID) -> Int? { links.first { $0.peer == peer }?.link }
 }

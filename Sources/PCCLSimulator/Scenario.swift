@@ -71,7 +71,13 @@ struct Scenario {
     /// All programs are right, so nobody may be refused.
     var isRight = true
 
-    var timeouts: Timeouts { Timeouts(deadTime: deadTime) }
+    /// Members wait for a master that is gone, and attach again.
+    var masterGrace = Interval.milliseconds(0)
+    /// Nil: a master that crashes stays away.
+    var masterReturnsAfter: Interval?
+    var keepsJournal = true
+
+    var timeouts: Timeouts { Timeouts(deadTime: deadTime, masterGrace: masterGrace) }
     var master: Int { slots }
     /// Long after the last fault and the slowest caller.
     var horizon: Instant { Instant(nanoseconds: 0) + deadTime * 150 }
@@ -130,6 +136,26 @@ struct Scenario {
         }
         addFaults(&r, unit)
         addTopology(&r)
+        addReturns(r, unit)
+    }
+
+    /// From a source of its own, so that all else is as it was when nobody came back.
+    private mutating func addReturns(_ source: RandomSource, _ unit: Interval) {
+        var copy = source
+        var r = RandomSource(seed: copy.next() ^ 0x7265_7475)
+        guard r.oneIn(2) else { return }
+        masterGrace = deadTime * 12
+        guard !r.oneIn(6) else { return }
+        // A master that comes back when some members have given it up and others have not divides right programs.
+        masterReturnsAfter = unit * UInt64(r.oneIn(3) ? 1 + r.below(20) : 1 + r.below(6000))
+        keepsJournal = !r.oneIn(4)
+        for _ in 0..<r.below(4) {
+            let at = Instant(nanoseconds: 0) + unit * UInt64(r.below(r.oneIn(4) ? 12_000 : 1000))
+            faults.append((at, r.oneIn(3) ? .masterCrash : .masterCrashInSending))
+        }
+        for _ in 0..<r.below(3) {
+            faults.append((Instant(nanoseconds: 0) + unit * UInt64(r.below(2000)), .resetControl(r.below(slots))))
+        }
     }
 
     /// Drawn last, so that what came before is as it was when there was none.

@@ -54,6 +54,7 @@ package struct SimulationCounts: Hashable, Sendable {
     package var repairs = 0
     /// Optimise calls that succeeded, one for each member.
     package var optimized = 0
+    package var masterRestarts = 0
 
     package init() {}
     package static func += (a: inout SimulationCounts, b: SimulationCounts) {
@@ -66,6 +67,7 @@ package struct SimulationCounts: Hashable, Sendable {
         a.losses += b.losses
         a.repairs += b.repairs
         a.optimized += b.optimized
+        a.masterRestarts += b.masterRestarts
     }
 }
 

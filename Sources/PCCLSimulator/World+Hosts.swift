@@ -120,6 +120,7 @@ extension World {
         switch effect {
         case .dialMaster: dialMaster(host)
         case .closeMaster: closeControl(host)
+        case .abandonMaster: closeControl(host, mayReturn: true)
         case .sendToMaster(let message): sendToMaster(host, message.bytes)
         case .wantLinks(let registration, let members): want(host, registration, members)
         case .adopt(let assignment): adopt(assignment, at: host)
@@ -158,8 +159,8 @@ extension World {
         }
         host.lastEpoch = assignment.epoch
         host.pendingAnswers = 0
-        if let wrong = checker.wrong(assignment, of: host) { return fail(.viewAgreed, wrong) }
-        if !checker.isVerdict(host.group, assignment.epoch) { host.callNumbers = [:] }
+        if let wrong = checker.adopt(assignment, by: host) { return fail(.viewAgreed, wrong) }
+        if let lineage = host.lineage, !checker.isVerdict(lineage, assignment.epoch) { host.callNumbers = [:] }
         planeAdopt(host, assignment)
     }
 

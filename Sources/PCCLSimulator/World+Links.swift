@@ -59,6 +59,10 @@ extension World {
     }
 
     func want(_ host: Host, _ registration: Registration, _ members: [Member]) {
+        if let identity = host.identity, identity != registration {
+            planeForget(host)
+            host.lastEpoch = .none
+        }
         host.identity = registration
         host.wanted = members.filter { $0.id != registration.peer }
         func isWanted(_ peer: PeerID) -> Bool { host.wanted.contains { $0.id == peer } }

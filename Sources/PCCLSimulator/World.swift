@@ -8,8 +8,8 @@ final class World {
     enum MasterInput {
         case dial(Int)
         case bytes(Int, [UInt8])
-        case closed(Int)
-        case solved(GroupID, question: UInt32, TopologySolution)
+        case closed(Int, mayReturn: Bool)
+        case solved(GroupID, question: UInt32, TopologySolution, life: Int)
         case tick(Int)
     }
     enum Happening {
@@ -17,6 +17,7 @@ final class World {
         case toMaster(MasterInput)
         case resume(Int)
         case resumeMaster
+        case restartMaster
         case fault(Int)
     }
     /// A connection of a process to the master.
@@ -64,6 +65,9 @@ final class World {
     var masterInbox: [MasterInput] = []
     var masterWake = 0
     private var isMasterAboutToDie = false
+    private var masterLives = 1
+    /// What a master that is started anew finds on its disk.
+    private var journal: MasterState?
 
     var checker = Checker()
     var counts = SimulationCounts()
@@ -117,6 +121,7 @@ final class World {
                 let inbox = masterInbox
                 masterInbox = []
                 for input in inbox { takeAtMaster(input) }
+            case .restartMaster: restartMaster()
             case .fault(let index): inflict(scenario.faults[index].fault)
             }
         }
@@ -204,11 +209,12 @@ final class World {
         queue.push(.toMaster(.bytes(connection, bytes)), at: at)
     }
 
-    func closeControl(_ host: Host) {
+    /// `mayReturn`: the master sees a connection that broke, not one that was closed.
+    func closeControl(_ host: Host, mayReturn: Bool = false) {
         for connection in [host.control, host.diallingMaster].compactMap({ $0 }) {
             let at = max(arrival(from: host.slot, to: scenario.master), connections[connection].lastToMaster)
             connections[connection].lastToMaster = at
-            queue.push(.toMaster(.closed(connection)), at: at)
+            queue.push(.toMaster(.closed(connection, mayReturn: mayReturn)), at: at)
         }
         host.control = nil
         host.diallingMaster = nil
@@ -250,7 +256,10 @@ final class World {
             connections[connection].isOpenAtMaster = true
             let slot = hosts[connections[connection].host].slot
             pushToHost(connection, .masterAnswered(connection: connection, accepted: true))
-            pumpMaster(.connected(.init(UInt64(connection)), from: World.address(slot)))
+            pumpMaster(
+                .connected(
+                    .init(UInt64(connection)), from: World.address(slot),
+                    secret: PeerSecret(high: 1, low: UInt64(connection) &* 0x9e37_79b9_7f4a_7c15)))
         case .bytes(let connection, let bytes):
             guard connections[connection].isOpenAtMaster else { return }
             do {
@@ -261,12 +270,15 @@ final class World {
                 note { "master ← \(hosts[connections[connection].host].name): garbage (\(error))" }
                 pumpMaster(.violated(.init(UInt64(connection)), reason: "\(error)"))
             }
-        case .closed(let connection):
+        case .closed(let connection, let mayReturn):
             guard connections[connection].isOpenAtMaster else { return }
             connections[connection].isOpenAtMaster = false
-            note { "master: \(hosts[connections[connection].host].name) closed its connection" }
-            pumpMaster(.closed(.init(UInt64(connection)), reason: "closed"))
-        case .solved(let group, let question, let solution):
+            note {
+                "master: the connection of \(hosts[connections[connection].host].name) \(mayReturn ? "broke" : "ended")"
+            }
+            pumpMaster(.closed(.init(UInt64(connection)), reason: "closed", mayReturn: mayReturn))
+        case .solved(let group, let question, let solution, let life):
+            guard life == masterLives else { return }
             pumpMaster(.solved(group, question: question, solution))
         case .tick(let number):
             if number == masterWake { pumpMaster(.tick) }
@@ -287,6 +299,7 @@ final class World {
         checkMaster()
         for effect in effects {
             switch effect {
+            case .persist(let state): keep(state)
             case .send(let id, let message):
                 if isMasterAboutToDie, diesBefore(message) { return crashMaster() }
                 send(message, on: Int(id.value))
@@ -300,7 +313,8 @@ final class World {
                 queue.push(.toMaster(.tick(masterWake)), at: max(instant, now))
             case .solve(let group, let question, let problem, let seed):
                 let solution = problem.solved(effort: .quick, seed: seed)
-                queue.push(.toMaster(.solved(group, question: question, solution)), at: now + thinking)
+                queue.push(
+                    .toMaster(.solved(group, question: question, solution, life: masterLives)), at: now + thinking)
             case .improve: break  // Groups here are small enough for exact answers.
             case .log(let line): note { "master: \(line.text)" }
             }
@@ -325,11 +339,13 @@ final class World {
     private func send(_ original: ToPeer, on connection: Int) {
         guard connections[connection].isOpenAtMaster else { return }
         let host = hosts[connections[connection].host]
+        let lineage = Checker.Lineage(run: master.run, group: host.group)
         var message = original
         switch message {
-        case .welcome(let peer, _, _): checker.admitted[peer] = host.group
+        case .welcome(let peer, let run, _, _, _):
+            checker.register(peer, Checker.Lineage(run: run, group: host.group))
         case .view(let epoch, let members, let world, let arrangement):
-            checker.decide(host.group, epoch, members.map(\.id), arrangement, &counts, isVerdict: false)
+            checker.decide(lineage, epoch, members.map(\.id), arrangement, &counts, isVerdict: false)
             if members.count > 1, sabotages(.swapRanks, oneIn: 2) {
                 var swapped = members
                 swapped.swapAt(0, members.count - 1)
@@ -338,7 +354,7 @@ final class World {
                 message = .view(epoch: epoch, members: members, world: world)
             }
         case .verdict(let epoch, let members, let world, let arrangement, let operations, let missed):
-            checker.decide(host.group, epoch, members.map(\.id), arrangement, &counts, isVerdict: true)
+            checker.decide(lineage, epoch, members.map(\.id), arrangement, &counts, isVerdict: true)
             if let first = operations.firstIndex(where: { $0.outcome == .abort }), sabotages(.commitAborted, oneIn: 1) {
                 var changed = operations
                 changed[first].outcome = .commit
@@ -349,7 +365,9 @@ final class World {
         case .pendingAnswer(let arePending):
             if sabotages(.flipPendingAnswer, oneIn: 4) { message = .pendingAnswer(arePending: !arePending) }
             if sabotages(.refuseRightProgram, oneIn: 4) { message = .callRefused(reason: "sabotage") }
-        case .turnedAway, .heartbeat, .propose, .joinUnchanged, .world, .flush, .callRefused, .optimizeUnchanged: break
+        case .turnedAway, .heartbeat, .propose, .joinUnchanged, .world, .flush, .callRefused, .optimizeUnchanged,
+            .attached:
+            break
         }
         var bytes = message.bytes
         if bytes.count > 1, sabotages(.cutMessageShort, oneIn: 8) { bytes.removeLast() }
@@ -385,7 +403,8 @@ final class World {
             }
         case .resetControl(let slot):
             guard let host = running(slot), let connection = host.control else { return }
-            queue.push(.toMaster(.closed(connection)), at: arrival(from: slot, to: scenario.master))
+            queue.push(
+                .toMaster(.closed(connection, mayReturn: true)), at: arrival(from: slot, to: scenario.master))
             pushToHost(connection, .masterClosed(connection: connection))
         case .crash(let slot, let silent):
             guard let host = running(slot) else { return }
@@ -420,8 +439,37 @@ final class World {
         }
     }
 
+    private func keep(_ state: MasterState) {
+        if let read = try? MasterState(state.bytes), read == state {
+            journal = state
+        } else {
+            fail(.wire, "the state \(state) cannot be read back")
+        }
+    }
+
+    private func restartMaster() {
+        guard case .dead = masterLife else { return }
+        masterLife = .running
+        masterLives += 1
+        counts.masterRestarts += 1
+        if let journal, scenario.keepsJournal {
+            note { "the master is started anew, with its journal" }
+            master = MasterMachine(restoring: journal, timeouts: scenario.timeouts, now: now)
+        } else {
+            note { "the master is started anew, and knows nothing" }
+            master = MasterMachine(
+                run: RunID(high: scenario.deadTime.nanoseconds, low: UInt64(masterLives)), timeouts: scenario.timeouts,
+                now: now)
+        }
+        pumpMaster(.tick)
+    }
+
     private func crashMaster() {
+        if case .dead = masterLife { return }
         masterLife = .dead
+        isMasterAboutToDie = false
+        masterInbox = []
+        if let delay = scenario.masterReturnsAfter { queue.push(.restartMaster, at: now + delay) }
         for connection in connections.indices where connections[connection].isOpenAtMaster {
             connections[connection].isOpenAtMaster = false
             // Half of what was under way is lost with the master: the reset overtakes it.
@@ -456,7 +504,8 @@ final class World {
             for dial in host.dials {
                 if let link = dial.link { tellBroken(link, from: host, "the process was killed") }
             }
-            closeControl(host)
+            // What it had not read makes the kernel break the connection instead of closing it.
+            closeControl(host, mayReturn: scenario.timeouts.masterGrace.nanoseconds > 0 && random.oneIn(4))
         }
         host.links = []
     }

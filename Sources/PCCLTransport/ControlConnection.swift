@@ -23,6 +23,9 @@ package final class ControlConnection {
     private var incoming: [UInt8] = []
     private var outgoing: [UInt8] = []
 
+    /// The other end was closed in an orderly way, as the kernel does for a process that ends; otherwise it broke.
+    package private(set) var wasClosedByPeer = false
+
     package var onGreeted: (() -> Void)?
     package var onMessage: (([UInt8]) -> Void)?
     package var onClosed: ((String) -> Void)?
@@ -76,6 +79,12 @@ package final class ControlConnection {
         loop.letGo(self)
     }
 
+    /// Closes so that the other end sees a connection that broke, not one that was closed.
+    package func abandon() {
+        socket.resetWhenClosed()
+        closeNow()
+    }
+
     private func fail(_ reason: String) {
         let onClosed = self.onClosed
         closeNow()
@@ -126,6 +135,7 @@ package final class ControlConnection {
             incoming += buffer[..<count]
             digest()
         } else if count == 0 {
+            wasClosedByPeer = true
             fail(isGreeted ? "the connection was closed" : "the connection was closed before a greeting")
         } else if errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR {
             fail(SystemError(doing: "reading").description)

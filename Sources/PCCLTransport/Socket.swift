@@ -71,6 +71,12 @@ package struct Socket: ~Copyable {
         }
     }
 
+    /// Whenever it is closed, the other end sees a reset.
+    package func resetWhenClosed() {
+        var abrupt = linger(l_onoff: 1, l_linger: 0)
+        setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &abrupt, socklen_t(MemoryLayout<linger>.size))
+    }
+
     /// What became of a connect: 0 when it stands.
     package var connectError: CInt {
         var code: CInt = 0

@@ -98,8 +98,8 @@ package enum WireLimits {
     /// A control message: a verdict over 65,536 operations in flight needs 1 MiB, a flush report of them with 32 known
     /// launches each 26 MiB.
     package static let controlMessageBytes = 32 << 20
-    /// A peer's first message: a few addresses.
-    package static let helloBytes = 4096
+    /// A peer's first message: a few addresses, or those of all members of a large group.
+    package static let helloBytes = 384 << 10
     package static let members = 1024
     package static let operations = 65_536
     package static let addresses = 16

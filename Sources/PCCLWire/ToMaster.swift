@@ -23,6 +23,8 @@ package enum ToMaster: Hashable, Sendable {
     case leave
     /// The caller asks, jointly with its group, for better use of the links; this is what is known of those from here.
     case voteOptimize(figures: [LinkFigure])
+    /// The first message of a peer that was registered before, on a new connection or to a master that was started anew.
+    case attach(Attachment)
 }
 
 /// One operation in flight at a peer, as it tells the master in a flush.
@@ -109,6 +111,9 @@ extension ToMaster {
         case .voteOptimize(let figures):
             w.write(UInt8(11))
             w.write(figures) { $0.write($1) }
+        case .attach(let attachment):
+            w.write(UInt8(12))
+            w.write(attachment)
         }
         return w.bytes
     }
@@ -141,6 +146,7 @@ extension ToMaster {
             self = .stalled(epoch: Epoch(try r.read()), tag: Tag(try r.read()), missing: try r.readPeers())
         case 10: self = .leave
         case 11: self = .voteOptimize(figures: try r.readFigures())
+        case 12: self = .attach(try r.readAttachment())
         default: throw .unknownKind(kind)
         }
         try r.finish()
@@ -148,7 +154,7 @@ extension ToMaster {
 }
 
 extension ByteWriter {
-    mutating func write(_ failed: [FailedCalls]) {
+    package mutating func write(_ failed: [FailedCalls]) {
         write(failed) {
             $0.write($1.tag.value)
             $0.write($1.count)
@@ -167,7 +173,7 @@ extension ByteWriter {
 }
 
 extension ByteReader {
-    mutating func readFailedCalls() throws(WireError) -> [FailedCalls] {
+    package mutating func readFailedCalls() throws(WireError) -> [FailedCalls] {
         try readList("failed calls", limit: WireLimits.operations) { (r) throws(WireError) in
             FailedCalls(tag: Tag(try r.read()), count: try r.read())
         }

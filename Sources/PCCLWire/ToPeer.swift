@@ -2,8 +2,9 @@ import PCCLBase
 
 /// What the master says to a peer.
 package enum ToPeer: Hashable, Sendable {
-    /// The answer to `hello`. The dead time is the master's: one knob for the whole run.
-    case welcome(peer: PeerID, run: RunID, deadTimeMilliseconds: UInt32)
+    /// The answer to `hello`. The time-outs are the master's: the same knobs for the whole run.
+    case welcome(
+        peer: PeerID, run: RunID, secret: PeerSecret, deadTimeMilliseconds: UInt32, masterGraceMilliseconds: UInt32)
     /// The peer is not, or no longer, part of the run. The connection ends with this message.
     case turnedAway(reason: String)
     case heartbeat
@@ -27,6 +28,8 @@ package enum ToPeer: Hashable, Sendable {
     case callRefused(reason: String)
     /// The optimise call is over, and what is in force could not be bettered: view, epoch and arrangement stay.
     case optimizeUnchanged
+    /// The answer to `attach`: the peer is who it was. What it has missed comes next.
+    case attached(world: WorldCounts)
 }
 
 /// The master's word on one operation of the peer it is sent to.
@@ -57,12 +60,13 @@ extension ToPeer {
     package var bytes: [UInt8] {
         var w = ByteWriter()
         switch self {
-        case .welcome(let peer, let run, let deadTime):
+        case .welcome(let peer, let run, let secret, let deadTime, let masterGrace):
             w.write(UInt8(1))
             w.write(peer.value)
-            w.write(run.high)
-            w.write(run.low)
+            w.write(run)
+            w.write(secret)
             w.write(deadTime)
+            w.write(masterGrace)
         case .turnedAway(let reason):
             w.write(UInt8(2))
             w.write(reason)
@@ -96,17 +100,16 @@ extension ToPeer {
             w.write(world)
             w.write(members) { $0.write($1) }
             w.write(arrangement)
-            w.write(operations) {
-                $0.write($1.tag.value)
-                $0.write($1.launch.value)
-                $0.write($1.outcome.rawValue)
-            }
+            w.write(operations)
             w.write(missed)
         case .callRefused(let reason):
             w.write(UInt8(11))
             w.write(reason)
         case .optimizeUnchanged:
             w.write(UInt8(12))
+        case .attached(let world):
+            w.write(UInt8(13))
+            w.write(world)
         }
         return w.bytes
     }
@@ -117,8 +120,10 @@ extension ToPeer {
         switch kind {
         case 1:
             let peer = PeerID(try r.read())
-            let run = RunID(high: try r.read(), low: try r.read())
-            self = .welcome(peer: peer, run: run, deadTimeMilliseconds: try r.read())
+            let (run, secret) = (try r.readRun(), try r.readSecret())
+            self = .welcome(
+                peer: peer, run: run, secret: secret, deadTimeMilliseconds: try r.read(),
+                masterGraceMilliseconds: try r.read())
         case 2: self = .turnedAway(reason: try r.readText())
         case 3: self = .heartbeat
         case 4: self = .propose(epoch: Epoch(try r.read()), members: try r.readMembers())
@@ -138,19 +143,33 @@ extension ToPeer {
             let arrangement = try r.readArrangement()
             self = .verdict(
                 epoch: epoch, members: members, world: world, arrangement: arrangement,
-                operations: try r.readList("operations", limit: WireLimits.operations) { (r) throws(WireError) in
-                    try r.readOperationVerdict()
-                },
-                missed: try r.readFailedCalls())
+                operations: try r.readVerdicts(), missed: try r.readFailedCalls())
         case 11: self = .callRefused(reason: try r.readText())
         case 12: self = .optimizeUnchanged
+        case 13: self = .attached(world: try r.readCounts())
         default: throw .unknownKind(kind)
         }
         try r.finish()
     }
 }
 
+extension ByteWriter {
+    package mutating func write(_ verdicts: [OperationVerdict]) {
+        write(verdicts) {
+            $0.write($1.tag.value)
+            $0.write($1.launch.value)
+            $0.write($1.outcome.rawValue)
+        }
+    }
+}
+
 extension ByteReader {
+    package mutating func readVerdicts() throws(WireError) -> [OperationVerdict] {
+        try readList("operations", limit: WireLimits.operations) { (r) throws(WireError) in
+            try r.readOperationVerdict()
+        }
+    }
+
     fileprivate mutating func readOperationVerdict() throws(WireError) -> OperationVerdict {
         let tag = Tag(try read())
         let launch = LaunchNumber(try read())

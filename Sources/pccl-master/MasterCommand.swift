@@ -9,8 +9,12 @@ struct MasterCommand: ParsableCommand {
         commandName: "pccl-master",
         abstract: "The master of a run: admits peers, notices losses, and never sees the data.",
         discussion: """
-            SIGTERM and SIGINT end it cleanly, with status 0. Calls of its peers that need a master (to connect, \
-            to update the topology, to ask who is waiting) then fail and say so.
+            SIGTERM and SIGINT end it cleanly, with status 0. Its peers reduce on, and wait for it to come back; after \
+            PCCL_MASTER_GRACE seconds (30) calls that need a master (to update the topology, to ask who is waiting) fail \
+            and say so. Started again on the same port, it goes on with the run, from its journal.
+
+            The journal is a small file. Unless --journal says where, it is master-PORT.journal in $STATE_DIRECTORY, \
+            in $XDG_STATE_HOME/pccl or in ~/.local/state/pccl, whichever is known first.
             """)
 
     @Option(
@@ -22,8 +26,21 @@ struct MasterCommand: ParsableCommand {
     @Option(help: "The TCP port; 0 lets the system choose one, which is then printed.")
     var port: UInt16 = 48148
 
+    @Option(
+        help: ArgumentHelp(
+            "Where to keep what a master that is started anew must know.", valueName: "path"))
+    var journal: String?
+
+    @Flag(help: "Keep nothing on disk: a master that is started anew takes over what its peers report.")
+    var noJournal = false
+
     @Option(help: "What is logged on standard error; else the environment's PCCL_LOG_LEVEL, else warn.")
     var logLevel: LogLevel?
+
+    func validate() throws {
+        guard journal == nil || !noJournal else { throw ValidationError("--journal goes without --no-journal") }
+        guard journal != "" else { throw ValidationError("--journal needs a path") }
+    }
 
     func run() throws {
         if let logLevel { setenv("PCCL_LOG_LEVEL", logLevel.environmentValue, 1) }
@@ -32,7 +49,7 @@ struct MasterCommand: ParsableCommand {
         let listenHost = listen.map(withoutBrackets) ?? anyAddress()
         let master: Master
         do {
-            master = try Master(listen: SocketAddress(host: listenHost, port: port))
+            master = try Master(listen: SocketAddress(host: listenHost, port: port), journal: journalPath)
             try master.run()
         } catch {
             throw Failure(explanation(of: error, listenHost: listenHost))
@@ -51,14 +68,34 @@ struct MasterCommand: ParsableCommand {
         master.destroy()
     }
 
+    /// A port that the system chooses is another one the next time, so nobody would come back to it.
+    private var journalPath: String? {
+        if let journal { return journal }
+        guard !noJournal, port != 0 else { return nil }
+        guard let folder = StateFolder.path else {
+            writeLine("no journal is kept: neither STATE_DIRECTORY, XDG_STATE_HOME nor HOME is set; see --journal")
+            return nil
+        }
+        // Nobody asked for this place, so that it cannot be used is no reason not to start.
+        if let obstacle = StateFolder.obstacle(to: folder) {
+            writeLine("no journal is kept: \(folder): \(obstacle); see --journal")
+            return nil
+        }
+        return "\(folder)/master-\(port).journal"
+    }
+
     /// Why it could not start, and what to do about it.
     private func explanation(of error: PCCLError, listenHost: String) -> String {
+        let holders = PortHolder.listeners(onPort: port)
+        let isJournal = error.reason.contains("journal")
+        // A master at work has its journal and its port: the port says more.
+        if isJournal, journal != nil || holders.isEmpty { return error.reason }
         let endpoint = endpoint(listenHost, port)
         // Only then is somebody to blame: an address that is not this machine's is nobody's fault.
-        guard error.reason.contains(String(cString: strerror(EADDRINUSE))) else {
+        guard isJournal || error.reason.contains(String(cString: strerror(EADDRINUSE))) else {
             return "cannot listen on \(endpoint): \(error.reason)"
         }
-        let names = PortHolder.listeners(onPort: port).compactMap(\.process).map { "\($0.command) (process \($0.id))" }
+        let names = holders.compactMap(\.process).map { "\($0.command) (process \($0.id))" }
         let culprit =
             names.isEmpty
             ? "a process that this user may not see (ask as root)"
@@ -77,6 +114,28 @@ enum LogLevel: String, CaseIterable, ExpressibleByArgument {
     init?(argument: String) { self.init(rawValue: argument.lowercased()) }
 
     var environmentValue: String { rawValue.uppercased() }
+}
+
+/// Where a daemon keeps its state: what a service manager says, else what the XDG base directory specification does.
+private enum StateFolder {
+    static var path: String? {
+        // systemd may name several, separated by colons.
+        if let folder = variable("STATE_DIRECTORY")?.split(separator: ":").first { return String(folder) }
+        if let folder = variable("XDG_STATE_HOME") { return folder + "/pccl" }
+        return variable("HOME").map { $0 + "/.local/state/pccl" }
+    }
+
+    /// Makes it if need be. Nil: it can be used.
+    static func obstacle(to folder: String) -> String? {
+        for end in folder.indices.dropFirst() where folder[end] == "/" { mkdir(String(folder[..<end]), 0o700) }
+        mkdir(folder, 0o700)
+        return access(folder, W_OK | X_OK) == 0 ? nil : String(cString: strerror(errno))
+    }
+
+    private static func variable(_ name: String) -> String? {
+        guard let value = getenv(name).map({ String(cString: $0) }), !value.isEmpty else { return nil }
+        return value
+    }
 }
 
 /// An error whose description is all there is to say: no usage follows it, and the status is 1.

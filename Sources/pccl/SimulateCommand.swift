@@ -111,7 +111,8 @@ struct SimulateCommand: ParsableCommand {
     private func summary(_ counts: SimulationCounts) -> String {
         "\(counts.events) events, \(counts.succeeded + counts.aborted) operations (\(counts.bySites) by sites, "
             + "\(counts.aborted) aborted, \(counts.restarted) restarted), \(counts.joins) joins, "
-            + "\(counts.losses) losses, \(counts.repairs) repairs, \(counts.optimized) optimised:"
+            + "\(counts.losses) losses, \(counts.repairs) repairs, \(counts.optimized) optimised, "
+            + "\(counts.masterRestarts) master restarts:"
     }
 }
 

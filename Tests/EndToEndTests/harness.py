@@ -20,7 +20,7 @@ from typing import Callable, Dict, Iterable, List, Optional, Sequence
 SUCCESS, INVALID_ARGUMENT, INVALID_USAGE, TOO_FEW_PEERS, MASTER_CONNECTION_FAILED = 0, 3, 4, 5, 6
 RANK_CONNECTION_LOST, UPDATE_TOPOLOGY_FAILED = 8, 11
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """What this library says in its greeting; a test that greets by itself must say the same to be listened to."""
 
 # What a process may open on many machines, unless somebody changed it. Ours must do with that.
@@ -195,10 +195,11 @@ class Worker(Process):
 
 
 class Master(Process):
-    def __init__(self, case: "Case", host: str) -> None:
+    def __init__(self, case: "Case", host: str, port: int, arguments: Sequence[str]) -> None:
         case.started += 1
         super().__init__(
-            case, f"master-{case.started}", [case.tools.master, "--listen", host, "--port", "0"], case.env)
+            case, f"master-{case.started}",
+            [case.tools.master, "--listen", host, "--port", str(port), *(arguments or ["--no-journal"])], case.env)
         self.host = host
         log = self.wait_for_log("listening on ")
         self.port = int(log.split("listening on ")[1].split()[0].rsplit(":", 1)[1])
@@ -233,8 +234,8 @@ class Case:
 
     # --- processes
 
-    def start_master(self, host: str = "127.0.0.1") -> Master:
-        self._master = Master(self, host)
+    def start_master(self, host: str = "127.0.0.1", port: int = 0, arguments: Sequence[str] = ()) -> Master:
+        self._master = Master(self, host, port, arguments)
         self.processes.append(self._master)
         return self._master
 

@@ -8,9 +8,10 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 
 from harness import (INVALID_USAGE, MASTER_CONNECTION_FAILED, PROTOCOL_VERSION, RANK_CONNECTION_LOST, SUCCESS,
-                     UPDATE_TOPOLOGY_FAILED, Case, check, check_steps, check_whole, progress, start_loop, start_reduce, stop_loop)
+                     UPDATE_TOPOLOGY_FAILED, Case, check, check_steps, check_whole, mask_of, progress, settle, start_loop, start_reduce, stop_loop)
 
 
 def _membership_calls_fail(case: Case, members) -> None:
@@ -27,8 +28,9 @@ def _membership_calls_fail(case: Case, members) -> None:
 
 
 def master_killed(case: Case) -> None:
-    """Collectives go on, membership calls fail with their codes, newcomers are told."""
+    """Once nobody waits for it any more: collectives go on, membership calls fail with their codes, newcomers are told."""
     case.env["PCCL_TIMEOUT"] = "1"
+    case.env["PCCL_MASTER_GRACE"] = "0"
     members = case.world(3)
     start_loop(members, "none")
     progress(members)
@@ -49,6 +51,7 @@ def master_killed(case: Case) -> None:
 
 def master_killed_during_membership_calls(case: Case) -> None:
     case.env["PCCL_TIMEOUT"] = "1"
+    case.env["PCCL_MASTER_GRACE"] = "0"
     members = case.world(3)
     for member, call in zip(members, ("update", "pending")):
         member.send(call)
@@ -60,6 +63,7 @@ def master_killed_during_membership_calls(case: Case) -> None:
 
 def peer_killed_after_the_master(case: Case) -> None:
     """Nobody can say any more what became of the operation: an error at all survivors, and no hang."""
+    case.env["PCCL_MASTER_GRACE"] = "0"
     for trial in range(3):
         case.start_master()
         members = case.world(3)
@@ -82,6 +86,7 @@ def peer_killed_after_the_master(case: Case) -> None:
 
 def master_killed_while_a_peer_connects(case: Case) -> None:
     case.env["PCCL_TIMEOUT"] = "1"
+    case.env["PCCL_MASTER_GRACE"] = "0"
     members = case.world(2)
     newcomer = case.worker(5)
     newcomer.send("connect")
@@ -102,6 +107,7 @@ def master_killed_while_a_peer_connects(case: Case) -> None:
 
 def master_terminated(case: Case) -> None:
     case.env["PCCL_TIMEOUT"] = "1"
+    case.env["PCCL_MASTER_GRACE"] = "0"
     members = case.world(2)
     case.master.signal(signal.SIGTERM)
     check(case.master.wait() == 0, f"SIGTERM should end it cleanly, not with {case.master.popen.returncode}")
@@ -128,6 +134,7 @@ def second_master_on_the_port(case: Case) -> None:
 def master_restarted(case: Case) -> None:
     """Who lost the master may start anew with the next one."""
     case.env["PCCL_TIMEOUT"] = "1"
+    case.env["PCCL_MASTER_GRACE"] = "0"
     members = case.world(2)
     case.master.kill()
     for member in members:
@@ -139,6 +146,84 @@ def master_restarted(case: Case) -> None:
     start_loop(fresh, "pending")
     progress(fresh)
     stop_loop(fresh)
+
+
+def _restart_master(case: Case, *arguments: str) -> None:
+    port = case.master.port
+    case.master.kill()
+    case.start_master(port=port, arguments=arguments)
+
+
+def _is_attached(member) -> bool:
+    log = member.log_text()
+    return log.rfind("attached to the master again") > log.rfind("the master is lost")
+
+
+def _returning(case: Case, *arguments: str) -> None:
+    """Killed at any moment and started again, it loses nobody, and no call fails."""
+    case.env["PCCL_LOG_LEVEL"] = "INFO"
+    case.start_master(arguments=arguments)
+    members = case.world(3)
+    start_loop(members, "pending")
+    for _ in range(6):
+        progress(members, steps=case.random.randrange(1, 30))
+        _restart_master(case, *arguments)
+    if "--no-journal" in arguments:
+        # Such a master takes whoever comes first for the first of a new run.
+        while not all(_is_attached(member) for member in members):
+            check(case.seconds_left() > 0, "not all have attached again")
+            time.sleep(0.01)
+    newcomer = case.worker(3)
+    newcomer.send("connect")
+    check(newcomer.expect("connect").rc == SUCCESS, "a newcomer")
+    start_loop([newcomer], "pending")
+    everybody = members + [newcomer]
+    settle(everybody, mask_of(everybody))
+    stop_loop(everybody)
+    check(check_steps(everybody, may_lose=False) == 0, "the master's death was seen by a collective")
+
+
+def master_returns(case: Case) -> None:
+    _returning(case, "--journal", str(case.logs / "journal"))
+
+
+def master_returns_without_a_journal(case: Case) -> None:
+    _returning(case, "--no-journal")
+
+
+def member_killed_while_the_master_is_away(case: Case) -> None:
+    case.env["PCCL_TIMEOUT"] = "1"
+    journal = ("--journal", str(case.logs / "journal"))
+    case.start_master(arguments=journal)
+    members = case.world(4)
+    start_loop(members, "pending")
+    progress(members)
+    port = case.master.port
+    case.master.kill()
+    members[3].wait_for_log("master is lost")
+    members[3].kill()
+    case.start_master(port=port, arguments=journal)
+    settle(members[:3], mask_of(members[:3]))
+    stop_loop(members[:3])
+    check_steps(members, may_lose=True)
+
+
+def foreign_journal(case: Case) -> None:
+    """What is not its own is refused with a reason, and left as it was."""
+    path = case.logs / "thesis.tex"
+    path.write_text("years of work\n")
+    first = case.start_master(arguments=("--journal", str(case.logs / "journal")))
+    for arguments, word in (
+            (("--journal", str(path)), "is not a journal"), (("--journal", str(case.logs)), "opening the journal"),
+            (("--journal", str(case.logs / "journal")), "another master"), (("--journal", ""), "needs a path"),
+            (("--journal", "x", "--no-journal"), "without")):
+        other = subprocess.run(
+            [case.tools.master, "--listen", "127.0.0.1", "--port", "0", *arguments], stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=case.seconds_left())
+        check(other.returncode in (1, 64), f"{arguments}: it ended with {other.returncode}: {other.stderr}")
+        check(word in other.stderr, f"{arguments}: it should say {word!r}: {other.stderr}")
+    check(path.read_text() == "years of work\n", "it was overwritten")
+    check(first.is_running(), "the first master should not mind")
 
 
 def _no_master(case: Case, port: int, *words: str) -> None:

@@ -333,7 +333,10 @@ struct Cluster {
         if channel.to == "master" {
             guard let connection = nodes[channel.from]?.connection else { return }
             switch packet {
-            case .connected: handleMaster(.connected(connection, from: .v4(0x7f00_0001)))
+            case .connected:
+                handleMaster(
+                    .connected(
+                        connection, from: .v4(0x7f00_0001), secret: PeerSecret(high: 5, low: connection.value)))
             case .toMaster(let message):
                 sentToMaster.append((channel.from, message))
                 handleMaster(.received(connection, message))
@@ -354,7 +357,7 @@ struct Cluster {
         let from = id(channel.from)
         switch packet {
         case .toPeer(let message):
-            if case .welcome(let id, _, _) = message { nodes[name]?.id = id }
+            if case .welcome(let id, _, _, _, _) = message { nodes[name]?.id = id }
             handle(name, .fromMaster(message))
         case .closed(let reason): handle(name, .masterClosed(reason))
         case .linkUp: handle(name, .linkUp(from))
@@ -373,6 +376,7 @@ struct Cluster {
         if let broken = master.brokenInvariant() { Issue.record("the master: \(broken)") }
         for effect in effects {
             switch effect {
+            case .persist: break
             case .send(let connection, let message):
                 guard let name = connections[connection] else { continue }
                 sentByMaster.append((name, message))
@@ -417,7 +421,7 @@ struct Cluster {
             nodes[name]?.connection = connection
             channels.append((Channel(from: name, to: "master"), .connected))
             handle(name, .masterConnected)
-        case .closeMaster:
+        case .closeMaster, .abandonMaster:
             dropConnection(of: name, reason: "closed by the peer")
         case .sendToMaster(let message):
             channels.append((Channel(from: name, to: "master"), .toMaster(message)))

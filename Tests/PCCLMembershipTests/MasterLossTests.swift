@@ -254,7 +254,7 @@ struct MasterStrayTests {
         var effects: [MasterMachine.Effect] = []
         let connection = MasterMachine.ConnectionID(1)
         let start = Instant(nanoseconds: 0)
-        master.handle(.connected(connection, from: .v4(1)), at: start, effects: &effects)
+        master.handle(.connected(connection, from: .v4(1), secret: secret), at: start, effects: &effects)
         effects = []
         master.handle(.received(connection, .voteJoin), at: start, effects: &effects)
         #expect(describe(effects) == ["send 1 turnedAway", "close 1"])
@@ -271,7 +271,8 @@ struct MasterStrayTests {
         var master = MasterMachine(run: Cluster.run, timeouts: Cluster.timeouts, now: Instant(nanoseconds: 0))
         var effects: [MasterMachine.Effect] = []
         let start = Instant(nanoseconds: 0)
-        master.handle(.connected(MasterMachine.ConnectionID(1), from: .v4(1)), at: start, effects: &effects)
+        master.handle(
+            .connected(MasterMachine.ConnectionID(1), from: .v4(1), secret: secret), at: start, effects: &effects)
         effects = []
         master.handle(.tick, at: start + Cluster.timeouts.dialPatience / 2, effects: &effects)
         #expect(describe(effects) == [])
@@ -286,7 +287,8 @@ struct MasterStrayTests {
         let start = Instant(nanoseconds: 0)
         let own = SocketAddress(.v4(0x0a00_0001), port: 7)
         let seen = SocketAddress(.v4(0x0a00_0002), port: 7)
-        master.handle(.connected(MasterMachine.ConnectionID(1), from: seen.host), at: start, effects: &effects)
+        master.handle(
+            .connected(MasterMachine.ConnectionID(1), from: seen.host, secret: secret), at: start, effects: &effects)
         let hello = ToMaster.hello(group: GroupID(0), listenPort: 7, addresses: [own, seen], stripes: .max)
         master.handle(.received(MasterMachine.ConnectionID(1), hello), at: start, effects: &effects)
         #expect(master.peers.map(\.member.addresses) == [[seen, own]])
@@ -299,7 +301,7 @@ struct MasterStrayTests {
             case .send(let connection, .turnedAway): "send \(connection.value) turnedAway"
             case .send(let connection, let message): "send \(connection.value) \(message)"
             case .close(let connection): "close \(connection.value)"
-            case .solve, .improve, .wake, .log: nil
+            case .persist, .solve, .improve, .wake, .log: nil
             }
         }
     }
@@ -328,7 +330,8 @@ struct PeerStrayTests {
     @Test(
         "a peer leaves a master that breaks the protocol, and its next calls say why",
         arguments: [
-            ToPeer.welcome(peer: PeerID(5), run: Cluster.run, deadTimeMilliseconds: 1),
+            ToPeer.welcome(
+                peer: PeerID(5), run: Cluster.run, secret: secret, deadTimeMilliseconds: 1, masterGraceMilliseconds: 0),
             .view(epoch: Epoch(100), members: [], world: world),
             .view(epoch: Epoch(0), members: [Member(id: PeerID(1), addresses: [], stripes: 1)], world: world),
             .verdict(epoch: Epoch(100), members: [], world: world, operations: []),
@@ -377,3 +380,5 @@ struct PeerStrayTests {
         #expect(c.nodes["A"]?.restored.count == 1)
     }
 }
+
+private let secret = PeerSecret(high: 1, low: 2)

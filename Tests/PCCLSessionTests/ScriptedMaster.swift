@@ -38,8 +38,8 @@ final class ScriptedMaster: Sendable {
             guard case .hello(_, let port, _, _) = try connection.next() else { throw Stuck(waitingFor: "hello") }
             try connection.say(
                 .welcome(
-                    peer: PeerID(number), run: ScriptedMaster.run,
-                    deadTimeMilliseconds: UInt32(timeouts.deadTime.milliseconds)))
+                    peer: PeerID(number), run: ScriptedMaster.run, secret: PeerSecret(high: 5, low: number),
+                    deadTimeMilliseconds: UInt32(timeouts.deadTime.milliseconds), masterGraceMilliseconds: 0))
             peers.append(ScriptedPeer(id: PeerID(number), session: session, connection: connection, port: port))
         }
         let members =

@@ -22,7 +22,12 @@ struct FoundBugsTests {
             PeerMachine.Configuration(
                 group: GroupID(0), listenPort: 1, addresses: [], stripes: 1, timeouts: .standard))
         _ = feed(&machine, .call(CallID(1), .connect), .masterConnected)
-        _ = feed(&machine, .fromMaster(.welcome(peer: PeerID(1), run: run, deadTimeMilliseconds: 5000)))
+        _ = feed(
+            &machine,
+            .fromMaster(
+                .welcome(
+                    peer: PeerID(1), run: run, secret: PeerSecret(high: 1, low: 2), deadTimeMilliseconds: 5000,
+                    masterGraceMilliseconds: 0)))
         if ids.count > 1 { _ = feed(&machine, .fromMaster(.propose(epoch: Epoch(epoch), members: members(ids)))) }
         for id in ids where id != 1 { _ = feed(&machine, .linkUp(PeerID(id))) }
         _ = feed(&machine, .fromMaster(.view(epoch: Epoch(epoch), members: members(ids), world: world)))
@@ -163,7 +168,7 @@ struct FoundBugsTests {
             return effects
         }
         func connect(_ id: UInt64) {
-            _ = handle(.connected(.init(id), from: .v4(1)))
+            _ = handle(.connected(.init(id), from: .v4(1), secret: PeerSecret(high: 1, low: id)))
             _ = handle(.received(.init(id), .hello(group: GroupID(0), listenPort: 1, addresses: [], stripes: 1)))
         }
         connect(1)

@@ -41,13 +41,34 @@ enum Samples {
             failed: [FailedCalls(tag: Tag(1), count: .max), FailedCalls(tag: Tag(.max), count: 1)]),
         .stalled(epoch: Epoch(4), tag: Tag(5), missing: [PeerID(6)]),
         .voteOptimize(figures: []),
+        .attach(
+            Attachment(
+                run: RunID(high: .max, low: 3), peer: PeerID(4), secret: PeerSecret(high: 5, low: .max),
+                group: GroupID(6), listenPort: 7, addresses: addresses, stripes: 8, view: nil)),
+        .attach(
+            Attachment(
+                run: RunID(high: .max, low: 3), peer: PeerID(4), secret: PeerSecret(high: 5, low: .max),
+                group: GroupID(6), listenPort: 7, addresses: [], stripes: 8,
+                view: HeldView(epoch: Epoch(9), highestEpoch: Epoch(.max), members: [], arrangement: .plain))),
+        .attach(
+            Attachment(
+                run: RunID(high: .max, low: 3), peer: PeerID(4), secret: PeerSecret(high: 5, low: .max),
+                group: GroupID(6), listenPort: 7, addresses: [], stripes: 8,
+                view: HeldView(
+                    epoch: Epoch(9), highestEpoch: Epoch(.max), members: members,
+                    arrangement: Arrangement(shares: [1, 2], sites: [0, 1], figures: figures), answers: .max,
+                    lastAnswer: .optimizeUnchanged, call: .optimizeTopology,
+                    figures: [LinkFigure(peer: PeerID(1), bytesPerSecond: 2)], isHalted: true, needsRepair: true))),
         .voteOptimize(figures: [
             LinkFigure(peer: PeerID(1)), LinkFigure(peer: PeerID(.max), bytesPerSecond: .max, latencyNanoseconds: 1),
         ]),
     ]
 
     static let toPeer: [ToPeer] = [
-        .welcome(peer: PeerID(.max), run: RunID(high: 1, low: .max), deadTimeMilliseconds: 5000),
+        .welcome(
+            peer: PeerID(.max), run: RunID(high: 1, low: .max), secret: PeerSecret(high: .max, low: 2),
+            deadTimeMilliseconds: 5000, masterGraceMilliseconds: 30_000),
+        .attached(world: WorldCounts(globalWorldSize: 3, groupCount: 2, largestGroupWorldSize: .max)),
         .turnedAway(reason: "the run is full: größer geht nicht"), .turnedAway(reason: ""),
         .heartbeat,
         .propose(epoch: Epoch(1), members: members), .propose(epoch: Epoch(1), members: []),

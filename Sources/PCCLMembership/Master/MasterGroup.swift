@@ -15,6 +15,8 @@ import PCCLWire
 ///      │  ▲
 ///      └──┘ a further member is lost: again, with a higher epoch and fewer members
 /// ```
+/// A master that was started anew begins with `recovering`, and goes on to `settled` or `flushing` once all members have
+/// attached again or were lost.
 package struct MasterGroup: Sendable {
     package struct Proposal: Sendable {
         package var epoch: Epoch
@@ -39,6 +41,12 @@ package struct MasterGroup: Sendable {
         case solving(question: UInt32)
         case linking(Proposal)
         case flushing(Flush)
+        /// The master was started anew: members attach again, and nothing is decided before they all did, or were lost.
+        case recovering(Recovery)
+    }
+    /// What members that attached again have told of themselves, and not been answered yet.
+    package struct Recovery: Sendable {
+        package var reports: [PeerID: HeldView] = [:]
     }
     /// A member's word that its link to another member is broken.
     package struct BrokenLink: Sendable {
@@ -70,6 +78,13 @@ package struct MasterGroup: Sendable {
     /// What members told with their votes to optimise, last.
     package var figures: [PeerID: [LinkFigure]] = [:]
     package var arrangement = Arrangement.plain
+    /// How `epoch` began. No further outcome comes before all members have heard this one, for it takes their votes or
+    /// reports; so a member that attaches again can have missed this one at most.
+    package var outcome = GroupOutcome.unknown
+    /// A member was lost since then.
+    package var hasLost = false
+    /// The joint calls of this epoch that left it as it was: how many were answered, and what was said last.
+    package var answers: (count: UInt32, last: JointAnswer?) = (0, nil)
     /// What a longer search has found since the last optimise call.
     package var suggestion: [PeerID]?
     package var questions: UInt32 = 0
@@ -85,6 +100,16 @@ package struct MasterGroup: Sendable {
         highestEpoch = highestEpoch.next
         return highestEpoch
     }
+
+    /// A view or a verdict opens this epoch.
+    package mutating func begin(_ epoch: Epoch, _ outcome: GroupOutcome) {
+        self.epoch = epoch
+        self.outcome = outcome
+        hasLost = false
+        answers = (0, nil)
+    }
+
+    package mutating func note(_ answer: JointAnswer) { answers = (answers.count &+ 1, answer) }
 
     package func isMember(_ peer: PeerID) -> Bool { members.contains(peer) }
 

@@ -50,6 +50,7 @@ extension MasterMachine {
 
     private mutating func endOptimizing(_ g: Int, _ effects: inout [Effect]) {
         groups[g].optimizeVotes.removeAll()
+        groups[g].note(.optimizeUnchanged)
         if groups[g].voteKinds == 0 { groups[g].votesSince = nil }
         sendToMembers(g, .optimizeUnchanged, &effects)
     }

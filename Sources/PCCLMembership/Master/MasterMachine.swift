@@ -14,11 +14,13 @@ package struct MasterMachine: Sendable {
 
     package enum Event: Sendable {
         /// A control connection stands; its preamble was right.
-        case connected(ConnectionID, from: SocketAddress.Host)
+        /// `secret` was never used before; whoever registers over this connection is given it.
+        case connected(ConnectionID, from: SocketAddress.Host, secret: PeerSecret)
         case received(ConnectionID, ToMaster)
         /// Bytes that are no message, or too many of them.
         case violated(ConnectionID, reason: String)
-        case closed(ConnectionID, reason: String)
+        /// `mayReturn`: the connection broke. Otherwise its other end was closed, as a process that ends does.
+        case closed(ConnectionID, reason: String, mayReturn: Bool = false)
         /// The answer to `solve`.
         case solved(GroupID, question: UInt32, TopologySolution)
         /// What `improve` has found.
@@ -28,6 +30,8 @@ package struct MasterMachine: Sendable {
     }
 
     package enum Effect: Sendable {
+        /// To be on disk, if this master keeps a journal, before the effects that follow are performed.
+        case persist(MasterState)
         case send(ConnectionID, ToPeer)
         /// Close once everything sent before has left.
         case close(ConnectionID)
@@ -41,20 +45,35 @@ package struct MasterMachine: Sendable {
 
     package struct Peer: Sendable {
         package let id: PeerID
-        package let connection: ConnectionID
+        /// Nil: it is expected to attach again.
+        package var connection: ConnectionID?
         package let group: GroupID
-        package let member: Member
+        package var member: Member
+        /// Nil: not known yet, and the first to attach as this peer is believed.
+        package var secret: PeerSecret?
         package var lastHeard: Instant
     }
+    struct Stranger: Sendable {
+        var connection: ConnectionID
+        var from: SocketAddress.Host
+        var secret: PeerSecret
+        var since: Instant
+    }
 
-    private let run: RunID
-    private let timeouts: Timeouts
+    package internal(set) var run: RunID
+    let timeouts: Timeouts
     package internal(set) var groups: [MasterGroup] = []
     /// In order of their ids.
-    package private(set) var peers: [Peer] = []
+    package internal(set) var peers: [Peer] = []
     /// Connections that have not said hello yet, in order of arrival.
-    private var strangers: [(connection: ConnectionID, from: SocketAddress.Host, since: Instant)] = []
-    private var nextPeer: UInt64 = 1
+    private var strangers: [Stranger] = []
+    var nextPeer: UInt64 = 1
+    /// Ids below may be given without another word to the journal.
+    private var reservedPeer: UInt64 = 1
+    /// Until when a master that began without knowing anything takes over from members what it should know.
+    var rebuildsUntil: Instant?
+    /// Groups begin above it.
+    var firstEpoch = Epoch.none
     private var nextHeartbeat: Instant
     private var requestedWake: Instant?
 
@@ -64,10 +83,17 @@ package struct MasterMachine: Sendable {
         nextHeartbeat = now + timeouts.heartbeatPeriod
     }
 
+    /// Goes on where a master ended that had come to this state.
+    package init(restoring state: MasterState, timeouts: Timeouts, now: Instant) {
+        self.init(run: state.run, timeouts: timeouts, now: now)
+        (nextPeer, reservedPeer) = (state.nextPeer, state.nextPeer)
+        for group in state.groups { restore(group, at: now) }
+    }
+
     package mutating func handle(_ event: Event, at now: Instant, effects: inout [Effect]) {
         switch event {
-        case .connected(let connection, let from):
-            strangers.append((connection, from, now))
+        case .connected(let connection, let from, let secret):
+            strangers.append(Stranger(connection: connection, from: from, secret: secret, since: now))
         case .received(let connection, let message):
             receive(message, on: connection, at: now, &effects)
         case .violated(let connection, let reason):
@@ -77,9 +103,13 @@ package struct MasterMachine: Sendable {
                 effects.append(.log(LogLine(.warning, "a connection was closed before it said hello: \(reason)")))
                 effects.append(.close(connection))
             }
-        case .closed(let connection, let reason):
+        case .closed(let connection, let reason, let mayReturn):
             if let peer = peer(on: connection) {
-                remove(peer.id, reason: reason, at: now, &effects)
+                if mayReturn, isAwaited(peer) {
+                    detach(peer.id, reason: reason, at: now, &effects)
+                } else {
+                    remove(peer.id, reason: reason, at: now, &effects)
+                }
             } else {
                 _ = forgetStranger(connection)
             }
@@ -99,9 +129,12 @@ package struct MasterMachine: Sendable {
     private mutating func receive(
         _ message: ToMaster, on connection: ConnectionID, at now: Instant, _ effects: inout [Effect]
     ) {
-        if case .hello(let group, let port, let addresses, let stripes) = message {
+        switch message {
+        case .hello(let group, let port, let addresses, let stripes):
             return register(
                 connection, group: group, port: port, addresses: addresses, stripes: stripes, at: now, &effects)
+        case .attach(let attachment): return attach(attachment, on: connection, at: now, &effects)
+        default: break
         }
         guard let index = peers.firstIndex(where: { $0.connection == connection }) else {
             if forgetStranger(connection) != nil {
@@ -115,7 +148,7 @@ package struct MasterMachine: Sendable {
         let g = groupIndex(peer.group)
 
         switch message {
-        case .hello, .heartbeat:
+        case .hello, .attach, .heartbeat:
             break
         case .leave:
             effects.append(.close(connection))
@@ -143,6 +176,7 @@ package struct MasterMachine: Sendable {
             answerProposal(g, from: peer.id, epoch, unreachable: others, at: now, &effects)
         case .brokenLink(let epoch, let other, let gaveUp):
             noteBrokenLink(g, from: peer.id, to: other, epoch, gaveUp: gaveUp, at: now)
+            loseIfBothAreBroken(other, g, at: now, &effects)
         case .flushReport(let epoch, let operations, let failed):
             collect(
                 FlushResolution.Report(peer: peer.id, operations: operations, failed: failed), g, epoch, at: now,
@@ -160,6 +194,15 @@ package struct MasterMachine: Sendable {
             if let peer = peer(on: connection) { turnAway(peer.id, "hello was said twice", at: now, &effects) }
             return
         }
+        register(
+            stranger, group: group, port: port, addresses: addresses, stripes: stripes, at: now, &effects)
+    }
+
+    mutating func register(
+        _ stranger: Stranger, group: GroupID, port: UInt16, addresses: [SocketAddress], stripes: UInt16,
+        at now: Instant, _ effects: inout [Effect]
+    ) {
+        let connection = stranger.connection
         guard peers.count < WireLimits.members else {
             effects.append(
                 .send(connection, .turnedAway(reason: "the run is full: \(WireLimits.members) peers take part")))
@@ -168,21 +211,57 @@ package struct MasterMachine: Sendable {
         }
         let id = PeerID(nextPeer)
         nextPeer += 1
-        let seen = SocketAddress(stranger.from, port: port)
-        let member = Member(
-            id: id, addresses: [seen] + addresses.filter { $0 != seen }.prefix(WireLimits.addresses - 1),
-            stripes: min(stripes, UInt16(WireLimits.stripesPerLink)))
-        peers.append(Peer(id: id, connection: connection, group: group, member: member, lastHeard: now))
+        let member = MasterMachine.member(id, seenAt: stranger.from, port, addresses, stripes)
+        peers.append(
+            Peer(
+                id: id, connection: connection, group: group, member: member, secret: stranger.secret, lastHeard: now))
         let g = groupIndex(group)
         groups[g].newcomers.insert(id)
+        if rebuildsUntil != nil, groups[g].members.isEmpty {
+            // Those that were there before come first.
+            groups[g].phase = .recovering(MasterGroup.Recovery())
+        }
+        if nextPeer > reservedPeer {
+            reservedPeer = nextPeer + MasterMachine.idsReserved
+            persist(&effects)
+        }
         effects.append(
             .send(
                 connection,
                 .welcome(
-                    peer: id, run: run,
-                    deadTimeMilliseconds: UInt32(clamping: timeouts.deadTime.milliseconds))))
-        effects.append(.log(LogLine(.info, "\(id) at \(seen) registered for \(group)")))
+                    peer: id, run: run, secret: stranger.secret,
+                    deadTimeMilliseconds: UInt32(clamping: timeouts.deadTime.milliseconds),
+                    masterGraceMilliseconds: UInt32(clamping: timeouts.masterGrace.milliseconds))))
+        effects.append(.log(LogLine(.info, "\(id) at \(address(id)) registered for \(group)")))
         advance(g, at: now, &effects)
+    }
+
+    /// Ids between two words to the journal: a master that ends forgets those it gave since the last.
+    private static let idsReserved: UInt64 = 64
+
+    static func member(
+        _ id: PeerID, seenAt host: SocketAddress.Host, _ port: UInt16, _ addresses: [SocketAddress], _ stripes: UInt16
+    ) -> Member {
+        let seen = SocketAddress(host, port: port)
+        return Member(
+            id: id, addresses: [seen] + addresses.filter { $0 != seen }.prefix(WireLimits.addresses - 1),
+            stripes: min(stripes, UInt16(WireLimits.stripesPerLink)))
+    }
+
+    /// Called before whatever makes a peer rely on it.
+    func persist(_ effects: inout [Effect]) { effects.append(.persist(state)) }
+
+    private var state: MasterState {
+        MasterState(
+            run: run, nextPeer: max(reservedPeer, nextPeer),
+            groups: groups.filter { $0.epoch > .none }.map { group in
+                MasterState.Group(
+                    id: group.id, epoch: group.epoch,
+                    members: group.members.compactMap { id in
+                        peers.first { $0.id == id }.map { MasterState.Peer(secret: $0.secret, member: $0.member) }
+                    },
+                    arrangement: group.arrangement, outcome: group.outcome, hasLost: group.hasLost)
+            })
     }
 
     // MARK: join points
@@ -200,6 +279,7 @@ package struct MasterMachine: Sendable {
             // these messages leaves no member in another epoch than the rest.
             guard !groups[g].members.isEmpty else { return }
             groups[g].joinVotes.removeAll()
+            groups[g].note(.joinUnchanged)
             if groups[g].voteKinds == 0 { groups[g].votesSince = nil }
             sendToMembers(g, .joinUnchanged(world: worldCounts), &effects)
             return
@@ -212,7 +292,9 @@ package struct MasterMachine: Sendable {
         groups[g].pendingVotes.removeAll()
         groups[g].stalls.removeAll()
         if groups[g].voteKinds == 0 { groups[g].votesSince = nil }
-        sendToMembers(g, .pendingAnswer(arePending: !groups[g].newcomers.isEmpty), &effects)
+        let arePending = !groups[g].newcomers.isEmpty
+        groups[g].note(arePending ? .somePending : .nonePending)
+        sendToMembers(g, .pendingAnswer(arePending: arePending), &effects)
     }
 
     private mutating func propose(_ g: Int, at now: Instant, _ effects: inout [Effect]) {
@@ -291,13 +373,14 @@ package struct MasterMachine: Sendable {
         groups[g].members = view
         groups[g].arrangement = proposal.arrangement
         for peer in view { groups[g].newcomers.remove(peer) }
-        groups[g].epoch = epoch
+        let members = view.compactMap { member($0) }
+        groups[g].begin(epoch, GroupOutcome(kind: .view, members: members, arrangement: proposal.arrangement))
         groups[g].phase = .settled
         groups[g].forgetAllVotes()
         groups[g].brokenLinks.removeAll()
         groups[g].stalls.removeAll()
         guard !view.isEmpty else { return }
-        let members = view.compactMap { member($0) }
+        persist(&effects)
         sendToMembers(
             g, .view(epoch: epoch, members: members, world: worldCounts, arrangement: proposal.arrangement), &effects)
         tellOtherGroups(g, &effects)
@@ -308,7 +391,7 @@ package struct MasterMachine: Sendable {
     // MARK: loss and flush
 
     /// The peer is gone, whatever the reason. Its group's survivors learn of it through a flush.
-    private mutating func remove(_ peer: PeerID, reason: String, at now: Instant, _ effects: inout [Effect]) {
+    mutating func remove(_ peer: PeerID, reason: String, at now: Instant, _ effects: inout [Effect]) {
         removeQuietly(peer, reason: reason, at: now, advance: true, &effects)
     }
 
@@ -325,7 +408,17 @@ package struct MasterMachine: Sendable {
         groups[g].newcomers.remove(id)
         groups[g].forgetVotes(of: id)
         groups[g].brokenLinks.removeAll { $0.from == id || $0.to == id }
+        if case .recovering(var recovery) = groups[g].phase {
+            recovery.reports[id] = nil
+            groups[g].phase = .recovering(recovery)
+        }
         if wasMember {
+            groups[g].hasLost = true
+            persist(&effects)
+        }
+        if case .recovering = groups[g].phase {
+            concludeRecovery(g, at: now, &effects)
+        } else if wasMember {
             startFlush(g, cause: .loss, at: now, &effects)
         } else if case .linking(let proposal) = groups[g].phase, proposal.newcomers.contains(id) {
             groups[g].phase = .settled
@@ -333,16 +426,18 @@ package struct MasterMachine: Sendable {
         }
     }
 
-    private mutating func turnAway(
+    mutating func turnAway(
         _ id: PeerID, _ reason: String, at now: Instant, advance goOn: Bool = true, _ effects: inout [Effect]
     ) {
         guard let peer = peers.first(where: { $0.id == id }) else { return }
-        effects.append(.send(peer.connection, .turnedAway(reason: reason)))
-        effects.append(.close(peer.connection))
+        if let connection = peer.connection {
+            effects.append(.send(connection, .turnedAway(reason: reason)))
+            effects.append(.close(connection))
+        }
         removeQuietly(id, reason: reason, at: now, advance: goOn, &effects)
     }
 
-    private mutating func startFlush(
+    mutating func startFlush(
         _ g: Int, cause: FlushResolution.Cause, at now: Instant, _ effects: inout [Effect]
     ) {
         guard !groups[g].members.isEmpty else {
@@ -354,8 +449,7 @@ package struct MasterMachine: Sendable {
             return
         }
         // A loss during a repair is a loss.
-        var cause = cause
-        if case .flushing(let earlier) = groups[g].phase, earlier.cause == .loss { cause = .loss }
+        let cause = groups[g].hasLost ? .loss : cause
         let epoch = groups[g].openEpoch()
         groups[g].phase = .flushing(MasterGroup.Flush(epoch: epoch, cause: cause))
         groups[g].brokenLinks.removeAll { !$0.gaveUp }
@@ -377,8 +471,13 @@ package struct MasterMachine: Sendable {
         let verdicts = FlushResolution.verdicts(for: flush.reports, cause: flush.cause, waiting: waiting)
         let missed = FlushResolution.missed(for: flush.reports, verdicts: verdicts)
         let members = groups[g].members.compactMap { member($0) }
-        groups[g].epoch = epoch
+        let told = zip(flush.reports, zip(verdicts, missed)).map {
+            GroupOutcome.Verdict(peer: $0.peer, operations: $1.0, missed: $1.1)
+        }
+        groups[g].begin(
+            epoch, GroupOutcome(kind: .verdicts(told), members: members, arrangement: groups[g].arrangement))
         groups[g].phase = .settled
+        persist(&effects)
         for (report, (operations, missed)) in zip(flush.reports, zip(verdicts, missed)) {
             send(
                 .verdict(
@@ -458,10 +557,11 @@ package struct MasterMachine: Sendable {
             _ = forgetStranger(stranger.connection)
             effects.append(.close(stranger.connection))
         }
+        endRebuilding(at: now, &effects)
         for g in groups.indices { tick(group: g, at: now, &effects) }
         if nextHeartbeat <= now {
             nextHeartbeat = now + timeouts.heartbeatPeriod
-            for peer in peers { effects.append(.send(peer.connection, .heartbeat)) }
+            for connection in peers.compactMap(\.connection) { effects.append(.send(connection, .heartbeat)) }
         }
     }
 
@@ -481,7 +581,7 @@ package struct MasterMachine: Sendable {
             {
                 refuseVotes(g, &effects)
             }
-        case .solving, .linking, .flushing:
+        case .solving, .linking, .flushing, .recovering:
             break
         }
     }
@@ -499,12 +599,13 @@ package struct MasterMachine: Sendable {
         advance(g, at: now, &effects)
     }
 
-    private mutating func noteVote(_ g: Int, at now: Instant) {
+    mutating func noteVote(_ g: Int, at now: Instant) {
         if groups[g].votesSince == nil { groups[g].votesSince = now }
     }
 
     private mutating func requestWake(_ effects: inout [Effect]) {
         var next = nextHeartbeat
+        if let rebuildsUntil { next = min(next, rebuildsUntil) }
         for group in groups {
             switch group.phase {
             case .linking(let proposal): next = min(next, proposal.deadline)
@@ -515,7 +616,7 @@ package struct MasterMachine: Sendable {
                 if let since = group.votesSince, group.voteKinds > 1 {
                     next = min(next, since + timeouts.stragglerPatience)
                 }
-            case .solving, .flushing: break
+            case .solving, .flushing, .recovering: break
             }
         }
         if let requested = requestedWake, requested <= next { return }
@@ -525,38 +626,38 @@ package struct MasterMachine: Sendable {
 
     // MARK: looking things up
 
-    private var worldCounts: WorldCounts {
+    var worldCounts: WorldCounts {
         let sizes = groups.map(\.members.count).filter { $0 > 0 }
         return WorldCounts(
             globalWorldSize: UInt32(sizes.reduce(0, +)), groupCount: UInt32(sizes.count),
             largestGroupWorldSize: UInt32(sizes.max() ?? 0))
     }
 
-    private func peer(on connection: ConnectionID) -> Peer? { peers.first { $0.connection == connection } }
-    private func member(_ id: PeerID) -> Member? { peers.first { $0.id == id }?.member }
+    func peer(on connection: ConnectionID) -> Peer? { peers.first { $0.connection == connection } }
+    func member(_ id: PeerID) -> Member? { peers.first { $0.id == id }?.member }
     private func address(_ id: PeerID) -> String { member(id)?.addresses.first?.description ?? "?" }
 
     private func isCurrentMember(_ peer: PeerID, _ g: Int, _ epoch: Epoch) -> Bool {
         groups[g].isMember(peer) && groups[g].epoch == epoch
     }
 
-    private mutating func groupIndex(_ id: GroupID) -> Int {
+    mutating func groupIndex(_ id: GroupID) -> Int {
         if let index = groups.firstIndex(where: { $0.id == id }) { return index }
         let index = groups.firstIndex { id < $0.id } ?? groups.count
         groups.insert(MasterGroup(id: id), at: index)
+        groups[index].highestEpoch = firstEpoch
         return index
     }
 
-    private mutating func forgetStranger(
-        _ connection: ConnectionID
-    ) -> (connection: ConnectionID, from: SocketAddress.Host, since: Instant)? {
+    mutating func forgetStranger(_ connection: ConnectionID) -> Stranger? {
         guard let index = strangers.firstIndex(where: { $0.connection == connection }) else { return nil }
         return strangers.remove(at: index)
     }
 
-    private func send(_ message: ToPeer, to peer: PeerID, _ effects: inout [Effect]) {
-        guard let peer = peers.first(where: { $0.id == peer }) else { return }
-        effects.append(.send(peer.connection, message))
+    /// A peer without a connection is told when it attaches again.
+    func send(_ message: ToPeer, to peer: PeerID, _ effects: inout [Effect]) {
+        guard let connection = peers.first(where: { $0.id == peer })?.connection else { return }
+        effects.append(.send(connection, message))
     }
     func sendToMembers(_ g: Int, _ message: ToPeer, _ effects: inout [Effect]) {
         for peer in groups[g].members { send(message, to: peer, &effects) }
@@ -605,6 +706,10 @@ extension MasterMachine {
                 }
                 if !group.newcomers.isSuperset(of: proposal.newcomers) { return "\(group.id): proposes a stranger" }
                 if proposal.epoch <= group.epoch { return "\(group.id): proposes an old epoch" }
+            case .recovering(let recovery):
+                if !recovery.reports.keys.allSatisfy({ group.isMember($0) }) {
+                    return "\(group.id): a stranger attached again"
+                }
             case .flushing(let flush):
                 if flush.epoch <= group.epoch { return "\(group.id): flushes into an old epoch" }
                 if group.members.isEmpty { return "\(group.id): flushes nobody" }

@@ -66,6 +66,8 @@ package struct PeerMachine: Sendable {
     package enum Effect: Sendable {
         case dialMaster
         case closeMaster
+        /// Break the connection off: a close would tell the master that this process has ended.
+        case abandonMaster
         case sendToMaster(ToMaster)
         /// Exactly these links are wanted from now on: make what lacks, drop what is not named. The peer with the greater
         /// id dials.
@@ -92,7 +94,7 @@ package struct PeerMachine: Sendable {
         case log(LogLine)
     }
 
-    private struct Proposal {
+    struct Proposal {
         var epoch: Epoch
         var members: [Member]
         var failed = SortedPeers()
@@ -100,19 +102,19 @@ package struct PeerMachine: Sendable {
         var isAnswered = false
     }
 
-    private struct Newcomer {
+    struct Newcomer {
         var call: CallID
         var registration: Registration
         var proposal: Proposal?
     }
 
-    private struct QueuedLaunch {
+    struct QueuedLaunch {
         var id: OperationID
         var tag: Tag
         var descriptor: OperationDescriptor
     }
 
-    private struct Membership {
+    struct Membership {
         var registration: Registration
         var assignment: Assignment
         var members: [Member]
@@ -127,13 +129,17 @@ package struct PeerMachine: Sendable {
         var flushing: Epoch?
         var queued: [QueuedLaunch] = []
         var ledger = OperationLedger()
-        /// Why the master is gone, if it is.
-        var masterGone: String?
+        /// The joint calls of this epoch that left it as it was: how many were answered, and what was said last.
+        var answers: (count: UInt32, last: JointAnswer?) = (0, nil)
+        /// What went to the master with the vote to optimise.
+        var figures: [LinkFigure] = []
         /// A link broke, or was down, with operations in flight or entries owed: what was under way on it is lost, and only a
         /// new epoch helps, even if the link is made again.
         var needsRepair = false
         /// Members without a link, and when to tell the master so (again).
         var reportDownAt: [(peer: PeerID, at: Instant)] = []
+
+        mutating func note(_ answer: JointAnswer) { answers = (answers.count &+ 1, answer) }
 
         /// Calls of the user that wait for the master; none of them does afterwards.
         mutating func takeCalls() -> [CallID] {
@@ -142,7 +148,7 @@ package struct PeerMachine: Sendable {
         }
     }
 
-    private enum Phase {
+    enum Phase {
         case idle
         case dialling(CallID)
         case registering(CallID)
@@ -151,13 +157,15 @@ package struct PeerMachine: Sendable {
         case left
     }
 
-    private let configuration: Configuration
-    private var timeouts: Timeouts
-    private var phase = Phase.idle
-    private var linksUp = SortedPeers()
+    let configuration: Configuration
+    var timeouts: Timeouts
+    var phase = Phase.idle
+    var linksUp = SortedPeers()
     private var nextLaunch: UInt32 = 1
-    private var masterHeard = Instant(nanoseconds: 0)
-    private var nextHeartbeat = Instant(nanoseconds: 0)
+    var masterHeard = Instant(nanoseconds: 0)
+    var nextHeartbeat = Instant(nanoseconds: 0)
+    /// Set while the master does not count with this peer, which it knew.
+    var detachment: Detachment?
     private var requestedWake: Instant?
     /// Why this peer is no longer the member that it was, unless it left by itself.
     package private(set) var departure: String?
@@ -173,7 +181,7 @@ package struct PeerMachine: Sendable {
         case .launch(let id, let tag, let descriptor): launch(id, tag, descriptor, at: now, &effects)
         case .leave: leave(&effects)
         case .masterConnected: greetMaster(at: now, &effects)
-        case .masterUnreachable(let reason), .masterClosed(let reason): loseMaster(reason, &effects)
+        case .masterUnreachable(let reason), .masterClosed(let reason): loseMaster(reason, at: now, &effects)
         case .fromMaster(let message):
             masterHeard = now
             receive(message, at: now, &effects)
@@ -213,6 +221,10 @@ package struct PeerMachine: Sendable {
         case .tick:
             requestedWake = nil
             tick(at: now, &effects)
+        }
+        if let detachment, detachment.answerBy == nil {
+            // Nobody hears it. What matters of it is told when this peer attaches again.
+            effects.removeAll { if case .sendToMaster = $0 { true } else { false } }
         }
         requestWake(&effects)
     }
@@ -266,7 +278,7 @@ package struct PeerMachine: Sendable {
     }
 
     private func obstacle(to m: Membership) -> CallFailure? {
-        if let reason = m.masterGone { return .masterLost(reason) }
+        if let detachment, detachment.isOver { return .masterLost(detachment.reason) }
         if m.joinCall != nil || m.pendingCall != nil || m.optimizeCall != nil { return .callInProgress }
         return nil
     }
@@ -275,6 +287,7 @@ package struct PeerMachine: Sendable {
     private mutating func vote(_ figures: [LinkFigure], _ effects: inout [Effect]) {
         guard case .member(var m) = phase, m.optimizeCall != nil, m.isMeasuring else { return }
         m.isMeasuring = false
+        m.figures = figures
         phase = .member(m)
         effects.append(.sendToMaster(.voteOptimize(figures: figures)))
     }
@@ -292,13 +305,14 @@ package struct PeerMachine: Sendable {
     }
 
     /// Ends whatever is under way and returns to idle: this peer is no longer part of the run.
-    private mutating func depart(
+    mutating func depart(
         _ failure: CallFailure, _ outcome: OperationOutcome, _ effects: inout [Effect]
     ) {
         let before = phase
         if case .left = before { return }
         phase = .idle
         linksUp.removeAll()
+        detachment = nil
         switch before {
         case .idle, .left: break
         case .dialling(let call), .registering(let call):
@@ -326,7 +340,7 @@ package struct PeerMachine: Sendable {
     // MARK: the master
 
     private mutating func greetMaster(at now: Instant, _ effects: inout [Effect]) {
-        guard case .dialling(let call) = phase else { return }
+        guard case .dialling(let call) = phase else { return attach(at: now, &effects) }
         phase = .registering(call)
         masterHeard = now
         nextHeartbeat = now + timeouts.heartbeatPeriod
@@ -337,40 +351,33 @@ package struct PeerMachine: Sendable {
                     addresses: configuration.addresses, stripes: configuration.stripes)))
     }
 
-    private mutating func loseMaster(_ reason: String, _ effects: inout [Effect]) {
-        effects.append(.closeMaster)
+    private mutating func loseMaster(_ reason: String, at now: Instant, _ effects: inout [Effect]) {
         switch phase {
-        case .idle, .left: break
-        case .dialling, .registering, .newcomer:
+        case .idle, .left: effects.append(.closeMaster)
+        case .dialling, .registering:
+            effects.append(.closeMaster)
             depart(.masterUnreachable(reason), .notConnected, &effects)
-        case .member(var m):
-            guard m.masterGone == nil else { return }
-            effects.append(
-                .log(LogLine(.warning, "the master is lost (\(reason)); collectives of the present view go on")))
-            // A verdict, or a view that this peer has agreed to, may have reached others before the master went: they
-            // would be in an epoch that this peer never learns of, and wait for it there.
-            let mayHaveMissedView = m.flushing != nil || m.proposal?.isAnswered ?? false
-            let isStuck = m.needsRepair && m.ledger.isWaiting
-            if mayHaveMissedView || isStuck || !linksUp.isSuperset(of: m.assignment.others) {
-                return depart(.masterLost(reason), .masterLost(reason), &effects)
-            }
-            m.masterGone = reason
-            for call in m.takeCalls() { effects.append(.answer(call, .failed(.masterLost(reason)))) }
-            m.proposal = nil
-            phase = .member(m)
+        case .newcomer, .member: detach(reason, at: now, &effects)
         }
     }
 
-    private mutating func receive(_ message: ToPeer, at now: Instant, _ effects: inout [Effect]) {
+    mutating func receive(_ message: ToPeer, at now: Instant, _ effects: inout [Effect]) {
         switch (message, phase) {
         case (.heartbeat, _):
             break
-        case (.welcome(let peer, let run, let deadTime), .registering(let call)):
+        case (.welcome(let peer, let run, let secret, let deadTime, let masterGrace), .registering(let call)):
             // The master's dead time counts for all: a peer that waits longer than its master would be declared lost.
-            timeouts = Timeouts(deadTime: .milliseconds(UInt64(max(deadTime, 1))))
-            phase = .newcomer(
-                Newcomer(
-                    call: call, registration: Registration(peer: peer, run: run, timeouts: timeouts), proposal: nil))
+            timeouts = Timeouts(
+                deadTime: .milliseconds(UInt64(max(deadTime, 1))), masterGrace: .milliseconds(UInt64(masterGrace)))
+            let registration = Registration(peer: peer, run: run, secret: secret, timeouts: timeouts)
+            phase = .newcomer(Newcomer(call: call, registration: registration, proposal: nil))
+        case (.welcome, .newcomer(let newcomer)) where detachment != nil:
+            // The master that knew this peer did not live to tell the next one: it is registered anew.
+            detachment = nil
+            want([], newcomer.registration, &effects)
+            phase = .registering(newcomer.call)
+            receive(message, at: now, &effects)
+        case (.attached(let world), _) where detachment != nil: endDetachment(world, &effects)
         case (.turnedAway(let reason), _):
             effects.append(.closeMaster)
             depart(.turnedAway(reason), .masterLost("declared lost by the master: \(reason)"), &effects)
@@ -386,7 +393,7 @@ package struct PeerMachine: Sendable {
             answerProposalIfReady(&effects)
         case (.view(let epoch, let members, let world, let arrangement), .newcomer(let newcomer)):
             guard let assignment = assignment(epoch, members, arrangement, newcomer.registration.peer) else {
-                return violation("a view without this peer", &effects)
+                return violation("a view without this peer", at: now, &effects)
             }
             phase = .member(
                 Membership(
@@ -396,7 +403,7 @@ package struct PeerMachine: Sendable {
         case (.view(let epoch, let members, let world, let arrangement), .member(var m)):
             guard let assignment = assignment(epoch, members, arrangement, m.registration.peer),
                 epoch > m.assignment.epoch
-            else { return violation("a view without this peer, or an old one", &effects) }
+            else { return violation("a view without this peer, or an old one", at: now, &effects) }
             // It ends a join point, or an optimise call.
             let call = m.joinCall ?? m.optimizeCall
             m.joinCall = nil
@@ -409,6 +416,7 @@ package struct PeerMachine: Sendable {
             settleView(at: now, &effects)
             if let call { effects.append(.answer(call, .done)) }
         case (.joinUnchanged(let world), .member(var m)):
+            m.note(.joinUnchanged)
             let call = m.joinCall
             m.joinCall = nil
             m.world = world
@@ -419,6 +427,7 @@ package struct PeerMachine: Sendable {
             tellView(&effects)
             if let call { effects.append(.answer(call, .done)) }
         case (.pendingAnswer(let arePending), .member(var m)):
+            m.note(arePending ? .somePending : .nonePending)
             let call = m.pendingCall
             m.pendingCall = nil
             phase = .member(m)
@@ -431,6 +440,7 @@ package struct PeerMachine: Sendable {
             for call in m.takeCalls() { effects.append(.answer(call, .failed(.refused(reason)))) }
             phase = .member(m)
         case (.optimizeUnchanged, .member(var m)):
+            m.note(.optimizeUnchanged)
             let call = m.optimizeCall
             m.optimizeCall = nil
             m.proposal = nil
@@ -447,19 +457,19 @@ package struct PeerMachine: Sendable {
             phase = .member(m)
         case (.verdict(let epoch, let members, let world, let arrangement, let operations, let missed), .member(let m)):
             guard let assignment = assignment(epoch, members, arrangement, m.registration.peer) else {
-                return violation("a verdict without this peer", &effects)
+                return violation("a verdict without this peer", at: now, &effects)
             }
             conclude(m, assignment, members, world, operations, missed, at: now, &effects)
         case (.world, _):
             break  // Counts that crossed with our own departure or come before admission.
         case (.welcome, _), (.propose, _), (.view, _), (.joinUnchanged, _), (.pendingAnswer, _), (.callRefused, _),
-            (.flush, _), (.verdict, _), (.optimizeUnchanged, _):
-            violation("an unexpected message", &effects)
+            (.flush, _), (.verdict, _), (.optimizeUnchanged, _), (.attached, _):
+            violation("an unexpected message", at: now, &effects)
         }
     }
 
-    private mutating func violation(_ text: String, _ effects: inout [Effect]) {
-        loseMaster("the master broke the protocol: \(text)", &effects)
+    private mutating func violation(_ text: String, at now: Instant, _ effects: inout [Effect]) {
+        loseMaster("the master broke the protocol: \(text)", at: now, &effects)
     }
 
     // MARK: views
@@ -478,6 +488,7 @@ package struct PeerMachine: Sendable {
         guard case .member(var m) = phase else { return }
         if let missed { m.ledger.reset(missing: missed) } else { m.ledger.reset() }
         m.needsRepair = false
+        m.answers = (0, nil)
         // Patience with a link that was down before goes on: repairs would put its end off for ever.
         let before = m.reportDownAt
         m.reportDownAt = m.assignment.others.filter { !linksUp.contains($0) }.map { peer in
@@ -491,12 +502,12 @@ package struct PeerMachine: Sendable {
 
     /// Links that are not wanted any more are dropped without a word from the shell, so they are forgotten here: who comes
     /// back in a later proposal has to be linked anew before this peer may say so.
-    private mutating func want(_ members: [Member], _ registration: Registration, _ effects: inout [Effect]) {
+    mutating func want(_ members: [Member], _ registration: Registration, _ effects: inout [Effect]) {
         linksUp = SortedPeers(linksUp.filter { peer in members.contains { $0.id == peer } })
         effects.append(.wantLinks(registration, members))
     }
 
-    private func tellView(_ effects: inout [Effect]) {
+    func tellView(_ effects: inout [Effect]) {
         guard case .member(let m) = phase else { return }
         effects.append(
             .view(
@@ -540,8 +551,10 @@ package struct PeerMachine: Sendable {
                 phase = .member(m)
                 break
             }
-            if let gone = m.masterGone {
-                let text = "\(peer) is lost (\(reason)) and so is the master (\(gone)): nobody can say who is left"
+            if let detachment, detachment.isOver {
+                let text =
+                    "\(peer) is lost (\(reason)) and so is the master (\(detachment.reason)): nobody can say who is left"
+                if detachment.comesBack { effects.append(.abandonMaster) }
                 return depart(.masterLost(text), .masterLost(text), &effects)
             }
             if !m.reportDownAt.contains(where: { $0.peer == peer }) {
@@ -674,10 +687,12 @@ package struct PeerMachine: Sendable {
         _ verdicts: [OperationVerdict], _ missed: [FailedCalls], at now: Instant, _ effects: inout [Effect]
     ) {
         var m = before
-        guard m.flushing == assignment.epoch else { return violation("a verdict that was not asked for", &effects) }
+        guard m.flushing == assignment.epoch else {
+            return violation("a verdict that was not asked for", at: now, &effects)
+        }
         let operations = m.ledger.inLaunchOrder
         guard operations.map(\.launch) == verdicts.map(\.launch), operations.map(\.tag) == verdicts.map(\.tag)
-        else { return violation("a verdict on other operations than were reported", &effects) }
+        else { return violation("a verdict on other operations than were reported", at: now, &effects) }
 
         for (operation, verdict) in zip(operations, verdicts) {
             effects.append(
@@ -732,10 +747,8 @@ package struct PeerMachine: Sendable {
         switch phase {
         case .idle, .dialling, .left:
             return
-        case .registering, .newcomer:
-            keepMaster(at: now, &effects)
-        case .member(let m):
-            if m.masterGone == nil { keepMaster(at: now, &effects) }
+        case .registering, .newcomer, .member:
+            if detachment == nil { keepMaster(at: now, &effects) } else { seekMaster(at: now, &effects) }
         }
         switch phase {
         case .idle, .dialling, .registering, .left: break
@@ -754,7 +767,7 @@ package struct PeerMachine: Sendable {
 
     private mutating func keepMaster(at now: Instant, _ effects: inout [Effect]) {
         if masterHeard + timeouts.deadTime <= now {
-            return loseMaster("nothing was heard from it for \(timeouts.deadTime.seconds) s", &effects)
+            return loseMaster("nothing was heard from it for \(timeouts.deadTime.seconds) s", at: now, &effects)
         }
         if nextHeartbeat <= now {
             nextHeartbeat = now + timeouts.heartbeatPeriod
@@ -770,7 +783,7 @@ package struct PeerMachine: Sendable {
     }
 
     private func reportDownLinks(_ m: inout Membership, at now: Instant, _ effects: inout [Effect]) {
-        guard m.masterGone == nil, m.flushing == nil else { return }
+        guard detachment == nil, m.flushing == nil else { return }
         for i in m.reportDownAt.indices where m.reportDownAt[i].at <= now {
             m.reportDownAt[i].at = now + timeouts.dialPatience
             effects.append(
@@ -791,10 +804,8 @@ package struct PeerMachine: Sendable {
                         .warning,
                         "\(operation.tag) has waited \((now - operation.since).milliseconds) ms for "
                             + "\(missing.map(\.description).joined(separator: ", ")) to call it")))
-            if m.masterGone == nil {
-                effects.append(
-                    .sendToMaster(.stalled(epoch: m.assignment.epoch, tag: operation.tag, missing: missing)))
-            }
+            effects.append(
+                .sendToMaster(.stalled(epoch: m.assignment.epoch, tag: operation.tag, missing: missing)))
         }
     }
 
@@ -803,14 +814,20 @@ package struct PeerMachine: Sendable {
         func consider(_ instant: Instant) { next = min(next ?? instant, instant) }
         switch phase {
         case .idle, .dialling, .left: break
-        case .registering: consider(min(nextHeartbeat, masterHeard + timeouts.deadTime))
+        case .registering, .newcomer, .member:
+            if let detachment {
+                detachment.nextWake.map { consider($0) }
+            } else {
+                consider(min(nextHeartbeat, masterHeard + timeouts.deadTime))
+            }
+        }
+        switch phase {
+        case .idle, .dialling, .registering, .left: break
         case .newcomer(let newcomer):
-            consider(min(nextHeartbeat, masterHeard + timeouts.deadTime))
             if let proposal = newcomer.proposal, !proposal.isAnswered { consider(proposal.deadline) }
         case .member(let m):
-            if m.masterGone == nil { consider(min(nextHeartbeat, masterHeard + timeouts.deadTime)) }
             if let proposal = m.proposal, !proposal.isAnswered { consider(proposal.deadline) }
-            if m.masterGone == nil, m.flushing == nil { m.reportDownAt.forEach { consider($0.at) } }
+            if detachment == nil, m.flushing == nil { m.reportDownAt.forEach { consider($0.at) } }
             if m.flushing == nil, let check = m.ledger.earliestStallCheck { consider(check) }
         }
         guard let next else { return }

@@ -86,11 +86,14 @@ package struct ViewSnapshot: Hashable, Sendable {
 package struct Registration: Hashable, Sendable {
     package var peer: PeerID
     package var run: RunID
+    /// With which it may attach to its master again.
+    package var secret: PeerSecret
     /// The run's, which the master sets: peers that disagreed about them would take each other for dead.
     package var timeouts: Timeouts
-    package init(peer: PeerID, run: RunID, timeouts: Timeouts) {
+    package init(peer: PeerID, run: RunID, secret: PeerSecret, timeouts: Timeouts) {
         self.peer = peer
         self.run = run
+        self.secret = secret
         self.timeouts = timeouts
     }
 }

@@ -1,0 +1,119 @@
+import PCCLBase
+import PCCLWire
+
+/// What a master must not forget: who belongs to the run, and the last outcome of each group, which some members may not
+/// have heard when the master ends. All else the members tell when they attach again.
+package struct MasterState: Hashable, Sendable {
+    package struct Peer: Hashable, Sendable {
+        package var secret: PeerSecret?
+        package var member: Member
+    }
+    package struct Group: Hashable, Sendable {
+        package var id: GroupID
+        package var epoch: Epoch
+        /// In rank order.
+        package var members: [Peer]
+        package var arrangement: Arrangement
+        package var outcome: GroupOutcome
+        /// A member was lost since that outcome.
+        package var hasLost: Bool
+    }
+
+    package var run: RunID
+    /// Ids from here on were never given.
+    package var nextPeer: UInt64
+    package var groups: [Group]
+}
+
+/// How the epoch of a group began, as all its members were told: they may be fewer by now.
+package struct GroupOutcome: Hashable, Sendable {
+    package enum Kind: Hashable, Sendable {
+        /// With the view of a proposal.
+        case view
+        /// After a flush; each member was told of its own operations.
+        case verdicts([Verdict])
+        /// This master has not heard.
+        case unknown
+    }
+
+    package var kind: Kind
+    package var members: [Member] = []
+    package var arrangement = Arrangement.plain
+
+    package static let unknown = GroupOutcome(kind: .unknown)
+
+    package struct Verdict: Hashable, Sendable {
+        package var peer: PeerID
+        package var operations: [OperationVerdict]
+        package var missed: [FailedCalls]
+    }
+}
+
+extension MasterState {
+    package var bytes: [UInt8] {
+        var w = ByteWriter()
+        w.write(run)
+        w.write(nextPeer)
+        w.write(groups) { w, group in
+            w.write(group.id.value)
+            w.write(group.epoch.value)
+            w.write(group.hasLost)
+            w.write(group.members) { w, peer in
+                w.write(peer.member)
+                w.write(peer.secret != nil)
+                if let secret = peer.secret { w.write(secret) }
+            }
+            w.write(group.arrangement)
+            w.write(group.outcome.members) { $0.write($1) }
+            w.write(group.outcome.arrangement)
+            switch group.outcome.kind {
+            case .unknown: w.write(UInt8(0))
+            case .view: w.write(UInt8(1))
+            case .verdicts(let verdicts):
+                w.write(UInt8(2))
+                w.write(verdicts) { w, verdict in
+                    w.write(verdict.peer.value)
+                    w.write(verdict.operations)
+                    w.write(verdict.missed)
+                }
+            }
+        }
+        return w.bytes
+    }
+
+    package init(_ bytes: [UInt8]) throws(WireError) {
+        var r = ByteReader(bytes)
+        run = try r.readRun()
+        nextPeer = try r.read()
+        groups = try r.readList("groups", limit: WireLimits.members) { (r) throws(WireError) in try r.readGroup() }
+        try r.finish()
+    }
+}
+
+extension ByteReader {
+    fileprivate mutating func readGroup() throws(WireError) -> MasterState.Group {
+        let id = GroupID(try read())
+        let epoch = Epoch(try read())
+        let hasLost = try readBool()
+        let members = try readList("members", limit: WireLimits.members) { (r) throws(WireError) in
+            let member = try r.readMember()
+            return MasterState.Peer(secret: try r.readBool() ? try r.readSecret() : nil, member: member)
+        }
+        let arrangement = try readArrangement()
+        var outcome = GroupOutcome(kind: .unknown, members: try readMembers(), arrangement: try readArrangement())
+        let kind = try read(UInt8.self)
+        switch kind {
+        case 0: outcome.kind = .unknown
+        case 1: outcome.kind = .view
+        case 2:
+            outcome.kind = .verdicts(
+                try readList("verdicts", limit: WireLimits.members) { (r) throws(WireError) in
+                    GroupOutcome.Verdict(
+                        peer: PeerID(try r.read()), operations: try r.readVerdicts(), missed: try r.readFailedCalls())
+                })
+        default: throw .unknownKind(kind)
+        }
+        return MasterState.Group(
+            id: id, epoch: epoch, members: members, arrangement: arrangement, outcome: outcome, hasLost: hasLost)
+    }
+}
