@@ -75,13 +75,15 @@ public final class Communicator: Sendable {
             timeouts = Timeouts(deadTime: .seconds(seconds))
         }
         do {
-            session = try PeerSession(
-                PeerSession.Configuration(
-                    master: configuration.masters, group: GroupID(configuration.peerGroup),
-                    stripesPerLink: UInt16(configuration.stripesPerLink), timeouts: timeouts,
-                    portBase: Environment.process.portBase,
-                    algorithm: configuration.algorithm ?? Environment.process.algorithm,
-                    links: Environment.process.links))
+            var session = PeerSession.Configuration(
+                master: configuration.masters, group: GroupID(configuration.peerGroup),
+                stripesPerLink: UInt16(configuration.stripesPerLink), timeouts: timeouts,
+                portBase: Environment.process.portBase,
+                algorithm: configuration.algorithm ?? Environment.process.algorithm,
+                links: Environment.process.links)
+            session.advertised = Environment.process.advertised
+            session.interfaces = Environment.process.interfaces
+            self.session = try PeerSession(session)
         } catch {
             throw PCCLError(.internalError, error.description)
         }

@@ -16,6 +16,14 @@ public struct SocketAddress: Hashable, Sendable, CustomStringConvertible {
 
     public static func loopback(port: UInt16) -> SocketAddress { SocketAddress(.v4(0x7f00_0001), port: port) }
 
+    /// `0.0.0.0` or `::`.
+    package var isUnspecified: Bool {
+        switch host {
+        case .v4(let bits): bits == 0
+        case .v6(let high, let low): high | low == 0
+        }
+    }
+
     public var description: String {
         switch host {
         case .v4: "\(hostDescription):\(port)"

@@ -8,6 +8,11 @@ package struct Environment: Sendable {
     package var timeouts = Timeouts.standard
     /// `PCCL_PORT_BASE`: the first port tried for connections from other peers.
     package var portBase: UInt16 = 48150
+    /// `PCCL_ADVERTISE`: where other peers are to dial, ADDRESS or ADDRESS:PORT, separated by commas. Port 0: the port that
+    /// this peer listens at.
+    package var advertised: [SocketAddress] = []
+    /// `PCCL_INTERFACE`: whose addresses are told to other peers.
+    package var interfaces: NetworkInterfaces.Choice?
     /// `PCCL_ALGORITHM`: auto, oneshot, direct, ring or twolevel. All peers of a group must agree.
     package var algorithm: Algorithm?
 
@@ -41,6 +46,19 @@ package struct Environment: Sendable {
             } else {
                 Log.write(.error, "PCCL_PORT_BASE=\(text) is not a port; \(portBase) is used")
             }
+        }
+        if let text = environment("PCCL_ADVERTISE") {
+            for part in text.split(separator: ",") {
+                if let address = SocketAddress(numeric: String(part)) {
+                    advertised.append(address)
+                } else {
+                    Log.write(.error, "PCCL_ADVERTISE: \(part) is neither ADDRESS nor ADDRESS:PORT; it is left out")
+                }
+            }
+        }
+        if let text = environment("PCCL_INTERFACE") {
+            interfaces = NetworkInterfaces.Choice(text)
+            if interfaces == nil { Log.write(.error, "PCCL_INTERFACE=\(text) names no interface; all are used") }
         }
         links.sharing = .ifPossible
         if let text = environment("PCCL_TRANSPORT") {

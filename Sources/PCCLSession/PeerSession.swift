@@ -19,6 +19,10 @@ package final class PeerSession: @unchecked Sendable {
         /// Nil: by the cost model.
         package var algorithm: Algorithm?
         package var links: LinkConfiguration
+        /// Where other peers are to dial first; port 0 stands for the one that is listened at.
+        package var advertised: [SocketAddress] = []
+        /// Nil: all, after the address that the master sees.
+        package var interfaces: NetworkInterfaces.Choice?
         package init(
             master: [SocketAddress], group: GroupID, stripesPerLink: UInt16, timeouts: Timeouts, portBase: UInt16,
             algorithm: Algorithm? = nil, links: LinkConfiguration = LinkConfiguration()
@@ -152,7 +156,7 @@ package final class PeerSession: @unchecked Sendable {
             }
             machine = PeerMachine(
                 PeerMachine.Configuration(
-                    group: configuration.group, listenPort: port, addresses: [],
+                    group: configuration.group, listenPort: port, addresses: addresses(port),
                     stripes: configuration.stripesPerLink, timeouts: configuration.timeouts,
                     algorithm: { [forced = configuration.algorithm] descriptor, assignment in
                         forced
@@ -164,6 +168,16 @@ package final class PeerSession: @unchecked Sendable {
         } catch {
             return .failure(error)
         }
+    }
+
+    /// Others try them in this order.
+    private func addresses(_ port: UInt16) -> [SocketAddress] {
+        let seen = SocketAddress(.v4(0), port: port)
+        let own = NetworkInterfaces.addresses(configuration.interfaces).map { SocketAddress($0, port: port) }
+        let named = configuration.advertised.map { SocketAddress($0.host, port: $0.port == 0 ? port : $0.port) }
+        if !named.isEmpty { return named }
+        // Who chooses interfaces wants traffic there, whichever way the master is reached.
+        return configuration.interfaces == nil ? [seen] + own : own
     }
 
     private func tearDown() {

@@ -64,7 +64,11 @@ package final class Mesh {
         var retryAt: Instant?
         var backoff = Mesh.firstBackoff
         var reportAt: Instant
-        var lastError = "no answer"
+        /// By address, of the last attempt at each.
+        var errors: [Int: String] = [:]
+        var lastError: String {
+            errors.isEmpty ? "no answer" : errors.sorted { $0.key < $1.key }.map(\.value).joined(separator: "; ")
+        }
     }
 
     /// `stripes`: of each link, or 0 for as many as the path is worth.
@@ -157,7 +161,9 @@ package final class Mesh {
         nextAttempt += 1
         dial.retryAt = nil
         dial.answered = 0
-        dial.attemptDeadline = now + timeouts.dialPatience / 2
+        // All of them are tried within the time that a connection may take: some may swallow everything.
+        let attempts = max(2, dial.member.addresses.count)
+        dial.attemptDeadline = now + timeouts.dialPatience / UInt64(attempts)
         dial.stripes = []
         var failure: String?
         for stripe in 0..<count {
@@ -202,7 +208,7 @@ package final class Mesh {
         guard var dial = dials[peer] else { return }
         dial.stripes.forEach { $0.close() }
         dial.stripes = []
-        dial.lastError = reason
+        dial.errors[dial.addressIndex % dial.member.addresses.count] = reason
         dial.addressIndex += 1
         let hasMoreAddresses = dial.addressIndex % dial.member.addresses.count != 0
         dial.retryAt = loop.now + (hasMoreAddresses ? .milliseconds(0) : dial.backoff)
@@ -400,7 +406,8 @@ package final class Mesh {
             if let retryAt = dial.retryAt {
                 if retryAt <= now { attempt(peer) }
             } else if dial.attemptDeadline <= now {
-                failAttempt(peer, "no answer within \(timeouts.dialPatience.seconds / 2) s")
+                let address = dial.member.addresses[dial.addressIndex % dial.member.addresses.count]
+                failAttempt(peer, "\(address): no answer")
             }
         }
         for extra in extras where extra.handshake.deadline <= now {

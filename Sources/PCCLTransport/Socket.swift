@@ -227,6 +227,27 @@ extension SocketAddress {
         }
     }
 
+    /// `ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT`, numeric; port 0 if there is none.
+    package init?(numeric text: String) {
+        var host = text[...]
+        var port: UInt16 = 0
+        let hasPort = text.hasPrefix("[") ? text.contains("]:") : text.count { $0 == ":" } == 1
+        if hasPort, let colon = text.lastIndex(of: ":") {
+            guard let number = UInt16(text[text.index(after: colon)...]) else { return nil }
+            (host, port) = (text[..<colon], number)
+        }
+        if host.hasPrefix("["), host.hasSuffix("]") { host = host.dropFirst().dropLast() }
+        var v4 = in_addr()
+        var v6 = in6_addr()
+        if inet_pton(AF_INET, String(host), &v4) == 1 {
+            self.init(.v4(UInt32(bigEndian: v4.s_addr)), port: port)
+        } else if inet_pton(AF_INET6, String(host), &v6) == 1 {
+            self.init(SocketAddress.host(fromSixteen: withUnsafeBytes(of: v6) { Array($0) }), port: port)
+        } else {
+            return nil
+        }
+    }
+
     /// Numeric addresses and names, by the system's resolver; blocking. In the resolver's order.
     package static func resolve(host: String, port: UInt16) throws(SystemError) -> [SocketAddress] {
         var hints = addrinfo()

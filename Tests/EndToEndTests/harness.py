@@ -11,11 +11,12 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, Optional, Sequence
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set
 
 SUCCESS, INVALID_ARGUMENT, INVALID_USAGE, TOO_FEW_PEERS, MASTER_CONNECTION_FAILED = 0, 3, 4, 5, 6
 RANK_CONNECTION_LOST, UPDATE_TOPOLOGY_FAILED = 8, 11
@@ -346,20 +347,32 @@ def reduce(workers: Sequence[Worker], count: int, **options) -> List[Line]:
     return finish_reduce(workers, mask_of(workers) if is_sum else None)
 
 
-def peer_port(worker: Worker) -> int:
-    """Where it listens for other peers."""
+def _sockets(worker: Worker, state: str) -> Iterator[List[str]]:
+    """The rows of /proc/net/tcp and tcp6 that are this process' own."""
+    own = set()
+    for link in Path(f"/proc/{worker.pid}/fd").iterdir():
+        try:
+            own.add(os.readlink(link))
+        except OSError:
+            continue
     for table in ("/proc/net/tcp6", "/proc/net/tcp"):
         for row in Path(table).read_text().splitlines()[1:]:
             columns = row.split()
-            if columns[3] != "0A":
-                continue
-            for link in Path(f"/proc/{worker.pid}/fd").iterdir():
-                try:
-                    if os.readlink(link) == f"socket:[{columns[9]}]":
-                        return int(columns[1].rsplit(":", 1)[1], 16)
-                except OSError:
-                    continue
+            if columns[3] == state and f"socket:[{columns[9]}]" in own:
+                yield columns
+
+
+def peer_port(worker: Worker) -> int:
+    """Where it listens for other peers."""
+    for columns in _sockets(worker, "0A"):
+        return int(columns[1].rsplit(":", 1)[1], 16)
     raise AssertionError(f"{worker.name} listens nowhere")
+
+
+def connected_to(worker: Worker) -> Set[str]:
+    """The IPv4 addresses that it has connections to."""
+    remotes = (columns[2].rsplit(":", 1)[0] for columns in _sockets(worker, "01"))
+    return {socket.inet_ntoa(bytes.fromhex(remote)[::-1]) for remote in remotes if len(remote) == 8}
 
 
 # --- loops

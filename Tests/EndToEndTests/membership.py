@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 
-from harness import (PROTOCOL_VERSION, SUCCESS, Case, Worker, check, check_steps, mask_of, progress, reduce, settle,
+from harness import (PROTOCOL_VERSION, SUCCESS, Case, Worker, check, check_steps, connected_to, mask_of, progress, reduce, settle,
                      start_loop, stop_loop)
 
 _CONTROL_PREAMBLE = b"\x7fpccl-sw" + struct.pack("<HB5x", PROTOCOL_VERSION, 1)
@@ -135,3 +135,20 @@ def leave_and_come_again(case: Case) -> None:
         case.join(members, [leaver])
         members.append(leaver)
         reduce(members, 1003)
+
+
+def peers_are_dialled_where_they_say(case: Case) -> None:
+    """One after the other; all of 127.0.0.0/8 is this host."""
+    first = case.worker(0, env={"PCCL_ADVERTISE": "127.0.0.4:1,127.0.0.3"})
+    second = case.worker(1, env={"PCCL_INTERFACE": "^lo"})
+    first.send("connect")
+    check(first.expect("connect").rc == SUCCESS, "the first peer")
+    case.join([first], [second])
+    reduce([first, second], 1000)
+    check("127.0.0.3" in connected_to(second), f"it is connected to {connected_to(second)}")
+    # The newcomer dials both, each where it can be reached.
+    third = case.worker(2, env={"PCCL_ADVERTISE": "nowhere"})
+    case.join([first, second], [third])
+    reduce([first, second, third], 1000)
+    check("127.0.0.3" in connected_to(third), f"it is connected to {connected_to(third)}")
+    check("nowhere is neither ADDRESS" in third.log_text(), "what cannot be read is said")

@@ -280,7 +280,9 @@ struct MasterStrayTests {
         #expect(describe(effects) == ["close 1"])
     }
 
-    @Test("a peer is known at the address it came from, and a wish for too many connections is cut")
+    @Test(
+        "a peer is known where it says, and, first or last, at the address it came from; and a wish for too many connections is cut"
+    )
     func registration() {
         var master = MasterMachine(run: Cluster.run, timeouts: Cluster.timeouts, now: Instant(nanoseconds: 0))
         var effects: [MasterMachine.Effect] = []
@@ -291,8 +293,15 @@ struct MasterStrayTests {
             .connected(MasterMachine.ConnectionID(1), from: seen.host, secret: secret), at: start, effects: &effects)
         let hello = ToMaster.hello(group: GroupID(0), listenPort: 7, addresses: [own, seen], stripes: .max)
         master.handle(.received(MasterMachine.ConnectionID(1), hello), at: start, effects: &effects)
-        #expect(master.peers.map(\.member.addresses) == [[seen, own]])
+        #expect(master.peers.map(\.member.addresses) == [[own, seen]])
         #expect(master.peers.map(\.member.stripes) == [UInt16(WireLimits.stripesPerLink)])
+        // An unspecified address stands for the one it came from.
+        let anywhere = SocketAddress(.v6(high: 0, low: 0), port: 9)
+        let second = ToMaster.hello(group: GroupID(0), listenPort: 7, addresses: [anywhere, own], stripes: 1)
+        master.handle(
+            .connected(MasterMachine.ConnectionID(2), from: seen.host, secret: secret), at: start, effects: &effects)
+        master.handle(.received(MasterMachine.ConnectionID(2), second), at: start, effects: &effects)
+        #expect(master.peers[1].member.addresses == [SocketAddress(seen.host, port: 9), own, seen])
     }
 
     private func describe(_ effects: [MasterMachine.Effect]) -> [String] {

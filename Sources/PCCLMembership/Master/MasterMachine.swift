@@ -243,8 +243,14 @@ package struct MasterMachine: Sendable {
         _ id: PeerID, seenAt host: SocketAddress.Host, _ port: UInt16, _ addresses: [SocketAddress], _ stripes: UInt16
     ) -> Member {
         let seen = SocketAddress(host, port: port)
+        var known: [SocketAddress] = []
+        // An unspecified address stands for the one that is seen; who does not name it is reached there last.
+        for address in addresses.prefix(WireLimits.addresses - 1) + [seen] {
+            let address = address.isUnspecified ? SocketAddress(host, port: address.port) : address
+            if !known.contains(address) { known.append(address) }
+        }
         return Member(
-            id: id, addresses: [seen] + addresses.filter { $0 != seen }.prefix(WireLimits.addresses - 1),
+            id: id, addresses: known,
             stripes: min(stripes, UInt16(WireLimits.stripesPerLink)))
     }
 
