@@ -37,6 +37,9 @@ struct ChaosCommand: ParsableCommand {
     @Option(help: "A folder for what the processes log; PCCL_LOG_LEVEL says how much.")
     var logs: String?
 
+    @Flag(help: "Stalls that are longer than promised are shown, and are no failure: for machines with other work.")
+    var tolerant = false
+
     @Flag(help: "Tell of each fault.")
     var verbose = false
 
@@ -71,7 +74,7 @@ struct ChaosCommand: ParsableCommand {
         let director = ChaosDirector(
             ChaosDirector.Options(
                 plan: plan, length: time.map { .seconds($0) } ?? .faults(faults ?? 100), seed: seed,
-                isVerbose: verbose, logFolder: logs),
+                isTolerant: tolerant, isVerbose: verbose, logFolder: logs),
             ground: ground, signals: signals)
         let result = try director.direct()
         if let violation = result.violation {

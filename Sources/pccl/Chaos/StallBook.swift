@@ -36,6 +36,7 @@ struct StallBook {
     private var nextUsual = 0
     /// As many operations of each peer as a few seconds see.
     private static let usualGapsKept = 1000
+    private static let usualGapsNeeded = 200
 
     private(set) var longest: [FaultKind: Interval] = [:]
     private(set) var faults: [FaultKind: Int] = [:]
@@ -43,6 +44,9 @@ struct StallBook {
     init(deadTime: Interval) { self.deadTime = deadTime }
 
     var usual: Interval { usualGaps.max() ?? Interval(nanoseconds: 0) }
+
+    /// Enough was seen in calm to judge by it.
+    var knowsUsual: Bool { usualGaps.count >= Self.usualGapsNeeded }
 
     mutating func completed(_ peer: Int, at now: Instant) {
         defer { lastCompletion[peer] = max(now, lastCompletion[peer] ?? now) }
