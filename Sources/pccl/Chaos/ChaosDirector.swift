@@ -30,6 +30,7 @@ final class ChaosDirector {
     private static let progressNanoseconds: UInt64 = 10_000_000_000
     /// On top of what the library promises: a machine with more processes than processors.
     private static let patience = Interval.seconds(2)
+    private static let remarkableCalmGap = Interval.milliseconds(200)
     private static let secondsForMaster: UInt64 = 10
 
     private let options: Options
@@ -182,6 +183,7 @@ final class ChaosDirector {
 
     private func hear(_ line: String, from peer: ChaosPeerProcess) {
         peer.heard = (monotonicNanoseconds(), line)
+        peer.wasHeard = true
         switch ChaosReport(line: line) {
         case .entering(let phase, _, let at):
             if phase == .alone { completed(peer, began: at, ended: at) }
@@ -215,8 +217,11 @@ final class ChaosDirector {
         peer.lastBegan = max(peer.lastBegan, began)
         if began < peer.countsFrom || peer.isStopped {
             result.stalls.interrupted(peer.incarnation)
-        } else {
-            result.stalls.completed(peer.incarnation, at: Instant(nanoseconds: ended))
+            return
+        }
+        let calmGap = result.stalls.completed(peer.incarnation, at: Instant(nanoseconds: ended))
+        if let calmGap, calmGap > Self.remarkableCalmGap {
+            note("in calm, peer \(peer.incarnation) completed nothing for \(calmGap.milliseconds) ms")
         }
     }
 
@@ -228,8 +233,15 @@ final class ChaosDirector {
         freeSlots.append(peer.slot)
         result.stalls.interrupted(peer.incarnation)
         disturbed = monotonicNanoseconds()
-        let expected = peer.wasKilled ? 128 + SIGKILL : peer.isLeaving ? 0 : nil
-        if peer.status != expected {
+        let expected: [CInt]
+        switch (peer.wasKilled, peer.isLeaving, peer.wasHeard) {
+        case (true, _, _): expected = [128 + SIGKILL]
+        // Before it said anything, it may not have come to expect the signal.
+        case (false, true, false): expected = [0, 128 + SIGTERM]
+        case (false, true, true): expected = [0]
+        case (false, false, _): expected = []
+        }
+        if !expected.contains(peer.status ?? -1) {
             broken(.crash, "peer \(peer.incarnation) in slot \(peer.slot) ended with status \(peer.status ?? -1)")
             tell(peer.diagnostics, of: "peer \(peer.incarnation)")
         }

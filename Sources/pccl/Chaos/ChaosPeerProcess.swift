@@ -10,6 +10,7 @@ final class ChaosPeerProcess {
     var isStopped = false
     var isLeaving = false
     var wasKilled = false
+    var wasHeard = false
 
     /// When it was heard last, and what it said.
     var heard: (at: UInt64, text: String)

@@ -48,19 +48,23 @@ struct StallBook {
     /// Enough was seen in calm to judge by it.
     var knowsUsual: Bool { usualGaps.count >= Self.usualGapsNeeded }
 
-    mutating func completed(_ peer: Int, at now: Instant) {
+    /// Gives how long the peer was without a completed operation, if it was in calm.
+    @discardableResult mutating func completed(_ peer: Int, at now: Instant) -> Interval? {
         defer { lastCompletion[peer] = max(now, lastCompletion[peer] ?? now) }
-        guard let last = lastCompletion[peer] else { return }
+        guard let last = lastCompletion[peer] else { return nil }
         let gap = now - last
         if var current = episode, now > current.began {
             if gap > current.longest { (current.longest, current.peer) = (gap, peer) }
             episode = current
-        } else if usualGaps.count < Self.usualGapsKept {
+            return nil
+        }
+        if usualGaps.count < Self.usualGapsKept {
             usualGaps.append(gap)
         } else {
             usualGaps[nextUsual] = gap
             nextUsual = (nextUsual + 1) % Self.usualGapsKept
         }
+        return gap
     }
 
     /// The peer is no survivor: its next completion begins a new count.
