@@ -236,7 +236,6 @@ final class ChaosPeer {
     }
 
     private func reduce(_ work: ChaosWork) throws {
-        enter(.reducing)
         let jobs = work.operations.enumerated().map { index, operation in
             let job = Job(index: index, operation: operation, buffers: ChaosBuffers(operation))
             contribution(to: job).fill(job.buffers.send)
@@ -279,6 +278,7 @@ final class ChaosPeer {
             }
         }
 
+        enter(.reducing)
         for job in jobs {
             let began = monotonicNanoseconds()
             do throws(PCCLError) {
@@ -308,6 +308,7 @@ final class ChaosPeer {
 
     /// Leaves the retry to the library. Who was in which result it does not say; the results do.
     private func finish(_ jobs: [Job], maxInFlight: Int) throws {
+        enter(.reducing)
         let began = monotonicNanoseconds()
         do throws(PCCLError) {
             _ = try communicator.allReduceWithRetry(jobs.map(\.operand), maxInFlight: maxInFlight)

@@ -6,7 +6,7 @@ import PCCLBase
 ///
 /// What ends in calm is the usual: transfers, the checks of their results, and a machine that has other things to do.
 struct StallBook {
-    /// What the operators' guide promises for a kind of fault, beyond the usual.
+    /// What docs/chaos.md promises for a kind of fault, beyond the usual.
     static func promise(for kind: FaultKind, deadTime: Interval) -> Interval? {
         switch kind {
         case .kill, .leave: .milliseconds(150)
