@@ -55,9 +55,11 @@ struct ChaosCommand: ParsableCommand {
 
     func run() throws {
         var plan = ChaosPlan.Options(kinds: try wantedKinds(), peers: peers, deadTime: .seconds(timeout))
-        let obstacle = loopback ? "was asked for the loopback device" : LabNamespaces.obstacle()
-        if let obstacle {
-            writeAll("chaos \(obstacle); so links have no faults\n", to: STDERR_FILENO)
+        let obstacle = loopback ? nil : LabNamespaces.obstacle()
+        let isInLab = !loopback && obstacle == nil
+        if !isInLab {
+            let reason = obstacle.map { "a lab \($0). " } ?? ""
+            writeAll("chaos: \(reason)On the loopback device links have no faults\n", to: STDERR_FILENO)
             plan.kinds.removeAll { FaultKind.ofLinks.contains($0) }
             guard !plan.kinds.isEmpty else { throw ValidationError("--kinds has only faults of links") }
         }
@@ -65,11 +67,11 @@ struct ChaosCommand: ParsableCommand {
         setenv("PCCL_TIMEOUT", "\(timeout)", 1)
 
         let signals = LabSignals()
-        let ground = try obstacle == nil ? ChaosGround.inLab() : ChaosGround.onLoopback()
+        let ground = try isInLab ? ChaosGround.inLab() : ChaosGround.onLoopback()
         defer { ground.close() }
         let seed = seed ?? UInt64.random(in: 0..<1_000_000_000)
         writeAll(
-            "chaos: seed \(seed), \(peers) peers \(obstacle == nil ? "in namespaces" : "on the loopback device"), dead "
+            "chaos: seed \(seed), \(peers) peers \(isInLab ? "in namespaces" : "on the loopback device"), dead "
                 + "time \(timeout) s\n", to: STDOUT_FILENO)
         let director = ChaosDirector(
             ChaosDirector.Options(

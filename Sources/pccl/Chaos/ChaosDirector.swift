@@ -79,7 +79,7 @@ final class ChaosDirector {
         disturbed = monotonicNanoseconds()
         while stage != .over, result.violation == nil {
             waitForSomething()
-            if let number = signals.termination() { throw LabFailure.interrupted(number) }
+            if let number = signals.termination() { throw Failure.interrupted(number) }
             listen()
             let now = monotonicNanoseconds()
             try endFaults(at: now)
@@ -92,7 +92,7 @@ final class ChaosDirector {
         return result
     }
 
-    enum LabFailure: Error, CustomStringConvertible {
+    enum Failure: Error, CustomStringConvertible {
         case interrupted(CInt)
         case noMaster(String)
 
@@ -127,7 +127,7 @@ final class ChaosDirector {
             }
             if hasEnded { break }
         }
-        throw LabFailure.noMaster(masterLog.lastLines.joined(separator: "; "))
+        throw Failure.noMaster(masterLog.lastLines.joined(separator: "; "))
     }
 
     private func startPeer(slot: Int) throws {
