@@ -102,7 +102,7 @@ clean: ## remove all that was built
 # ---------------------------------------------------------------------------------------------------------------------
 ##@ Test
 
-stages := unit simulator abi arm end-to-end install python demo
+stages := unit simulator abi arm end-to-end install python demo chaos
 
 # Fixed seeds, the same on each machine, and then some that nobody tried before; each is printed if it fails.
 SCHEDULES ?= 20000
@@ -166,12 +166,20 @@ test-demo: lib ## the demo, and what its last line says
 	    $(limited) $(DIST)/bin/pccl demo --no-color | tee .build/demo.log; \
 	    tail -n 1 .build/demo.log | grep -qE '^demo: ok world=4 joined=1 killed=1 steps=[0-9]+ .* identical=yes$$')
 
+.PHONY: test-chaos
+test-chaos: lib ## CHAOS_SECONDS (60) of random faults to real peers; stalls are shown and not judged
+	$(call stage,chaos, $(limited) $(DIST)/bin/pccl chaos --time $(or $(CHAOS_SECONDS),60) --tolerant)
+
 # ---------------------------------------------------------------------------------------------------------------------
 ##@ Look closer
 
 .PHONY: simulate
 simulate: lib ## simulated runs with fresh seeds; RUNS=1000000 for a night
 	@$(DIST)/bin/pccl simulate --count $(or $(RUNS),100000) --fresh
+
+.PHONY: chaos
+chaos: lib ## CHAOS_SECONDS (300) of random faults to real peers, stalls judged; as root with faults of links
+	@$(DIST)/bin/pccl chaos --time $(or $(CHAOS_SECONDS),300) $(CHAOS_OPTIONS)
 
 # The rooms with threads. One test after the other: a sanitized test keeps all cores busy by itself, and side by side
 # they took twice as long and exceeded their time limits. The kernels are left plain, so that the sanitizer sees every

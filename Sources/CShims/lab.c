@@ -130,7 +130,7 @@ static void begin_elsewhere(int network_namespace, int output, int errors) {
     dup2(errors, STDERR_FILENO);
     if (input > STDERR_FILENO)
         close(input);
-    if (setns(network_namespace, CLONE_NEWNET) < 0) {
+    if (network_namespace >= 0 && setns(network_namespace, CLONE_NEWNET) < 0) {
         perror("pccl wanlab: entering the network namespace");
         _exit(127);
     }
@@ -140,6 +140,8 @@ pid_t pccl_shim_spawn_in_namespace(int network_namespace, int output, int errors
                                    char *const environment[]) {
     pid_t parent = getpid();
     pid_t child = fork();
+    if (child > 0)
+        setpgid(child, child); // The child does the same: whoever comes first, the group is there when this returns.
     if (child != 0)
         return child;
     prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0ul, 0ul, 0ul);

@@ -37,9 +37,10 @@ int pccl_shim_wake_precisely(void);
 /// epoll_pwait2 with a time-out in nanoseconds; negative for none.
 int pccl_shim_epoll_wait(int epoll, struct epoll_event *events, int count, int64_t nanoseconds);
 
-/// Starts a program in a network namespace, as leader of a process group, without the caller's signal mask, without
-/// input, and so that it is killed when the calling thread ends. The caller must be the only thread that takes locks.
-/// If it cannot be executed, the child says so on `errors` and ends with status 127, as a shell's would.
+/// Starts a program in a network namespace (in the caller's if negative), as leader of a process group, without the
+/// caller's signal mask, without input, and so that it is killed when the calling thread ends. The caller must be the
+/// only thread that takes locks. If it cannot be executed, the child says so on `errors` and ends with status 127, as a
+/// shell's would.
 pid_t pccl_shim_spawn_in_namespace(int network_namespace, int output, int errors, char *const arguments[],
                                    char *const environment[]);
 

@@ -11,15 +11,16 @@ final class NodeProcess {
     private(set) var output: LinePipe
     private(set) var errors: LinePipe
 
+    /// Without a namespace it runs in this process's own.
     init(
-        node: Int, namespace: CInt, command: [String], environment: [String]
+        node: Int, namespace: CInt?, command: [String], environment: [String]
     ) throws(LabError) {
         self.node = node
         let (output, outputEnd) = try LinePipe.make()
         let (errors, errorsEnd) = try LinePipe.make()
         pid = withCStrings(command) { arguments in
             withCStrings(environment) {
-                pccl_shim_spawn_in_namespace(namespace, outputEnd, errorsEnd, arguments, $0)
+                pccl_shim_spawn_in_namespace(namespace ?? -1, outputEnd, errorsEnd, arguments, $0)
             }
         }
         close(outputEnd)
