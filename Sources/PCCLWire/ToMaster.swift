@@ -16,6 +16,8 @@ package enum ToMaster: Hashable, Sendable {
     case cannotReach(epoch: Epoch, peers: [PeerID])
     /// A link of the current view broke while operations were in flight, or could not be made again.
     case brokenLink(epoch: Epoch, peer: PeerID, gaveUp: Bool)
+    /// A link that was given up stands again.
+    case mendedLink(epoch: Epoch, peer: PeerID)
     /// The answer to a flush: every operation in flight here, and what has failed here in the epoch that ends.
     case flushReport(epoch: Epoch, operations: [OperationReport], failed: [FailedCalls] = [])
     /// An operation has waited for a third of the time-out for members that did not enter it.
@@ -114,6 +116,10 @@ extension ToMaster {
         case .attach(let attachment):
             w.write(UInt8(12))
             w.write(attachment)
+        case .mendedLink(let epoch, let peer):
+            w.write(UInt8(13))
+            w.write(epoch.value)
+            w.write(peer.value)
         }
         return w.bytes
     }
@@ -147,6 +153,7 @@ extension ToMaster {
         case 10: self = .leave
         case 11: self = .voteOptimize(figures: try r.readFigures())
         case 12: self = .attach(try r.readAttachment())
+        case 13: self = .mendedLink(epoch: Epoch(try r.read()), peer: PeerID(try r.read()))
         default: throw .unknownKind(kind)
         }
         try r.finish()

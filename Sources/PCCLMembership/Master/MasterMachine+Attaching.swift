@@ -106,6 +106,8 @@ extension MasterMachine {
         effects.append(.log(LogLine(.info, "\(id) has attached again")))
 
         let g = groupIndex(attachment.group)
+        // What it still cannot reach it says again.
+        groups[g].brokenLinks.removeAll { $0.gaveUp && $0.from == id }
         guard groups[g].isMember(id) else { return bringUpToDate(id, g, &effects) }
         var view =
             attachment.view ?? HeldView(epoch: .none, highestEpoch: .none, members: [], arrangement: .plain)

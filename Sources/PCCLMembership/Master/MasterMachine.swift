@@ -177,6 +177,9 @@ package struct MasterMachine: Sendable {
         case .brokenLink(let epoch, let other, let gaveUp):
             noteBrokenLink(g, from: peer.id, to: other, epoch, gaveUp: gaveUp, at: now)
             loseIfBothAreBroken(other, g, at: now, &effects)
+        case .mendedLink(_, let other):
+            // Whatever the epoch: a flush keeps such reports, and may be under way.
+            groups[g].brokenLinks.removeAll { $0.gaveUp && $0.from == peer.id && $0.to == other }
         case .flushReport(let epoch, let operations, let failed):
             collect(
                 FlushResolution.Report(peer: peer.id, operations: operations, failed: failed), g, epoch, at: now,

@@ -136,8 +136,8 @@ package struct PeerMachine: Sendable {
         /// A link broke, or was down, with operations in flight or entries owed: what was under way on it is lost, and only a
         /// new epoch helps, even if the link is made again.
         var needsRepair = false
-        /// Members without a link, and when to tell the master so (again).
-        var reportDownAt: [(peer: PeerID, at: Instant)] = []
+        /// Members without a link, when to tell the master so (again), and whether it was told.
+        var reportDownAt: [(peer: PeerID, at: Instant, isTold: Bool)] = []
 
         mutating func note(_ answer: JointAnswer) { answers = (answers.count &+ 1, answer) }
 
@@ -188,6 +188,9 @@ package struct PeerMachine: Sendable {
         case .linkUp(let peer):
             linksUp.insert(peer)
             if case .member(var m) = phase {
+                if m.reportDownAt.contains(where: { $0.peer == peer && $0.isTold }) {
+                    effects.append(.sendToMaster(.mendedLink(epoch: m.assignment.epoch, peer: peer)))
+                }
                 m.reportDownAt.removeAll { $0.peer == peer }
                 phase = .member(m)
             }
@@ -492,7 +495,7 @@ package struct PeerMachine: Sendable {
         // Patience with a link that was down before goes on: repairs would put its end off for ever.
         let before = m.reportDownAt
         m.reportDownAt = m.assignment.others.filter { !linksUp.contains($0) }.map { peer in
-            (peer, before.first { $0.peer == peer }?.at ?? now + timeouts.dialPatience)
+            before.first { $0.peer == peer } ?? (peer, now + timeouts.dialPatience, false)
         }
         phase = .member(m)
         want(m.members, m.registration, &effects)
@@ -558,7 +561,7 @@ package struct PeerMachine: Sendable {
                 return depart(.masterLost(text), .masterLost(text), &effects)
             }
             if !m.reportDownAt.contains(where: { $0.peer == peer }) {
-                m.reportDownAt.append((peer, now + timeouts.dialPatience))
+                m.reportDownAt.append((peer, now + timeouts.dialPatience, false))
             }
             // One more attempt that failed is no new break: the operations wait for the link, or for the master to choose.
             if wasUp, m.flushing == nil, m.ledger.isWaiting {
@@ -786,6 +789,7 @@ package struct PeerMachine: Sendable {
         guard detachment == nil, m.flushing == nil else { return }
         for i in m.reportDownAt.indices where m.reportDownAt[i].at <= now {
             m.reportDownAt[i].at = now + timeouts.dialPatience
+            m.reportDownAt[i].isTold = true
             effects.append(
                 .sendToMaster(
                     .brokenLink(epoch: m.assignment.epoch, peer: m.reportDownAt[i].peer, gaveUp: true)))

@@ -4,30 +4,44 @@ import WANLab
 /// Where a chaos run takes place: the loopback device, or a lab in which each slot has a node, and the master one.
 struct ChaosGround {
     let lab: Lab?
+    /// Of the master's journal.
+    private let folder: String
 
-    static func onLoopback() -> ChaosGround { ChaosGround(lab: nil) }
+    static func onLoopback() throws -> ChaosGround { try ChaosGround(lab: nil) }
 
     /// Of the lab's links when nothing is wrong with them, as in the preset `lan`.
     private static let usualDelay = "0.05"
     private static let masterNode = 0
 
-    private init(lab: Lab?) { self.lab = lab }
+    private init(lab: Lab?) throws {
+        self.lab = lab
+        var template = Array(((getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp") + "/pccl-chaos.XXXXXX").utf8CString)
+        guard mkdtemp(&template) != nil else { throw LabError("cannot make a folder for the journal: \(systemError())") }
+        folder = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
 
     /// To be made before this process has a second thread.
     static func inLab() throws -> ChaosGround {
         guard let configuration = try LabConfiguration(preset: "lan", nodeCount: Slots.count + 1) else {
             throw LabError("there is no preset \"lan\"")
         }
-        return ChaosGround(lab: try Lab(configuration, offload: true))
+        return try ChaosGround(lab: try Lab(configuration, offload: true))
     }
 
-    func close() { lab?.close() }
+    func close() {
+        lab?.close()
+        unlink(journal)
+        unlink(journal + ".new")
+        rmdir(folder)
+    }
+
+    private var journal: String { folder + "/journal" }
 
     // MARK: - Processes
 
     /// Port 0 lets the system choose; a lab has a port for its master.
     func startMaster(port: UInt16) throws -> NodeProcess {
-        let command = [Lab.toolFolder + "/pccl-master", "--listen", masterHost, "--port"]
+        let command = [Lab.toolFolder + "/pccl-master", "--journal", journal, "--listen", masterHost, "--port"]
         guard let lab else { return try startHere(command + ["\(port)"], slot: 0) }
         return try lab.start(command + ["\(Lab.masterPort)"], in: Self.masterNode)
     }

@@ -5,8 +5,7 @@ enum FaultKind: String, CaseIterable, Hashable, Sendable {
 
     /// Those that need links of their own, and so a lab.
     static let ofLinks: Set<FaultKind> = [.cut, .oneway, .delay]
-    /// All but `master`: in this release a restarted master knows nobody, and the whole group begins anew.
-    static let standard: [FaultKind] = allCases.filter { $0 != .master }
+    static let standard: [FaultKind] = allCases
 
     static let list = allCases.map(\.rawValue).joined(separator: ",")
 
@@ -85,7 +84,8 @@ enum Fault: Hashable, Sendable, CustomStringConvertible {
         case .kill(let other), .stop(let other, _), .leave(let other), .join(let other): slot == other
         case .cut(let pair, _), .oneway(let pair, _), .delay(let pair, _, _):
             pair.a == .slot(slot) || pair.b == .slot(slot)
-        case .master: true
+        // It comes back, and its members with it.
+        case .master: false
         }
     }
 
