@@ -105,8 +105,8 @@ clean: ## remove all that was built
 stages := unit simulator abi arm end-to-end install python demo chaos
 
 # Fixed seeds, the same on each machine, and then some that nobody tried before; each is printed if it fails.
-SCHEDULES ?= 20000
-FRESH_SCHEDULES ?= 500
+SCHEDULES ?= 50000
+FRESH_SECONDS ?= 60
 
 # A stage that hangs is a stage that failed. Where somebody sits before it, Ctrl-C must still reach what runs inside.
 STAGE_SECONDS ?= 600
@@ -135,10 +135,10 @@ test-unit: bootstrap ## everything that runs inside one process: rooms, transcri
 	    $(limited) swift test --skip-build --disable-xctest --explicit-target-dependency-import-check error)
 
 .PHONY: test-simulator
-test-simulator: lib ## SCHEDULES (20000) simulated runs with fixed seeds and FRESH_SCHEDULES (500) with fresh ones
+test-simulator: lib ## SCHEDULES (50000) simulated runs with fixed seeds and FRESH_SECONDS (60) of fresh ones
 	$(call stage,simulator, \
-	    $(limited) $(DIST)/bin/pccl simulate --count $(SCHEDULES) --seed-base 1; \
-	    $(limited) $(DIST)/bin/pccl simulate --count $(FRESH_SCHEDULES) --fresh)
+	    $(limited) $(DIST)/bin/pccl simulate --schedules $(SCHEDULES) --seed-base 1; \
+	    $(limited) $(DIST)/bin/pccl simulate --time $(FRESH_SECONDS) --fresh)
 
 .PHONY: test-abi
 test-abi: lib ## the C header and the library against it: C99, C++, layout, every function
@@ -167,15 +167,15 @@ test-demo: lib ## the demo, and what its last line says
 	    tail -n 1 .build/demo.log | grep -qE '^demo: ok world=4 joined=1 killed=1 steps=[0-9]+ .* identical=yes$$')
 
 .PHONY: test-chaos
-test-chaos: lib ## CHAOS_SECONDS (60) of random faults to real peers; stalls are shown and not judged
-	$(call stage,chaos, $(limited) $(DIST)/bin/pccl chaos --time $(or $(CHAOS_SECONDS),60) --tolerant)
+test-chaos: lib ## CHAOS_SECONDS (60, in CI 300) of random faults to real peers; stalls are shown and not judged
+	$(call stage,chaos, $(limited) $(DIST)/bin/pccl chaos --time $(or $(CHAOS_SECONDS),$(if $(CI),300,60)) --tolerant)
 
 # ---------------------------------------------------------------------------------------------------------------------
 ##@ Look closer
 
 .PHONY: simulate
 simulate: lib ## simulated runs with fresh seeds; RUNS=1000000 for a night
-	@$(DIST)/bin/pccl simulate --count $(or $(RUNS),100000) --fresh
+	@$(DIST)/bin/pccl simulate --schedules $(or $(RUNS),100000) --fresh
 
 .PHONY: chaos
 chaos: lib ## CHAOS_SECONDS (300) of random faults to real peers, stalls judged; as root with faults of links

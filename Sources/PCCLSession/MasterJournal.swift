@@ -29,6 +29,8 @@ package final class MasterJournal {
     /// States are small: a record of a run of a thousand peers takes some 60 KiB.
     private static let largestRecord = 64 << 20
     private static let compactedBytes = 1 << 20
+    private static let lockAttempts = 50
+    private static let lockPauseMicroseconds: useconds_t = 20_000
 
     package init(at path: String) throws(Problem) {
         self.path = path
@@ -177,11 +179,13 @@ package final class MasterJournal {
         guard descriptor >= 0 else {
             throw Problem(description: SystemError(doing: "opening the journal \(path)").description)
         }
-        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
-            close(descriptor)
-            throw Problem(description: "another master has the journal \(path)")
+        // A master that was killed a moment ago may not have let go yet.
+        for _ in 0..<lockAttempts {
+            if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { return descriptor }
+            usleep(lockPauseMicroseconds)
         }
-        return descriptor
+        close(descriptor)
+        throw Problem(description: "another master has the journal \(path)")
     }
 
     private static func contents(of descriptor: CInt, _ path: String) throws(Problem) -> [UInt8] {

@@ -16,7 +16,9 @@ package enum ToMaster: Hashable, Sendable {
     case cannotReach(epoch: Epoch, peers: [PeerID])
     /// A link of the current view broke while operations were in flight, or could not be made again.
     case brokenLink(epoch: Epoch, peer: PeerID, gaveUp: Bool)
-    /// A link that was given up stands again.
+    /// A link of the current view broke while nothing was under way: no harm, unless its other end is gone altogether.
+    case downLink(epoch: Epoch, peer: PeerID)
+    /// A link that was down or given up stands again.
     case mendedLink(epoch: Epoch, peer: PeerID)
     /// The answer to a flush: every operation in flight here, and what has failed here in the epoch that ends.
     case flushReport(epoch: Epoch, operations: [OperationReport], failed: [FailedCalls] = [])
@@ -120,6 +122,10 @@ extension ToMaster {
             w.write(UInt8(13))
             w.write(epoch.value)
             w.write(peer.value)
+        case .downLink(let epoch, let peer):
+            w.write(UInt8(14))
+            w.write(epoch.value)
+            w.write(peer.value)
         }
         return w.bytes
     }
@@ -154,6 +160,7 @@ extension ToMaster {
         case 11: self = .voteOptimize(figures: try r.readFigures())
         case 12: self = .attach(try r.readAttachment())
         case 13: self = .mendedLink(epoch: Epoch(try r.read()), peer: PeerID(try r.read()))
+        case 14: self = .downLink(epoch: Epoch(try r.read()), peer: PeerID(try r.read()))
         default: throw .unknownKind(kind)
         }
         try r.finish()

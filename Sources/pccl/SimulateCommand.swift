@@ -21,8 +21,11 @@ struct SimulateCommand: ParsableCommand {
     @Flag(help: "With --seed: print everything that happens.")
     var verbose = false
 
-    @Option(help: "How many schedules.")
-    var count = 1000
+    @Option(name: [.customLong("schedules"), .customLong("count")], help: "How many schedules. (default: 1000)")
+    var schedules: Int?
+
+    @Option(help: "Instead: as many as there is time for, in seconds.")
+    var time: Int?
 
     @Option(help: "The first seed.")
     var seedBase: UInt64 = 1
@@ -30,16 +33,19 @@ struct SimulateCommand: ParsableCommand {
     @Flag(help: "Take seeds that nobody tried; the first is printed before anything runs.")
     var fresh = false
 
-    @Option(help: "Threads; 0 for as many as there are processors.")
-    var threads = 0
+    @Option(
+        name: [.customLong("jobs"), .customLong("threads")], help: "Threads; 0 for as many as there are processors.")
+    var jobs = 0
 
     @Option(help: "Show what membership costs in a group of so many peers.")
     var scale: Int?
 
     func validate() throws {
         if let scale, !(3...1024).contains(scale) { throw ValidationError("--scale goes from 3 to 1024") }
-        guard count > 0 else { throw ValidationError("--count must be positive") }
-        guard (0...1024).contains(threads) else { throw ValidationError("--threads goes from 0 to 1024") }
+        guard schedules ?? 1 > 0 else { throw ValidationError("--schedules must be positive") }
+        guard time ?? 1 > 0 else { throw ValidationError("--time must be positive") }
+        guard schedules == nil || time == nil else { throw ValidationError("--schedules goes without --time") }
+        guard (0...1024).contains(jobs) else { throw ValidationError("--jobs goes from 0 to 1024") }
         guard !verbose || seed != nil else { throw ValidationError("--verbose goes with --seed") }
     }
 
@@ -50,10 +56,14 @@ struct SimulateCommand: ParsableCommand {
         let base = fresh ? UInt64.random(in: 1..<UInt64.max / 2) : seedBase
         if fresh { print("simulate: seeds from \(base)") }
         let processors = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
-        let work = SimulationWork(base: base, count: UInt64(count), workers: threads == 0 ? processors : threads)
+        let began = monotonicNanoseconds()
+        let work = SimulationWork(
+            base: base, count: time == nil ? UInt64(schedules ?? 1000) : .max / 4,
+            deadline: time.map { began + UInt64($0) * 1_000_000_000 } ?? .max, workers: jobs == 0 ? processors : jobs)
         let (counts, failure) = work.run()
         if let failure { throw report(failure) }
-        print("simulate: \(count) schedules, \(summary(counts)) ok")
+        let rate = Double(work.done) / (Double(monotonicNanoseconds() - began) / 1e9)
+        print("simulate: \(work.done) schedules, \(Int(rate)) a second, \(summary(counts)) ok")
     }
 
     private func replay(_ seed: UInt64) throws {
@@ -130,21 +140,26 @@ private final class SimulationWork {
         let first: UInt64
         let step: UInt64
         let count: UInt64
+        let deadline: UInt64
+        var done = 0
         var counts = SimulationCounts()
         var failure: SimulationFailure?
 
-        init(base: UInt64, first: UInt64, step: UInt64, count: UInt64) {
+        init(base: UInt64, first: UInt64, step: UInt64, count: UInt64, deadline: UInt64) {
             self.base = base
             self.first = first
             self.step = step
             self.count = count
+            self.deadline = deadline
         }
 
         func run() {
             var index = first
-            while index < count {
+            while index < count, deadline == .max || monotonicNanoseconds() < deadline {
                 switch Simulation.run(seed: base &+ index) {
-                case .passed(let more): counts += more
+                case .passed(let more):
+                    counts += more
+                    done += 1
                 case .failed(let found):
                     failure = found
                     return
@@ -156,11 +171,14 @@ private final class SimulationWork {
 
     private let workers: [Worker]
 
-    init(base: UInt64, count: UInt64, workers: Int) {
+    init(base: UInt64, count: UInt64, deadline: UInt64, workers: Int) {
         self.workers = (0..<UInt64(workers)).map {
-            Worker(base: base, first: $0, step: UInt64(workers), count: count)
+            Worker(base: base, first: $0, step: UInt64(workers), count: count, deadline: deadline)
         }
     }
+
+    /// How many schedules ran.
+    var done: Int { workers.reduce(0) { $0 + $1.done } }
 
     /// The failure with the least seed that was found, if any.
     func run() -> (SimulationCounts, SimulationFailure?) {

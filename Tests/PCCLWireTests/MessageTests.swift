@@ -16,7 +16,7 @@ struct MessageTests {
 
     @Test("there is a sample of every kind, and no two kinds share a number")
     func everyKind() {
-        #expect(Set(Samples.toMaster.map { $0.bytes[0] }) == Set(1...13))
+        #expect(Set(Samples.toMaster.map { $0.bytes[0] }) == Set(1...14))
         #expect(Set(Samples.toPeer.map { $0.bytes[0] }) == Set(1...13))
     }
 
@@ -60,7 +60,7 @@ struct MessageTests {
 
     @Test("an unknown kind is an error, in both directions")
     func unknownKinds() {
-        for kind in [0, 14, 15, 255] as [UInt8] {
+        for kind in [0, 15, 16, 255] as [UInt8] {
             #expect(throws: WireError.unknownKind(kind)) { _ = try ToMaster([kind]) }
         }
         for kind in [0, 14, 255] as [UInt8] {

@@ -39,7 +39,7 @@ enum Samples {
                 OperationReport(tag: Tag(0), launch: LaunchNumber(2), state: .inProgress, known: []),
             ],
             failed: [FailedCalls(tag: Tag(1), count: .max), FailedCalls(tag: Tag(.max), count: 1)]),
-        .mendedLink(epoch: Epoch(2), peer: PeerID(.max)),
+        .mendedLink(epoch: Epoch(2), peer: PeerID(.max)), .downLink(epoch: Epoch(.max), peer: PeerID(1)),
         .stalled(epoch: Epoch(4), tag: Tag(5), missing: [PeerID(6)]),
         .voteOptimize(figures: []),
         .attach(

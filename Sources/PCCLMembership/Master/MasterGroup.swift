@@ -53,6 +53,8 @@ package struct MasterGroup: Sendable {
         package var from: PeerID
         package var to: PeerID
         package var gaveUp: Bool
+        /// Nothing was under way on it.
+        package var isHarmless = false
         package var since: Instant
     }
 

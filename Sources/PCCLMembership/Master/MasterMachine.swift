@@ -179,7 +179,12 @@ package struct MasterMachine: Sendable {
             loseIfBothAreBroken(other, g, at: now, &effects)
         case .mendedLink(_, let other):
             // Whatever the epoch: a flush keeps such reports, and may be under way.
-            groups[g].brokenLinks.removeAll { $0.gaveUp && $0.from == peer.id && $0.to == other }
+            groups[g].brokenLinks.removeAll { ($0.gaveUp || $0.isHarmless) && $0.from == peer.id && $0.to == other }
+        case .downLink(let epoch, let other):
+            guard isCurrentMember(peer.id, g, epoch), groups[g].isMember(other) else { return }
+            groups[g].brokenLinks.append(
+                MasterGroup.BrokenLink(from: peer.id, to: other, gaveUp: false, isHarmless: true, since: now))
+            loseIfBothAreBroken(other, g, at: now, &effects)
         case .flushReport(let epoch, let operations, let failed):
             collect(
                 FlushResolution.Report(peer: peer.id, operations: operations, failed: failed), g, epoch, at: now,
@@ -461,7 +466,7 @@ package struct MasterMachine: Sendable {
         let cause = groups[g].hasLost ? .loss : cause
         let epoch = groups[g].openEpoch()
         groups[g].phase = .flushing(MasterGroup.Flush(epoch: epoch, cause: cause))
-        groups[g].brokenLinks.removeAll { !$0.gaveUp }
+        groups[g].brokenLinks.removeAll { !$0.gaveUp && !$0.isHarmless }
         groups[g].stalls.removeAll()
         sendToMembers(g, .flush(epoch: epoch), &effects)
     }
@@ -511,7 +516,7 @@ package struct MasterMachine: Sendable {
         guard isCurrentMember(from, g, epoch), groups[g].isMember(to), from != to else { return }
         // A flush ends in a new epoch, which is all that a repair does. So does a proposal, but not if it comes to nothing.
         if !gaveUp, case .flushing = groups[g].phase { return }
-        let known = groups[g].brokenLinks.firstIndex { $0.from == from && $0.to == to && $0.gaveUp == gaveUp }
+        let known = groups[g].brokenLinks.firstIndex { $0.from == from && $0.to == to && $0.gaveUp == gaveUp && !$0.isHarmless }
         guard known == nil else { return }
         groups[g].brokenLinks.append(
             MasterGroup.BrokenLink(from: from, to: to, gaveUp: gaveUp, since: now))
@@ -583,7 +588,9 @@ package struct MasterMachine: Sendable {
                 link.since + timeouts.unreachableGrace <= now, let peer = groups[g].leastReachable()
             {
                 turnAway(peer, "other members cannot reach it at \(address(peer))", at: now, &effects)
-            } else if groups[g].brokenLinks.contains(where: { !$0.gaveUp && $0.since + timeouts.repairGrace <= now }) {
+            } else if groups[g].brokenLinks.contains(where: {
+                !$0.gaveUp && !$0.isHarmless && $0.since + timeouts.repairGrace <= now
+            }) {
                 startFlush(g, cause: .repair, at: now, &effects)
             } else if let since = groups[g].votesSince, since + timeouts.stragglerPatience <= now,
                 groups[g].voteKinds > 1
@@ -619,7 +626,7 @@ package struct MasterMachine: Sendable {
             switch group.phase {
             case .linking(let proposal): next = min(next, proposal.deadline)
             case .settled:
-                for link in group.brokenLinks {
+                for link in group.brokenLinks where !link.isHarmless {
                     next = min(next, link.since + (link.gaveUp ? timeouts.unreachableGrace : timeouts.repairGrace))
                 }
                 if let since = group.votesSince, group.voteKinds > 1 {

@@ -568,6 +568,11 @@ package struct PeerMachine: Sendable {
                 m.needsRepair = true
                 effects.append(
                     .sendToMaster(.brokenLink(epoch: m.assignment.epoch, peer: peer, gaveUp: false)))
+            } else if wasUp, timeouts.masterGrace.nanoseconds > 0,
+                let index = m.reportDownAt.firstIndex(where: { $0.peer == peer })
+            {
+                m.reportDownAt[index].isTold = true
+                effects.append(.sendToMaster(.downLink(epoch: m.assignment.epoch, peer: peer)))
             }
             effects.append(.log(LogLine(.info, "the link to \(peer) is down: \(reason)")))
             phase = .member(m)

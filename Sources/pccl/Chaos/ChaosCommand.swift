@@ -28,7 +28,7 @@ struct ChaosCommand: ParsableCommand {
     @Option(help: "The dead time in seconds (PCCL_TIMEOUT of all processes), 0.2 to 60.")
     var timeout = 1.0
 
-    @Option(help: "What to do: any of \(FaultKind.list); all but master if not given.")
+    @Option(help: "What to do: any of \(FaultKind.list); all if not given.")
     var kinds: String?
 
     @Flag(help: "All on the loopback device, without namespaces; then links have no faults.")
