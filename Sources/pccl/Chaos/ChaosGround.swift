@@ -15,8 +15,11 @@ struct ChaosGround {
 
     private init(lab: Lab?) throws {
         self.lab = lab
-        var template = Array(((getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp") + "/pccl-chaos.XXXXXX").utf8CString)
-        guard mkdtemp(&template) != nil else { throw LabError("cannot make a folder for the journal: \(systemError())") }
+        var template = Array(
+            ((getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp") + "/pccl-chaos.XXXXXX").utf8CString)
+        guard mkdtemp(&template) != nil else {
+            throw LabError("cannot make a folder for the journal: \(systemError())")
+        }
         folder = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
