@@ -516,7 +516,9 @@ package struct MasterMachine: Sendable {
         guard isCurrentMember(from, g, epoch), groups[g].isMember(to), from != to else { return }
         // A flush ends in a new epoch, which is all that a repair does. So does a proposal, but not if it comes to nothing.
         if !gaveUp, case .flushing = groups[g].phase { return }
-        let known = groups[g].brokenLinks.firstIndex { $0.from == from && $0.to == to && $0.gaveUp == gaveUp && !$0.isHarmless }
+        let known = groups[g].brokenLinks.firstIndex {
+            $0.from == from && $0.to == to && $0.gaveUp == gaveUp && !$0.isHarmless
+        }
         guard known == nil else { return }
         groups[g].brokenLinks.append(
             MasterGroup.BrokenLink(from: from, to: to, gaveUp: gaveUp, since: now))

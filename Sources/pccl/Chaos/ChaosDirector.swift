@@ -348,7 +348,8 @@ final class ChaosDirector {
                 peer.heard = (now, "goes on after a stop; before: \(peer.heard.text)")
                 peer.signal(SIGCONT)
             case .cut, .oneway, .delay: try ground.end(fault)
-            case .master: try startMaster()
+            // Of two that overlap the first to end brings it back.
+            case .master: if master == nil { try startMaster() }
             case .kill, .leave, .join: break
             }
             disturbed = max(disturbed, now)
