@@ -20,6 +20,7 @@ package final class EventLoop: @unchecked Sendable {
     private var thread = pthread_t()
     private var isStopping = false
     private var isOpen = false
+    private let forkGeneration = pccl_shim_fork_generation()
     private var endOfTurn: [() -> Void] = []
     private var lingering: [ObjectIdentifier: () -> Void] = [:]
 
@@ -46,16 +47,21 @@ package final class EventLoop: @unchecked Sendable {
     }
 
     deinit {
-        if isOpen { uv_loop_close(loop) }
+        if isOpen, !isInChild { uv_loop_close(loop) }
         loop.deallocate()
         wakeUp.deallocate()
     }
 
+    /// The process that made this loop has forked, and this is the child: it has a copy of everything but the thread.
+    private var isInChild: Bool { forkGeneration != pccl_shim_fork_generation() }
+
     /// Runs the job on the loop's thread, in the order of submission. Returns false, and drops the job, once the loop is
-    /// stopping.
+    /// stopping, and in a forked child.
     @discardableResult
     package func submit(_ job: @escaping @Sendable () -> Void) -> Bool {
-        inbox.withLock { inbox in
+        // Before the lock, which another thread of the parent may have held.
+        guard !isInChild else { return false }
+        return inbox.withLock { inbox in
             if inbox.isClosed { return false }
             inbox.jobs.append(job)
             // Sent under the lock: `stop` closes the inbox under it before the handle goes.
@@ -66,6 +72,7 @@ package final class EventLoop: @unchecked Sendable {
 
     /// Runs what was submitted before, ends the loop and joins the thread. The owner has closed its handles in a job.
     package func stop() {
+        guard !isInChild else { return }
         // In one go: a job taken after the one that ends the loop would never run.
         inbox.withLock { inbox in
             inbox.jobs.append { [self] in isStopping = true }

@@ -6,12 +6,19 @@ import PCCLBase
 package struct Socket: ~Copyable {
     package let descriptor: CInt
 
-    package init(owning descriptor: CInt) { self.descriptor = descriptor }
-    deinit { Glibc.close(descriptor) }
+    package init(owning descriptor: CInt) {
+        self.descriptor = descriptor
+        pccl_shim_note_descriptor(descriptor)
+    }
+    deinit {
+        pccl_shim_forget_descriptor(descriptor)
+        Glibc.close(descriptor)
+    }
 
     /// Gives the descriptor to another owner.
     package consuming func release() -> CInt {
         let descriptor = self.descriptor
+        pccl_shim_forget_descriptor(descriptor)
         discard self
         return descriptor
     }

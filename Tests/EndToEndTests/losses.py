@@ -305,6 +305,27 @@ def hung_in_an_operation(case: Case) -> None:
     finish_reduce(others, mask_of(others))
 
 
+def forked_child_holds_nothing(case: Case) -> None:
+    """Calls in a forked child fail at once; the parent is not disturbed by it, and its death is seen though the child lives."""
+    members = case.world(3)
+    reduce(members, 1000)
+    for _ in range(2):
+        members[2].send("fork")
+        line = members[2].expect("child")
+        case.cleanups.append(lambda pid=line.pid: os.kill(pid, signal.SIGKILL))
+        check(line.pending != SUCCESS and line.update != SUCCESS, f"calls in a child should fail: {line}")
+        check(line.destroy == SUCCESS, f"a destroy always succeeds: {line}")
+        reduce(members, 100_000)
+    start_reduce(members[:2], 1000)
+    began = time.monotonic()
+    members[2].kill()
+    for member in members[:2]:
+        line = member.expect("reduce")
+        check(line.rc == RANK_CONNECTION_LOST and line.size == 2, f"{member.name}: {line}")
+        check_whole(member, line)
+    check(time.monotonic() - began < 4, "the death was seen only after the dead time")
+
+
 def groups_are_apart(case: Case) -> None:
     red = case.world(3, group=1)
     blue = case.world(2, group=0xFFFFFFFF, first=8)

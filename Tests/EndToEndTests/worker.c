@@ -662,6 +662,28 @@ static void runLoop(const char *arguments) {
         (unsigned long long)loop.step, loop.losses, worldSize());
 }
 
+/* ---- A child that does not exec, as Python's multiprocessing makes them ---- */
+
+static void forkChild(void) {
+    fflush(stdout);
+    pid_t child = fork();
+    if (child != 0)
+        return;
+    // A call that would wait for ever in the child is a failure of the case.
+    alarm(30);
+    bool arePending = false;
+    pcclResult_t pending = pcclArePeersPending(communicator, &arePending);
+    pcclResult_t update = pcclUpdateTopology(communicator);
+    pcclResult_t destroyed = pcclDestroyCommunicator(communicator);
+    say("child pending=%d update=%d destroy=%d pid=%d", (int)pending, (int)update, (int)destroyed, (int)getpid());
+    // It outlives its parent, and holds nothing of it.
+    close(0);
+    close(1);
+    close(2);
+    pause();
+    _exit(0);
+}
+
 /* ---- The commands ---- */
 
 static void obey(const char *line) {
@@ -704,6 +726,8 @@ static void obey(const char *line) {
         // The loop that it was meant for has just ended.
     } else if (strcmp(name, "destroy") == 0) {
         destroy();
+    } else if (strcmp(name, "fork") == 0) {
+        forkChild();
     } else {
         die("an unknown command");
     }

@@ -43,4 +43,10 @@ int pccl_shim_tcp_figures(int descriptor, struct pccl_shim_tcp_figures *figures)
 /// TCP_CONGESTION: 0, or -1.
 int pccl_shim_set_congestion_control(int descriptor, const char *name);
 
+/// Descriptors that a forked child must not keep; see fork.c. Any thread.
+void pccl_shim_note_descriptor(int descriptor);
+void pccl_shim_forget_descriptor(int descriptor);
+/// How many forks lie between the first process and this one.
+uint32_t pccl_shim_fork_generation(void);
+
 #endif
