@@ -4,9 +4,9 @@
 #include <stdint.h>
 #include <unistd.h>
 
-// A child that a host process forks, and that does not exec, has copies of all our connections: they would stay open when
-// the parent dies, and others would take it for alive. So the child closes them at once. All that happens in the child is
-// safe there: no lock, no memory.
+// A child that a host process forks, and that does not exec, has copies of all our connections: they would stay open
+// when the parent dies, and others would take it for alive. So the child closes them at once. All that happens in the
+// child is safe there: no lock, no memory.
 
 enum { WORD_BITS = 64, DESCRIPTORS = 1 << 20 };
 
