@@ -16,5 +16,9 @@ enum SeedsOfBugs {
         5_081_784,
         // A link broke between two members that had failed a call, and took the entry that one of them waited for.
         5_115_127,
+        // A call that was made between `attach` and its answer was lost.
+        443,
+        // Masters that are started anew, and members that attach again, while that was built.
+        30, 539, 909, 1301, 6585,
     ]
 }
