@@ -26,7 +26,9 @@ extension Cluster {
         told(name).compactMap { if case .propose(let epoch, _) = $0 { epoch } else { nil } }
     }
 
-    fileprivate var isRecovering: Bool { if case .recovering = phase { true } else { false } }
+    fileprivate var isRecovering: Bool {
+        if case .recovering? = master.groups.first?.phase { true } else { false }
+    }
 
     /// As this member would attach again: with its own view, unless another is given.
     fileprivate func attachment(of name: Name) -> PCCLWire.Attachment? {
@@ -326,6 +328,45 @@ struct RestartedMasterTests {
         #expect(c.view("A") == ["A", "B"] && Epoch(c.epoch("A")) > flush.epoch)
     }
 
+    @Test("a repair under way is begun again, whatever the master knows", arguments: [true, false])
+    func repair(keepingJournal: Bool) {
+        var c = Cluster(of: "A", "B", grace: grace)
+        c.hold(from: "A", to: "B")
+        c.reduce("A")
+        c.breakLink("A", "B")
+        c.hold(from: "B", to: "master")
+        c.pass(c.timeouts.repairGrace * 2)
+        guard case .flushing(let flush) = c.phase, flush.cause == .repair else {
+            Issue.record("\(c.phase)")
+            return
+        }
+        c.killMaster()
+        c.releaseEverything()
+        c.restartMaster(keepingJournal: keepingJournal)
+        c.seek()
+        #expect(Epoch(c.epoch("A")) > flush.epoch && c.view("A") == ["A", "B"])
+        c.reduce("B")
+        #expect(c.outcomes == ["A": [.success(worldSize: 2)], "B": [.success(worldSize: 2)]])
+    }
+
+    @Test("a link that breaks while a member is without its master is repaired later", arguments: [true, false])
+    func brokenLinkMeanwhile(restarts: Bool) {
+        var c = Cluster(of: "A", "B", grace: grace)
+        let epoch = c.epoch("A")
+        c.hold(from: "A", to: "B")
+        c.reduce("A")
+        c.separate("A", "master")
+        if restarts { c.killMaster() } else { c.breakConnection("A") }
+        c.breakLink("A", "B")
+        c.release(from: "A", to: "B")
+        if restarts { c.restartMaster(keepingJournal: true) }
+        c.reunite("A", "master")
+        c.seek()
+        #expect(c.epoch("A") > epoch && c.epoch("A") == c.epoch("B"))
+        c.reduce("B")
+        #expect(c.outcomes == ["A": [.success(worldSize: 2)], "B": [.success(worldSize: 2)]])
+    }
+
     @Test("a proposal under way is made again, in a higher epoch, to the newcomer under its new id")
     func proposal() {
         var c = Cluster(of: "A", "B", grace: grace)
@@ -508,16 +549,16 @@ struct RestartedMasterTests {
         var ids = [c.id("A")]
         var epochs = [c.epoch("A")]
         for (round, keepingJournal) in [true, true, false, true, false, false].enumerated() {
-            // One that comes and goes between two words to the journal, and one that stays.
+            // One that is gone before a member has heard of it, and one that stays.
             let (brief, lasting) = ("brief \(round)", "lasting \(round)")
-            c.connect(brief)
-            ids.append(c.id(brief))
-            c.kill(brief)
-            c.killMaster()
-            c.restartMaster(keepingJournal: keepingJournal)
-            c.seek()
-            c.connect(lasting)
-            ids.append(c.id(lasting))
+            for name in [brief, lasting] {
+                c.killMaster()
+                c.restartMaster(keepingJournal: keepingJournal)
+                c.seek()
+                c.connect(name)
+                ids.append(c.id(name))
+                if name == brief { c.kill(name) }
+            }
             for name in c.view("A") { c.updateTopology(name) }
             #expect(c.view(lasting) == c.view("A"))
             epochs.append(c.epoch("A"))
@@ -687,6 +728,35 @@ struct WrongAttachmentTests {
         }
         #expect(reason.contains("not known here"))
         #expect(c.view("A") == ["A"])
+    }
+
+    @Test("ids and epochs that leave a master none to give are nobody's", arguments: [false, true])
+    func lastNumbers(restarts: Bool) throws {
+        var c = Cluster(of: "A", "B", grace: grace)
+        let attachment = try #require(c.attachment(of: "A"))
+        if restarts {
+            c.killMaster()
+            c.restartMaster(keepingJournal: false)
+        }
+        let lies: [(inout PCCLWire.Attachment) -> Void] = [
+            { $0.peer = PeerID(.max) },
+            {
+                $0.peer = PeerID(.max)
+                $0.view = nil
+            },
+            { $0.view?.members.append(Member(id: PeerID(.max), addresses: [], stripes: 1)) },
+            { $0.view?.epoch = Epoch(.max) },
+            { $0.view?.highestEpoch = Epoch(.max) },
+        ]
+        for lie in lies {
+            var lying = attachment
+            lie(&lying)
+            #expect(turnedAway(c.knock(.attach(lying))) == "no master gave it that place")
+        }
+        c.seek()
+        c.connect("C")
+        c.updateTopology("A", "B")
+        for name in ["A", "B", "C"] { #expect(c.answers[name] == [.done] && c.view(name) == ["A", "B", "C"]) }
     }
 
     @Test("who attaches over a connection that it has registered on, or twice, breaks the protocol")
