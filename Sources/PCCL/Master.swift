@@ -66,7 +66,7 @@ public final class Master: Sendable {
         }
     }
 
-    /// Ends the master: its peers lose it, the port is free when this returns. Again: nothing happens. Throws
+    /// Ends the master: its peers lose it, port and journal are free when this returns. Again: nothing happens. Throws
     /// `.invalidUsage` before `run`.
     public func interrupt() throws(PCCLError) {
         guard let session = try started() else { return }

@@ -640,6 +640,24 @@ struct BlankMasterTests {
         #expect(c.view("D") == ["D"])
     }
 
+    @Test("a newcomer that comes first is given an id that no member can have")
+    func newcomerFirst() {
+        var c = Cluster(of: "A", grace: grace)
+        c.connect("B")
+        c.connect("C", group: 1)
+        #expect(c.id("C") > c.id("B"))
+        for name in ["A", "C"] { c.separate(name, "master") }
+        c.killMaster()
+        c.restartMaster(keepingJournal: false)
+        c.seek()
+        #expect(c.id("B") > c.id("C"))
+        for name in ["A", "C"] { c.reunite(name, "master") }
+        c.seek()
+        c.updateTopology("A")
+        #expect(c.view("A") == ["A", "B"] && c.view("C") == ["C"])
+        #expect(c.answers["B"] == [.done] && c.answers["A"] == [.done])
+    }
+
     @Test("a member that nobody hears of is lost after the dead time, and the others go on without it")
     func missingMember() {
         var c = Cluster(of: "A", "B", "C", grace: grace)
