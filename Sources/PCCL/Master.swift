@@ -21,10 +21,14 @@ public final class Master: Sendable {
     ///
     /// `journal`: a file in which it keeps who belongs to the run, so that a master that is started anew with it goes on
     /// where the last one ended; made if it is not there. Without one a new master takes over what its peers report.
-    public init(listen address: SocketAddress, journal: String? = nil) throws(PCCLError) {
+    public convenience init(listen address: SocketAddress, journal: String? = nil) throws(PCCLError) {
+        self.init(listen: address, journal: journal, timeouts: Environment.process.timeouts)
+    }
+
+    package init(listen address: SocketAddress, journal: String? = nil, timeouts: Timeouts) {
         listenAddress = address
         journalPath = journal
-        timeouts = Environment.process.timeouts
+        self.timeouts = timeouts
     }
 
     deinit { destroy() }
@@ -62,7 +66,7 @@ public final class Master: Sendable {
         }
     }
 
-    /// Ends the master: its peers lose it, the port is free when this returns. Again: nothing happens. Throws
+    /// Ends the master: its peers lose it, port and journal are free when this returns. Again: nothing happens. Throws
     /// `.invalidUsage` before `run`.
     public func interrupt() throws(PCCLError) {
         guard let session = try started() else { return }

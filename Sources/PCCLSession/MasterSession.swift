@@ -26,7 +26,7 @@ package final class MasterSession: @unchecked Sendable {
     private var events: [MasterMachine.Event] = []
     private var isPumping = false
     private let worker = TopologyWorker()
-    private let journal: MasterJournal?
+    private var journal: MasterJournal?
 
     /// Strangers beyond this number push out the oldest: connections that say nothing cannot use up the descriptors.
     private static let strangerLimit = 256
@@ -59,7 +59,7 @@ package final class MasterSession: @unchecked Sendable {
         }
     }
 
-    /// Ends the master: connections are closed, the port is free when this returns. A second call does nothing.
+    /// Ends the master: connections are closed, port and journal are free when this returns. A second call does nothing.
     package func close() {
         let isFirst = isClosed.withLock { closed in
             defer { closed = true }
@@ -102,6 +102,8 @@ package final class MasterSession: @unchecked Sendable {
         strangerTimer?.close()
         strangerTimer = nil
         worker.stop()
+        // The next master may have it, as it may have the port.
+        journal = nil
     }
 
     private func accept(_ socket: consuming Socket, _ host: SocketAddress.Host) {

@@ -173,6 +173,41 @@ struct InterruptionTests {
         try cluster.stop()
     }
 
+    @Test("frames that are held are not taken for those of another run, and epochs may begin again below")
+    func anotherRun() throws {
+        let cluster = try Cluster(2)
+        try cluster.log()
+        let (first, second) = (cluster.nodes[0], cluster.nodes[1])
+        func dataArrived(_ epoch: UInt32) throws {
+            try second.events.waitUntil { events in
+                events.contains { if case .copied(_, let header) = $0 { header.epoch.value == epoch } else { false } }
+            }
+        }
+        // The first is ahead when both become peers of another run, which has the same ids.
+        try first.abandonAll()
+        try first.adopt(7, [1, 2])
+        let old = Reduction(tag: 4, .int16, .sum, .direct, count: 5000, isInPlace: true, worldSize: 2)
+        _ = try old.start(first, rank: 0)
+        try dataArrived(7)
+        for node in cluster.nodes { try node.forget() }
+        try second.adopt(7, [1, 2])
+        #expect(!second.events.all.contains(.entered(1, epoch: 7, tag: 4)))
+
+        // Once more, and the next run is in an epoch that was long past in this one.
+        for node in cluster.nodes { try node.forget() }
+        try first.adopt(2, [1, 2])
+        let new = Reduction(tag: 5, .int16, .sum, .direct, count: 5000, isInPlace: true, worldSize: 2)
+        let ahead = try new.start(first, rank: 0)
+        try dataArrived(2)
+        try second.adopt(2, [1, 2])
+        #expect(second.events.all.contains(.entered(1, epoch: 2, tag: 5)), "it was taken for an old one")
+        let late = try new.start(second, rank: 1)
+        for completion in [ahead, late] { _ = try completion.value() }
+        #expect(new.mistake() == nil)
+        #expect(cluster.violations == [])
+        try cluster.stop()
+    }
+
     struct Lie: Sendable, CustomStringConvertible {
         var description: String
         var change: @Sendable (inout FrameHeader) -> Void

@@ -135,6 +135,12 @@ final class Node: @unchecked Sendable {
         }
     }
 
+    /// From now on this is another peer, of another run: what it was in is over.
+    func forget() throws {
+        try abandonAll()
+        try onLoop { $0.engine.forget() }
+    }
+
     func allowSending(_ count: Int) throws {
         try onLoop { node in
             node.sendAllowance = count

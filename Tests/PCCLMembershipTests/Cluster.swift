@@ -14,8 +14,12 @@ typealias Tag = PCCLBase.Tag
 ///
 /// The engine is a few lines: a peer holds a result once all members of the view have entered the operation, unless the
 /// test withholds it. Frames of an epoch that a peer has not adopted wait, older ones are dropped, as in the real one.
+///
+/// With a `grace` members wait for a master that is gone, and attach again: their attempts are made as time passes. What
+/// the master would have on disk is kept as bytes.
 struct Cluster {
     typealias Name = String
+    typealias ConnectionID = MasterMachine.ConnectionID
 
     /// `master` or a peer's name: the two ends of a channel.
     struct Channel: Hashable {
@@ -24,10 +28,11 @@ struct Cluster {
     }
 
     enum Packet {
-        case toMaster(ToMaster)
-        case toPeer(ToPeer)
-        case connected
-        case closed(String)
+        // Of a control connection: whose end has given it up, or has another one by now, hears no more of it.
+        case connected(ConnectionID)
+        case toMaster(ToMaster, ConnectionID?)
+        case toPeer(ToPeer, ConnectionID?)
+        case closed(ConnectionID?, String, mayReturn: Bool = false)
         case entered(Epoch, Tag, LaunchNumber, OperationDescriptor)
         case prepared(Epoch, Tag, LaunchNumber)
         case linkUp
@@ -37,6 +42,14 @@ struct Cluster {
             switch self {
             case .entered(let epoch, _, _, _), .prepared(let epoch, _, _): epoch
             default: nil
+            }
+        }
+
+        var connection: ConnectionID? {
+            switch self {
+            case .connected(let connection): connection
+            case .toMaster(_, let connection), .toPeer(_, let connection), .closed(let connection, _, _): connection
+            case .entered, .prepared, .linkUp, .linkDown: nil
             }
         }
     }
@@ -53,8 +66,11 @@ struct Cluster {
 
     struct Node {
         var machine: PeerMachine
-        var connection = MasterMachine.ConnectionID(0)
+        /// Nil: it has closed or given up its connection to the master.
+        var connection: ConnectionID?
         var id: PeerID?
+        /// Its last; with another one it is another peer.
+        var registration: Registration?
         var wanted: Set<PeerID> = []
         var epoch = Epoch.none
         var isHalted = true
@@ -69,8 +85,13 @@ struct Cluster {
     static let timeouts = Timeouts(deadTime: .seconds(5))
     static let run = RunID(high: 0x1122, low: 0x3344)
 
+    let timeouts: Timeouts
     var now = Instant(nanoseconds: 1_000_000_000)
     var master: MasterMachine
+    /// The last state that the master has put on disk.
+    private var journal: [UInt8] = []
+    /// Each master that began without a journal has one of its own until it takes over another.
+    private var runs: [RunID] = [Cluster.run]
     var nodes: [Name: Node] = [:]
     /// Answers to calls, in order; outcomes of operations, in order.
     var answers: [Name: [CallAnswer]] = [:]
@@ -95,20 +116,21 @@ struct Cluster {
     private var withheld: [Name: Set<Tag>] = [:]
     private var dead: Set<Name> = []
     private var frozen: Set<Name> = []
-    private var connections: [MasterMachine.ConnectionID: Name] = [:]
+    private var connections: [ConnectionID: Name] = [:]
     private var nextConnection: UInt64 = 1
     private var nextCall: UInt64 = 1
     private var callers: [CallID: Name] = [:]
     private var operationCallers: [OperationID: Name] = [:]
     private var isMasterDead = false
 
-    init() {
-        master = MasterMachine(run: Cluster.run, timeouts: Cluster.timeouts, now: now)
+    init(grace: Interval = Cluster.timeouts.masterGrace) {
+        timeouts = Timeouts(deadTime: Cluster.timeouts.deadTime, masterGrace: grace)
+        master = MasterMachine(run: Cluster.run, timeouts: timeouts, now: now)
     }
 
     /// A run whose first view has these members, all in one group.
-    init(of names: Name...) {
-        self.init()
+    init(of names: Name..., grace: Interval = Cluster.timeouts.masterGrace) {
+        self.init(grace: grace)
         connect(names[0])
         if names.count > 1 {
             for name in names.dropFirst() { connect(name) }
@@ -135,7 +157,7 @@ struct Cluster {
                 machine: PeerMachine(
                     PeerMachine.Configuration(
                         group: GroupID(group), listenPort: 48150, addresses: [], stripes: 1,
-                        timeouts: Cluster.timeouts)))
+                        timeouts: timeouts)))
         }
         call(name, .connect)
     }
@@ -172,14 +194,14 @@ struct Cluster {
 
     // MARK: what the world does
 
-    /// The process dies: its machine closes all connections.
-    mutating func kill(_ name: Name) {
+    /// The process dies: its machine closes all connections, or resets them if it had not read everything.
+    mutating func kill(_ name: Name, resetsConnections: Bool = false) {
         dead.insert(name)
         nodes[name]?.wanted = []
         // A reset also destroys what had not arrived yet.
         held = held.filter { $0.from != name }
         channels.removeAll { $0.channel.to == name || $0.channel.from == name }
-        dropConnection(of: name, reason: "reset")
+        dropConnection(of: name, reason: "reset", mayReturn: resetsConnections)
         relink(except: nil)
         settle()
     }
@@ -196,12 +218,40 @@ struct Cluster {
         isMasterDead = true
         for name in nodes.keys.sorted() where !dead.contains(name) {
             channels.removeAll { $0.channel == Channel(from: name, to: "master") }
-            channels.append((Channel(from: "master", to: name), .closed("reset")))
+            channels.append((Channel(from: "master", to: name), .closed(nodes[name]?.connection, "reset")))
+        }
+        connections = [:]
+        settle()
+    }
+
+    /// A master takes the place of the one that was killed: with its journal, or without knowing anything.
+    mutating func restartMaster(keepingJournal: Bool) {
+        precondition(isMasterDead, "the port is taken")
+        isMasterDead = false
+        if keepingJournal, let state = try? MasterState(journal) {
+            master = MasterMachine(restoring: state, timeouts: timeouts, now: now)
+        } else {
+            precondition(!keepingJournal, "nothing was put on disk, or it cannot be read")
+            runs.append(RunID(high: 0x5566, low: UInt64(runs.count)))
+            master = MasterMachine(run: runs[runs.count - 1], timeouts: timeouts, now: now)
         }
         settle()
     }
 
-    /// No connection between the two can be made; one that stands stays.
+    /// The control connection of this peer is reset: both ends hear of it, what was on its way is lost, and holds end.
+    mutating func breakConnection(_ name: Name) {
+        guard let connection = nodes[name]?.connection, connections.removeValue(forKey: connection) != nil else {
+            Issue.record("\(name) has no connection")
+            return
+        }
+        let ways = [Channel(from: name, to: "master"), Channel(from: "master", to: name)]
+        held.subtract(ways)
+        channels.removeAll { ways.contains($0.channel) && $0.packet.connection == connection }
+        for way in ways { channels.append((way, .closed(connection, "reset", mayReturn: true))) }
+        settle()
+    }
+
+    /// No connection between the two can be made; one that stands stays. One of them may be the master.
     mutating func separate(_ one: Name, _ other: Name) { cuts.insert([one, other]) }
     mutating func reunite(_ one: Name, _ other: Name) {
         cuts.remove([one, other])
@@ -222,6 +272,12 @@ struct Cluster {
     mutating func release(from: Name, to: Name) {
         held.remove(Channel(from: from, to: to))
         settle()
+    }
+    /// What was held is lost, and nothing is held any more.
+    mutating func lose(from: Name, to: Name) {
+        precondition(isHeldUp(from: from, to: to), "there is nothing to lose")
+        channels.removeAll { $0.channel == Channel(from: from, to: to) }
+        release(from: from, to: to)
     }
     mutating func holdEverything(from: Name) {
         for other in Array(nodes.keys) + ["master"] where other != from { hold(from: from, to: other) }
@@ -282,12 +338,21 @@ struct Cluster {
 
     /// Delivers a message to the master as if the peer had sent it.
     mutating func forge(_ message: ToMaster, from name: Name) {
-        channels.append((Channel(from: name, to: "master"), .toMaster(message)))
+        channels.append((Channel(from: name, to: "master"), .toMaster(message, nodes[name]?.connection)))
         settle()
     }
     mutating func forge(_ message: ToPeer, to name: Name) {
-        channels.append((Channel(from: "master", to: name), .toPeer(message)))
+        channels.append((Channel(from: "master", to: name), .toPeer(message, nodes[name]?.connection)))
         settle()
+    }
+    /// Somebody who is none of the peers begins a connection with this. Returns what the master answers.
+    mutating func knock(_ message: ToMaster) -> [ToPeer] {
+        let connection = newConnection(of: "stranger")
+        let said = sentByMaster.count
+        handleMaster(connected(connection))
+        handleMaster(.received(connection, message))
+        settle()
+        return sentByMaster[said...].filter { $0.to == "stranger" }.map(\.message)
     }
     mutating func deliver(_ event: PeerMachine.Event, to name: Name) {
         handle(name, event)
@@ -331,17 +396,16 @@ struct Cluster {
 
     private mutating func arrive(_ packet: Packet, _ channel: Channel) {
         if channel.to == "master" {
-            guard let connection = nodes[channel.from]?.connection else { return }
             switch packet {
-            case .connected:
-                handleMaster(
-                    .connected(
-                        connection, from: .v4(0x7f00_0001), secret: PeerSecret(high: 5, low: connection.value)))
-            case .toMaster(let message):
+            case .connected(let connection): handleMaster(connected(connection))
+            case .toMaster(let message, let connection):
+                guard let connection else { return }
                 sentToMaster.append((channel.from, message))
                 handleMaster(.received(connection, message))
-            case .closed(let reason): handleMaster(.closed(connection, reason: reason))
-            default: preconditionFailure("not for a master")
+            case .closed(let connection, let reason, let mayReturn):
+                guard let connection else { return }
+                handleMaster(.closed(connection, reason: reason, mayReturn: mayReturn))
+            case .toPeer, .entered, .prepared, .linkUp, .linkDown: preconditionFailure("not for a master")
             }
             return
         }
@@ -356,10 +420,13 @@ struct Cluster {
         }
         let from = id(channel.from)
         switch packet {
-        case .toPeer(let message):
+        case .toPeer(let message, let connection):
+            guard connection == node.connection else { return }
             if case .welcome(let id, _, _, _, _) = message { nodes[name]?.id = id }
             handle(name, .fromMaster(message))
-        case .closed(let reason): handle(name, .masterClosed(reason))
+        case .closed(let connection, let reason, _):
+            guard connection == node.connection else { return }
+            handle(name, .masterClosed(reason))
         case .linkUp: handle(name, .linkUp(from))
         case .linkDown(let reason): handle(name, .linkDown(from, reason))
         case .entered(let epoch, let tag, let launch, let descriptor):
@@ -376,14 +443,14 @@ struct Cluster {
         if let broken = master.brokenInvariant() { Issue.record("the master: \(broken)") }
         for effect in effects {
             switch effect {
-            case .persist: break
+            case .persist(let state): journal = state.bytes
             case .send(let connection, let message):
                 guard let name = connections[connection] else { continue }
                 sentByMaster.append((name, message))
-                channels.append((Channel(from: "master", to: name), .toPeer(message)))
+                channels.append((Channel(from: "master", to: name), .toPeer(message, connection)))
             case .close(let connection):
                 guard let name = connections.removeValue(forKey: connection) else { continue }
-                channels.append((Channel(from: "master", to: name), .closed("the master closed it")))
+                channels.append((Channel(from: "master", to: name), .closed(connection, "the master closed it")))
             case .solve(let group, let question, let problem, let seed):
                 questions.append((group, question, problem, seed))
             case .improve(_, let problem, _): improvements.append(problem)
@@ -394,11 +461,25 @@ struct Cluster {
         answerQuestions()
     }
 
-    private mutating func dropConnection(of name: Name, reason: String) {
-        guard let connection = nodes[name]?.connection, connections.removeValue(forKey: connection) != nil else {
-            return
-        }
-        channels.append((Channel(from: name, to: "master"), .closed(reason)))
+    private mutating func dropConnection(of name: Name, reason: String, mayReturn: Bool) {
+        guard let connection = nodes[name]?.connection else { return }
+        nodes[name]?.connection = nil
+        guard connections.removeValue(forKey: connection) != nil else { return }
+        channels.append((Channel(from: name, to: "master"), .closed(connection, reason, mayReturn: mayReturn)))
+    }
+
+    private mutating func newConnection(of name: Name) -> ConnectionID {
+        let connection = ConnectionID(nextConnection)
+        nextConnection += 1
+        connections[connection] = name
+        return connection
+    }
+
+    /// The secret is another one each time, in all of its bits that a master draws from.
+    private func connected(_ connection: ConnectionID) -> MasterMachine.Event {
+        .connected(
+            connection, from: .v4(0x7f00_0001),
+            secret: PeerSecret(high: 5, low: connection.value << 40 | connection.value))
     }
 
     private mutating func handle(_ name: Name, _ event: PeerMachine.Event) {
@@ -414,19 +495,22 @@ struct Cluster {
     private mutating func perform(_ effect: PeerMachine.Effect, _ name: Name) {
         switch effect {
         case .dialMaster:
-            if isMasterDead { return handle(name, .masterUnreachable("refused")) }
-            let connection = MasterMachine.ConnectionID(nextConnection)
-            nextConnection += 1
-            connections[connection] = name
+            if isMasterDead || cuts.contains([name, "master"]) { return handle(name, .masterUnreachable("refused")) }
+            let connection = newConnection(of: name)
             nodes[name]?.connection = connection
-            channels.append((Channel(from: name, to: "master"), .connected))
+            channels.append((Channel(from: name, to: "master"), .connected(connection)))
             handle(name, .masterConnected)
-        case .closeMaster, .abandonMaster:
-            dropConnection(of: name, reason: "closed by the peer")
+        case .closeMaster: dropConnection(of: name, reason: "closed by the peer", mayReturn: false)
+        case .abandonMaster: dropConnection(of: name, reason: "given up by the peer", mayReturn: true)
         case .sendToMaster(let message):
-            channels.append((Channel(from: name, to: "master"), .toMaster(message)))
+            channels.append((Channel(from: name, to: "master"), .toMaster(message, nodes[name]?.connection)))
         case .wantLinks(let registration, let members):
-            #expect(registration.run == Cluster.run)
+            #expect(runs.contains(registration.run))
+            if let before = nodes[name]?.registration, before != registration {
+                nodes[name]?.epoch = .none
+                nodes[name]?.future = []
+            }
+            nodes[name]?.registration = registration
             nodes[name]?.wanted = Set(members.map(\.id)).subtracting([registration.peer])
             relink(except: name)
         case .adopt(let assignment):

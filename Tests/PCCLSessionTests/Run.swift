@@ -8,12 +8,19 @@ import PCCLWire
 
 /// A master and the means to make peers, with time-outs that a test chooses.
 struct Run {
-    let master: MasterSession
+    private(set) var master: MasterSession
     let timeouts: Timeouts
 
-    init(deadTime: Interval = .seconds(30)) throws {
-        timeouts = Timeouts(deadTime: deadTime)
-        master = try MasterSession(listen: .loopback(port: 0), timeouts: timeouts)
+    init(
+        deadTime: Interval = .seconds(30), grace: Interval = .milliseconds(0), journal: MasterJournal? = nil
+    ) throws {
+        timeouts = Timeouts(deadTime: deadTime, masterGrace: grace)
+        master = try MasterSession(listen: .loopback(port: 0), timeouts: timeouts, journal: journal)
+    }
+
+    /// Another master takes the port of the one that was closed.
+    mutating func restartMaster(journal: MasterJournal?) throws {
+        master = try MasterSession(listen: master.address, timeouts: timeouts, journal: journal)
     }
 
     func peer(group: UInt32 = 0, stripes: UInt16 = 1) throws -> PeerSession {

@@ -16,5 +16,15 @@ enum SeedsOfBugs {
         5_081_784,
         // A link broke between two members that had failed a call, and took the entry that one of them waited for.
         5_115_127,
+        // A call that was made between `attach` and its answer was lost.
+        443,
+        // A vote that was given to the last master was not counted by the next one.
+        539,
+        // A view that a member had missed was told with the members of a later moment.
+        1301,
+        // Two masters in a row that knew nothing gave the same id twice.
+        30,
+        // Found while masters that are started anew were built.
+        909, 6585,
     ]
 }

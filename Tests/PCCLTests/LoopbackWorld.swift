@@ -9,9 +9,12 @@ final class LoopbackWorld: Sendable {
     let peers: [Communicator]
     private let configuration: Communicator.Configuration
 
-    /// All peers are members of one view when this returns.
-    init(_ count: Int, stripes: Int = 1, algorithm: Algorithm? = nil, timeoutSeconds: Double? = nil) throws {
-        let master = try Master(listen: SocketAddress.loopback(port: 0))
+    /// All peers are members of one view when this returns. `timeouts` are the master's; as everybody has them unless given.
+    init(
+        _ count: Int, stripes: Int = 1, algorithm: Algorithm? = nil, timeoutSeconds: Double? = nil,
+        timeouts: Timeouts = .standard
+    ) throws {
+        let master = Master(listen: SocketAddress.loopback(port: 0), timeouts: timeouts)
         try master.run()
         var configuration = Communicator.Configuration(
             master: SocketAddress.loopback(port: master.port), stripesPerLink: stripes)

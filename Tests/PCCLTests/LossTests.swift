@@ -1,5 +1,6 @@
 import Glibc
 import PCCL
+import PCCLBase
 import PCCLTransport
 import Testing
 
@@ -76,9 +77,9 @@ struct LossTests {
         newcomer.destroy()
     }
 
-    @Test("without its master a view goes on to reduce; its membership calls fail")
+    @Test("without its master, and a grace for it, a view goes on to reduce; its membership calls fail")
     func masterGone() throws {
-        let world = try LoopbackWorld(2)
+        let world = try LoopbackWorld(2, timeouts: Timeouts(deadTime: Timeouts.defaultDeadTime))
         defer { world.destroy() }
         world.master.destroy()
         try onThreads(world.peers) { _, peer in

@@ -46,11 +46,16 @@ extension MasterMachine {
             }
             return
         }
+        guard MasterMachine.isPossible(attachment) else {
+            return refuse(stranger, "no master gave it that place", &effects)
+        }
         if attachment.run != run, isBlank {
             run = attachment.run
             rebuildsUntil = now + timeouts.deadTime
-            // Nobody here knows which ids and epochs the last master gave to whom.
-            nextPeer = attachment.peer.value + MasterMachine.unknownIDs + (stranger.secret.low & 0xffff_ffff)
+            // Nobody here knows which ids and epochs the last master gave to whom. Nor does the next one that knows nothing
+            // know which this one gives: the distance is another one each time.
+            unknownIDs += stranger.secret.low & 0xffff_ffff
+            nextPeer = attachment.peer.value + unknownIDs
             firstEpoch = Epoch(UInt32(truncatingIfNeeded: stranger.secret.low >> 40))
             effects.append(
                 .log(LogLine(.warning, "this master knows nothing of the run, and takes over what its peers tell")))
@@ -77,6 +82,15 @@ extension MasterMachine {
         }
         groups[g].highestEpoch = max(groups[g].highestEpoch, view.highestEpoch)
         welcomeBack(attachment, stranger, at: now, &effects)
+    }
+
+    /// A master that knows nothing goes on from the ids and epochs that it is told: they must leave it some to give. No run
+    /// comes that far.
+    private static func isPossible(_ attachment: Attachment) -> Bool {
+        let view = attachment.view
+        let ids = [attachment.peer] + (view?.members.map(\.id) ?? [])
+        let epochs = [view?.epoch, view?.highestEpoch].compactMap { $0 }
+        return ids.allSatisfy { $0.value < 1 << 62 } && epochs.allSatisfy { $0.value < 1 << 31 }
     }
 
     private func isRecovering(_ g: Int) -> Bool {
@@ -233,11 +247,9 @@ extension MasterMachine {
         groups[g].highestEpoch = max(groups[g].highestEpoch, view.epoch)
         groups[g].arrangement = view.arrangement
         groups[g].phase = .recovering(MasterGroup.Recovery())
-        nextPeer = max(nextPeer, (ids.map(\.value).max() ?? 0) + MasterMachine.unknownIDs)
+        nextPeer = max(nextPeer, (ids.map(\.value).max() ?? 0) + unknownIDs)
         persist(&effects)
     }
-
-    private static let unknownIDs: UInt64 = 1 << 20
 
     /// Once all members are back, or lost: those who missed an answer get it, and the group goes on.
     mutating func concludeRecovery(_ g: Int, at now: Instant, _ effects: inout [Effect]) {

@@ -72,6 +72,8 @@ package struct MasterMachine: Sendable {
     private var reservedPeer: UInt64 = 1
     /// Until when a master that began without knowing anything takes over from members what it should know.
     var rebuildsUntil: Instant?
+    /// How many ids a master may have given of which nobody tells.
+    var unknownIDs: UInt64 = 1 << 20
     /// Groups begin above it.
     var firstEpoch = Epoch.none
     private var nextHeartbeat: Instant
