@@ -362,6 +362,20 @@ struct BrokenLinkTests {
         #expect(reason.contains("cannot reach"))
     }
 
+    /// Chaos, seed 12: 27 members were evicted whose links stood again.
+    @Test("a link that stands again before one of the two is chosen is given up no more")
+    func reachableAgain() {
+        var c = Cluster(of: "A", "B", "C")
+        c.separate("A", "B")
+        c.breakLink("A", "B")
+        c.pass(Cluster.timeouts.dialPatience)
+        #expect(c.phase.isSettled && c.master.groups[0].brokenLinks.contains { $0.gaveUp })
+        c.reunite("A", "B")
+        #expect(!c.master.groups[0].brokenLinks.contains { $0.gaveUp })
+        c.pass(Cluster.timeouts.unreachableGrace * 2)
+        #expect(c.view("A") == ["A", "B", "C"])
+    }
+
     @Test("the report of a member that cannot be reached outlives a loss")
     func unreachableAcrossLoss() {
         var c = Cluster(of: "A", "B", "C", "D")
@@ -373,6 +387,10 @@ struct BrokenLinkTests {
         c.pass(Cluster.timeouts.unreachableGrace * 2)
         #expect(c.view("A") == ["A", "B"])
     }
+}
+
+extension MasterGroup.Phase {
+    fileprivate var isSettled: Bool { if case .settled = self { true } else { false } }
 }
 
 @Suite("Whom to give up")
