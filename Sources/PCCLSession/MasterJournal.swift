@@ -46,13 +46,13 @@ package final class MasterJournal {
                 try take(bytes)
             }
         } catch {
-            close(descriptor)
+            MasterJournal.letGo(descriptor)
             descriptor = -1
             throw error
         }
     }
 
-    deinit { if descriptor >= 0 { close(descriptor) } }
+    deinit { if descriptor >= 0 { MasterJournal.letGo(descriptor) } }
 
     /// Returns when it is on disk. A journal that cannot be written does not end a run: it is said, and tried again with
     /// the next state; until then a master that ends is rebuilt from what its peers report.
@@ -162,12 +162,12 @@ package final class MasterJournal {
                 throw Problem(description: SystemError(doing: "renaming \(newPath)").description)
             }
         } catch {
-            close(new)
+            MasterJournal.letGo(new)
             unlink(newPath)
             throw error
         }
         MasterJournal.synchronizeFolder(of: path)
-        close(descriptor)
+        MasterJournal.letGo(descriptor)
         descriptor = new
         size = bytes.count
     }
@@ -179,13 +179,19 @@ package final class MasterJournal {
         guard descriptor >= 0 else {
             throw Problem(description: SystemError(doing: "opening the journal \(path)").description)
         }
+        ForkedChild.closes(descriptor)
         // A master that was killed a moment ago may not have let go yet.
         for _ in 0..<lockAttempts {
             if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { return descriptor }
             usleep(lockPauseMicroseconds)
         }
-        close(descriptor)
+        MasterJournal.letGo(descriptor)
         throw Problem(description: "another master has the journal \(path)")
+    }
+
+    private static func letGo(_ descriptor: CInt) {
+        ForkedChild.closesNoMore(descriptor)
+        close(descriptor)
     }
 
     private static func contents(of descriptor: CInt, _ path: String) throws(Problem) -> [UInt8] {

@@ -161,9 +161,12 @@ package final class Mesh {
         nextAttempt += 1
         dial.retryAt = nil
         dial.answered = 0
-        // All of them are tried within the time that a connection may take: some may swallow everything.
-        let attempts = max(2, dial.member.addresses.count)
-        dial.attemptDeadline = now + timeouts.dialPatience / UInt64(attempts)
+        // Some of them may swallow everything. The first is the likeliest, and others are no use if an ocean is too wide
+        // for the time they get.
+        let others = UInt64(max(1, dial.member.addresses.count - 1))
+        let isFirst = dial.addressIndex % dial.member.addresses.count == 0
+        let patience = timeouts.dialPatience / 2
+        dial.attemptDeadline = now + (isFirst ? patience : max(patience / others, timeouts.dialPatience / 5))
         dial.stripes = []
         var failure: String?
         for stripe in 0..<count {

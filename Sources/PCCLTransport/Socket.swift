@@ -2,23 +2,30 @@ import CShims
 import Glibc
 import PCCLBase
 
+/// Descriptors that a child must not keep which the host process forks: its parent's death would go unnoticed.
+package enum ForkedChild {
+    package static func closes(_ descriptor: CInt) { pccl_shim_note_descriptor(descriptor) }
+    /// Before the descriptor is closed here.
+    package static func closesNoMore(_ descriptor: CInt) { pccl_shim_forget_descriptor(descriptor) }
+}
+
 /// An open descriptor with one owner; closed when the owner lets it go.
 package struct Socket: ~Copyable {
     package let descriptor: CInt
 
     package init(owning descriptor: CInt) {
         self.descriptor = descriptor
-        pccl_shim_note_descriptor(descriptor)
+        ForkedChild.closes(descriptor)
     }
     deinit {
-        pccl_shim_forget_descriptor(descriptor)
+        ForkedChild.closesNoMore(descriptor)
         Glibc.close(descriptor)
     }
 
     /// Gives the descriptor to another owner.
     package consuming func release() -> CInt {
         let descriptor = self.descriptor
-        pccl_shim_forget_descriptor(descriptor)
+        ForkedChild.closesNoMore(descriptor)
         discard self
         return descriptor
     }

@@ -208,6 +208,25 @@ def member_killed_while_the_master_is_away(case: Case) -> None:
     check_steps(members, may_lose=True)
 
 
+def master_stopped(case: Case) -> None:
+    """For longer than it may be silent: members look for it, find it again, and nobody is lost."""
+    case.env["PCCL_TIMEOUT"] = "0.5"
+    case.env["PCCL_LOG_LEVEL"] = "INFO"
+    members = case.world(3)
+    start_loop(members, "none")
+    progress(members)
+    case.master.signal(signal.SIGSTOP)
+    for member in members:
+        member.wait_for_log("the master is lost")
+    progress(members, steps=20)
+    case.master.signal(signal.SIGCONT)
+    for member in members:
+        member.wait_for_log("attached to the master again")
+    stop_loop(members)
+    check(check_steps(members, may_lose=False) == 0, "somebody was lost for the master's absence")
+    case.join(members, [case.worker(3)])
+
+
 def foreign_journal(case: Case) -> None:
     """What is not its own is refused with a reason, and left as it was."""
     path = case.logs / "thesis.tex"
