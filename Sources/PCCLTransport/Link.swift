@@ -75,6 +75,7 @@ package final class Link {
     private var pendingStripes = 0
     /// The number that the next further stripe dialled here will have; see `ownNumbers`.
     private var nextStripeNumber: UInt16
+    private let isMaker: Bool
     /// Each side has numbers of its own, so that both may add stripes at once.
     private let ownNumbers: ClosedRange<UInt16>
     /// The stripe that takes ordered frames, until it breaks.
@@ -148,6 +149,7 @@ package final class Link {
         unsentLimit = configuration.unsentBytes
         governor = StripeGovernor(
             count: descriptors.count, limit: configuration.growsByItself ? configuration.largestStripeCount : 0)
+        self.isMaker = isMaker
         ownNumbers = isMaker ? UInt16(descriptors.count)...0x7fff : 0x8000...0xffff
         nextStripeNumber = ownNumbers.lowerBound
         for (number, descriptor) in descriptors.enumerated() {
@@ -358,8 +360,12 @@ extension Link {
             let isAlone = !stripes.contains { other in
                 other !== stripe && (!other.hasRetained || now - other.lastProgress < patience)
             }
-            guard isAlone else { return stripe.fail("it delivered nothing for \(patience.milliseconds) ms") }
-            if stripes.count == 1 { wishForStripe() }
+            // Each end has a view of its own of which one stands still. If both gave up one of two at the same moment, none
+            // would be left; so only one end may, and the other needs a third.
+            if !isAlone, stripes.count > 2 || isMaker {
+                return stripe.fail("it delivered nothing for \(patience.milliseconds) ms")
+            }
+            if !isAlone || stripes.count == 1 { wishForStripe() }
         }
     }
 

@@ -37,7 +37,9 @@ struct InstantTests {
 struct TimeoutsTests {
     @Test("all of them follow from the dead time, in the order that makes sense of them")
     func derived() {
-        let timeouts = Timeouts(deadTime: .seconds(5))
+        let timeouts = Timeouts(deadTime: .seconds(5), masterGrace: .seconds(30))
+        #expect(Timeouts(deadTime: .seconds(5)).masterGrace == .seconds(0), "nobody waits unless told to")
+        #expect(timeouts.firstRedial < timeouts.longestRedial && timeouts.longestRedial < timeouts.deadTime)
         #expect(timeouts.heartbeatPeriod == .seconds(1))
         #expect(timeouts.repairGrace == .milliseconds(100))
         #expect(timeouts.dialPatience == .seconds(5))

@@ -27,12 +27,12 @@ final class LinkEnd: @unchecked Sendable, LinkDelegate {
 
     init(
         peer: UInt64 = 1, _ descriptors: [CInt], deadTime: Interval = .seconds(60),
-        _ configuration: LinkConfiguration = LinkConfiguration()
+        _ configuration: LinkConfiguration = LinkConfiguration(), isMaker: Bool = true
     ) throws {
         loop = try EventLoop(name: "test")
         try loop.sync { [self] in
             let link = Link(
-                loop, peer: PeerID(peer), descriptors: descriptors, timeouts: Timeouts(deadTime: deadTime),
+                loop, peer: PeerID(peer), descriptors: descriptors, isMaker: isMaker, timeouts: Timeouts(deadTime: deadTime),
                 configuration: configuration, delegate: self)
             link.onWantsStripe = { [weak self] link in self?.wishes.put(link.stripeCount) }
             link.onBroken = { [weak self] _, reason in self?.note(.broken(reason)) }
@@ -50,11 +50,12 @@ final class LinkEnd: @unchecked Sendable, LinkDelegate {
 
     /// A link of several stripes, whose other ends the test holds.
     static func withRawEnds(
-        _ stripes: Int, _ configuration: LinkConfiguration = LinkConfiguration()
+        _ stripes: Int, _ configuration: LinkConfiguration = LinkConfiguration(), isMaker: Bool = true
     ) throws -> (LinkEnd, [RawSocket]) {
         let sockets = (0..<stripes).map { _ in socketPair() }
         for (_, raw) in sockets { makeBlocking(raw) }
-        return (try LinkEnd(sockets.map(\.0), configuration), sockets.map { RawSocket(owning: $0.1) })
+        let end = try LinkEnd(sockets.map(\.0), configuration, isMaker: isMaker)
+        return (end, sockets.map { RawSocket(owning: $0.1) })
     }
 
     /// A link with one stripe, whose other end the test holds.

@@ -232,6 +232,26 @@ struct StripeTests {
         Issue.record("this machine interrupts the test all the time")
     }
 
+    /// Both ends once gave up one of two, each another, and the link was gone.
+    @Test("of two stripes only the end that dialled gives one up; the other asks for a third first")
+    func oneOfTwo() throws {
+        let (a, raws) = try LinkEnd.withRawEnds(2, Self.quick, isMaker: false)
+        try a.enqueue(header(.data), Memory(pattern(100)))
+        let data = header(.data, payloadBytes: 100, serial: 1).bytes + pattern(100)
+        #expect(try raws[0].read(data.count) == data)
+        #expect(try a.wishes.take() == 2)
+        #expect(try a.onLoop { $0.link?.stripeCount } == 2)
+        let (mine, theirs) = socketPair()
+        makeBlocking(theirs)
+        let third = RawSocket(owning: theirs)
+        try a.onLoop { $0.link?.add(number: 0x8000, descriptor: mine) }
+        // Now the first is given up, and the others have what it owed.
+        #expect(try raws[0].readToEnd().isEmpty)
+        #expect(try raws[1].read(data.count) == data)
+        withExtendedLifetime(third) {}
+        try a.stop()
+    }
+
     @Test("the only stripe is not given up for standing still: it asks for company, and hands over to it")
     func noneMoves() throws {
         let (a, raws) = try LinkEnd.withRawEnds(1, Self.quick)
