@@ -32,7 +32,8 @@ final class LinkEnd: @unchecked Sendable, LinkDelegate {
         loop = try EventLoop(name: "test")
         try loop.sync { [self] in
             let link = Link(
-                loop, peer: PeerID(peer), descriptors: descriptors, isMaker: isMaker, timeouts: Timeouts(deadTime: deadTime),
+                loop, peer: PeerID(peer), descriptors: descriptors, isMaker: isMaker,
+                timeouts: Timeouts(deadTime: deadTime),
                 configuration: configuration, delegate: self)
             link.onWantsStripe = { [weak self] link in self?.wishes.put(link.stripeCount) }
             link.onBroken = { [weak self] _, reason in self?.note(.broken(reason)) }
