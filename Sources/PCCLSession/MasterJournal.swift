@@ -23,11 +23,12 @@ package final class MasterJournal {
     private var descriptor: CInt
     private var size: Int
     private var hasFailed = false
+    private let generation = ForkedChild.generation
 
     private static let magic: [UInt8] = [0x7f] + Array("pcclmj".utf8) + [1]
     private static let recordHeader = 8
     /// States are small: a record of a run of a thousand peers takes some 60 KiB.
-    private static let largestRecord = 64 << 20
+    private static let largestFile = 512 << 20
     private static let compactedBytes = 1 << 20
     private static let lockAttempts = 50
     private static let lockPauseMicroseconds: useconds_t = 20_000
@@ -52,14 +53,16 @@ package final class MasterJournal {
         }
     }
 
-    deinit { if descriptor >= 0 { MasterJournal.letGo(descriptor) } }
+    deinit { if descriptor >= 0, generation == ForkedChild.generation { MasterJournal.letGo(descriptor) } }
 
     /// Returns when it is on disk. A journal that cannot be written does not end a run: it is said, and tried again with
     /// the next state; until then a master that ends is rebuilt from what its peers report.
     package func append(_ state: MasterState) {
         let record = MasterJournal.record(state)
         do throws(Problem) {
-            if size > MasterJournal.compactedBytes, size > 8 * record.count {
+            if size > MasterJournal.compactedBytes,
+                size > 8 * record.count || size + record.count > MasterJournal.largestFile / 2
+            {
                 try compact(record)
             } else {
                 try write(record)
@@ -182,11 +185,21 @@ package final class MasterJournal {
         ForkedChild.closes(descriptor)
         // A master that was killed a moment ago may not have let go yet.
         for _ in 0..<lockAttempts {
-            if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { return descriptor }
+            if flock(descriptor, LOCK_EX | LOCK_NB) == 0 {
+                if isStill(descriptor, at: path) { return descriptor }
+                // It was replaced by a shorter one meanwhile: that one counts, and its master has it.
+                break
+            }
             usleep(lockPauseMicroseconds)
         }
         MasterJournal.letGo(descriptor)
         throw Problem(description: "another master has the journal \(path)")
+    }
+
+    private static func isStill(_ descriptor: CInt, at path: String) -> Bool {
+        var (opened, named) = (stat(), stat())
+        guard fstat(descriptor, &opened) == 0, stat(path, &named) == 0 else { return false }
+        return opened.st_ino == named.st_ino && opened.st_dev == named.st_dev
     }
 
     private static func letGo(_ descriptor: CInt) {
@@ -199,7 +212,7 @@ package final class MasterJournal {
         guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
             throw Problem(description: "the journal \(path) is not a regular file")
         }
-        guard status.st_size <= largestRecord else {
+        guard status.st_size <= largestFile else {
             throw Problem(description: "\(path) has \(status.st_size) bytes, which no journal has; it is left as it is")
         }
         var bytes = [UInt8](repeating: 0, count: Int(status.st_size))

@@ -63,6 +63,7 @@ package final class PeerSession: @unchecked Sendable {
     private var control: ControlConnection?
     private var masterAddresses: [SocketAddress] = []
     private var dialledAddress: SocketAddress?
+    private var greetedAddress: SocketAddress?
     private var masterErrors: [String] = []
     private var dialTimer: LoopTimer?
     private var wakeTimer: LoopTimer?
@@ -170,6 +171,9 @@ package final class PeerSession: @unchecked Sendable {
         }
     }
 
+    /// As many as can be tried, one after the other, within the patience with a proposal.
+    private static let unchosenAddresses = 3
+
     /// Others try them in this order.
     private func addresses(_ port: UInt16) -> [SocketAddress] {
         let seen = SocketAddress(.v4(0), port: port)
@@ -177,7 +181,7 @@ package final class PeerSession: @unchecked Sendable {
         let named = configuration.advertised.map { SocketAddress($0.host, port: $0.port == 0 ? port : $0.port) }
         if !named.isEmpty { return named }
         // Who chooses interfaces wants traffic there, whichever way the master is reached.
-        return configuration.interfaces == nil ? [seen] + own : own
+        return configuration.interfaces == nil ? [seen] + own.prefix(PeerSession.unchosenAddresses) : own
     }
 
     private func tearDown() {
@@ -216,7 +220,9 @@ package final class PeerSession: @unchecked Sendable {
     private func perform(_ effect: PeerMachine.Effect) {
         switch effect {
         case .dialMaster:
-            masterAddresses = configuration.master
+            // Where it was found last, it is looked for first.
+            masterAddresses = configuration.master.filter { $0 == greetedAddress }
+            masterAddresses += configuration.master.filter { $0 != greetedAddress }
             masterErrors = []
             dialNextMaster()
         case .closeMaster:
@@ -313,6 +319,7 @@ package final class PeerSession: @unchecked Sendable {
         control = connection
         connection.onGreeted = { [weak self] in
             self?.dialTimer?.cancel()
+            self?.greetedAddress = address
             self?.pump(.masterConnected)
         }
         connection.onMessage = { [weak self] bytes in self?.takeFromMaster(bytes) }
@@ -333,8 +340,13 @@ package final class PeerSession: @unchecked Sendable {
             isGreeted = true
             greeted?()
         }
-        dialTimer?.fire(at: loop.now + configuration.timeouts.dialPatience)
+        dialTimer?.fire(at: loop.now + masterPatience)
         connection.start()
+    }
+
+    /// Who attaches again has a dead time for it, whatever the number of addresses.
+    private var masterPatience: Interval {
+        identity.map { $0.timeouts.dialPatience / 3 } ?? configuration.timeouts.dialPatience
     }
 
     private func dialTimedOut() {
@@ -342,7 +354,7 @@ package final class PeerSession: @unchecked Sendable {
         control = nil
         masterErrors.append(
             "\(dialledAddress?.description ?? "the master"): no greeting came within "
-                + "\(configuration.timeouts.dialPatience.seconds) s; is it a pccl-master?")
+                + "\(masterPatience.seconds) s; is it a pccl-master?")
         dialNextMaster()
     }
 

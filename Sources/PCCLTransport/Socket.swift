@@ -7,17 +7,22 @@ package enum ForkedChild {
     package static func closes(_ descriptor: CInt) { pccl_shim_note_descriptor(descriptor) }
     /// Before the descriptor is closed here.
     package static func closesNoMore(_ descriptor: CInt) { pccl_shim_forget_descriptor(descriptor) }
+    /// Another one than when a descriptor was opened: this is a child, which has closed it already, and the number may
+    /// belong to something else by now.
+    package static var generation: UInt32 { pccl_shim_fork_generation() }
 }
 
 /// An open descriptor with one owner; closed when the owner lets it go.
 package struct Socket: ~Copyable {
     package let descriptor: CInt
+    private let generation = ForkedChild.generation
 
     package init(owning descriptor: CInt) {
         self.descriptor = descriptor
         ForkedChild.closes(descriptor)
     }
     deinit {
+        guard generation == ForkedChild.generation else { return }
         ForkedChild.closesNoMore(descriptor)
         Glibc.close(descriptor)
     }

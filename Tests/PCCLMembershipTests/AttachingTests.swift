@@ -110,6 +110,25 @@ struct BrokenConnectionTests {
         #expect(c.view("A") == ["A", "B"] && c.epoch("A") == 2)
     }
 
+    @Test("what a member said of a link is forgotten when it attaches: it says again what still holds")
+    func oldWordOnALink() {
+        var c = Cluster(of: "A", "B", "C", grace: grace)
+        c.hold(from: "B", to: "master")
+        c.separate("A", "B")
+        c.breakLink("A", "B")
+        c.separate("A", "master")
+        c.breakConnection("A")
+        // Mended while nobody hears of it.
+        c.reunite("A", "B")
+        c.reunite("A", "master")
+        c.seek()
+        c.release(from: "B", to: "master")
+        #expect(c.view("C") == ["A", "B", "C"])
+        c.breakConnection("B")
+        c.seek()
+        #expect(c.view("A") == ["A", "B", "C"] && c.view("B") == ["A", "B", "C"])
+    }
+
     @Test("who does not come back is lost after the dead time, and turned away when it does")
     func deadTime() {
         var c = Cluster(of: "A", "B", grace: grace)

@@ -89,13 +89,14 @@ struct MasterStateTests {
         // No members, shares, sites and figures; no members, shares, sites and figures of the outcome; then its kind.
         let plain = [UInt8](repeating: 0, count: 9)
         let beforeVerdicts = beforeMembers + number(0) + plain + number(0) + plain + [2]
-        for prefix in [beforeGroups, beforeMembers, beforeVerdicts] {
-            for count in [UInt32(WireLimits.members + 1), 1 << 24, .max] {
+        let limits = [MasterState.groupLimit, WireLimits.members, WireLimits.members]
+        for (prefix, limit) in zip([beforeGroups, beforeMembers, beforeVerdicts], limits) {
+            for count in [UInt32(limit + 1), 1 << 24, .max] {
                 do throws(WireError) {
                     _ = try MasterState(prefix + number(count))
                     Issue.record("\(count) passed")
                 } catch {
-                    guard case .tooMany(_, Int(count), WireLimits.members) = error else {
+                    guard case .tooMany(_, Int(count), limit) = error else {
                         Issue.record("\(error)")
                         continue
                     }

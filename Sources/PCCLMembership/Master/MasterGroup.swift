@@ -111,6 +111,15 @@ package struct MasterGroup: Sendable {
         answers = (0, nil)
     }
 
+    package mutating func note(_ link: BrokenLink) {
+        // A flush ends in a new epoch, which is all that a repair does. So does a proposal, but not if it comes to nothing.
+        if !link.gaveUp, !link.isHarmless, case .flushing = phase { return }
+        let isKnown = brokenLinks.contains {
+            $0.from == link.from && $0.to == link.to && $0.gaveUp == link.gaveUp && $0.isHarmless == link.isHarmless
+        }
+        if !isKnown { brokenLinks.append(link) }
+    }
+
     package mutating func note(_ answer: JointAnswer) { answers = (answers.count &+ 1, answer) }
 
     package func isMember(_ peer: PeerID) -> Bool { members.contains(peer) }

@@ -121,7 +121,7 @@ extension MasterMachine {
 
         let g = groupIndex(attachment.group)
         // What it still cannot reach it says again.
-        groups[g].brokenLinks.removeAll { $0.gaveUp && $0.from == id }
+        groups[g].brokenLinks.removeAll { ($0.gaveUp || $0.isHarmless) && $0.from == id }
         guard groups[g].isMember(id) else { return bringUpToDate(id, g, &effects) }
         var view =
             attachment.view ?? HeldView(epoch: .none, highestEpoch: .none, members: [], arrangement: .plain)
@@ -138,16 +138,30 @@ extension MasterMachine {
             groups[g].phase = .recovering(recovery)
             return concludeRecovery(g, at: now, &effects)
         }
+        // What it waited for may have failed there meanwhile, if it was gone for longer than this master knows.
+        groups[g].forgetVotes(of: id)
         if view.answers != groups[g].answers.count, let last = groups[g].answers.last {
             send(message(last), to: id, &effects)
         } else {
             take(view, from: id, g, at: now)
         }
         if view.needsRepair {
-            groups[g].brokenLinks.append(MasterGroup.BrokenLink(from: id, to: id, gaveUp: false, since: now))
+            groups[g].note(MasterGroup.BrokenLink(from: id, to: id, gaveUp: false, since: now))
+        }
+        if view.call == nil, isUnderWay(g) {
+            // A view that it does not wait for would find it in the middle of operations.
+            return startFlush(g, cause: .repair, at: now, &effects)
         }
         bringUpToDate(id, g, &effects)
         advance(g, at: now, &effects)
+    }
+
+    /// Something for which all members must wait in a call.
+    private func isUnderWay(_ g: Int) -> Bool {
+        switch groups[g].phase {
+        case .solving, .linking: !groups[g].members.isEmpty
+        case .settled, .flushing, .recovering: false
+        }
     }
 
     /// False if it is not known.
@@ -230,6 +244,7 @@ extension MasterMachine {
     /// operations in between.
     private mutating func takeOver(_ view: HeldView, _ g: Int, at now: Instant, _ effects: inout [Effect]) {
         let ids = view.members.map(\.id)
+        var turnedAway: [PeerID] = []
         for peer in peers where peer.group == groups[g].id && groups[g].isMember(peer.id) {
             guard let connection = peer.connection else {
                 if !ids.contains(peer.id) { peers.removeAll { $0.id == peer.id } }
@@ -238,8 +253,10 @@ extension MasterMachine {
             effects.append(.send(connection, .turnedAway(reason: "what became of its epoch is not known here")))
             effects.append(.close(connection))
             peers.removeAll { $0.id == peer.id }
+            turnedAway.append(peer.id)
         }
-        for member in view.members where !peers.contains(where: { $0.id == member.id }) {
+        for member in view.members
+        where !turnedAway.contains(member.id) && !peers.contains(where: { $0.id == member.id }) {
             expect(member, secret: nil, in: groups[g].id, at: now)
         }
         groups[g].members = ids
@@ -247,6 +264,11 @@ extension MasterMachine {
         groups[g].highestEpoch = max(groups[g].highestEpoch, view.epoch)
         groups[g].arrangement = view.arrangement
         groups[g].phase = .recovering(MasterGroup.Recovery())
+        groups[g].forgetAllVotes()
+        for peer in turnedAway where ids.contains(peer) {
+            groups[g].removeMember(peer)
+            groups[g].hasLost = true
+        }
         nextPeer = max(nextPeer, (ids.map(\.value).max() ?? 0) + unknownIDs)
         persist(&effects)
     }

@@ -184,7 +184,7 @@ package struct MasterMachine: Sendable {
             groups[g].brokenLinks.removeAll { ($0.gaveUp || $0.isHarmless) && $0.from == peer.id && $0.to == other }
         case .downLink(let epoch, let other):
             guard isCurrentMember(peer.id, g, epoch), groups[g].isMember(other) else { return }
-            groups[g].brokenLinks.append(
+            groups[g].note(
                 MasterGroup.BrokenLink(from: peer.id, to: other, gaveUp: false, isHarmless: true, since: now))
             loseIfBothAreBroken(other, g, at: now, &effects)
         case .flushReport(let epoch, let operations, let failed):
@@ -430,6 +430,7 @@ package struct MasterMachine: Sendable {
         }
         if wasMember {
             groups[g].hasLost = true
+            // So that a master that ends before the verdict does not wait for it again.
             persist(&effects)
         }
         if case .recovering = groups[g].phase {
@@ -516,14 +517,7 @@ package struct MasterMachine: Sendable {
         _ g: Int, from: PeerID, to: PeerID, _ epoch: Epoch, gaveUp: Bool, at now: Instant
     ) {
         guard isCurrentMember(from, g, epoch), groups[g].isMember(to), from != to else { return }
-        // A flush ends in a new epoch, which is all that a repair does. So does a proposal, but not if it comes to nothing.
-        if !gaveUp, case .flushing = groups[g].phase { return }
-        let known = groups[g].brokenLinks.firstIndex {
-            $0.from == from && $0.to == to && $0.gaveUp == gaveUp && !$0.isHarmless
-        }
-        guard known == nil else { return }
-        groups[g].brokenLinks.append(
-            MasterGroup.BrokenLink(from: from, to: to, gaveUp: gaveUp, since: now))
+        groups[g].note(MasterGroup.BrokenLink(from: from, to: to, gaveUp: gaveUp, since: now))
     }
 
     private mutating func judgeStall(

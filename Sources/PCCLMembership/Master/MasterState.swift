@@ -19,6 +19,9 @@ package struct MasterState: Hashable, Sendable {
         package var hasLost: Bool
     }
 
+    /// A group stays known when its members are gone, for its epochs; a run has had that many at most.
+    package static let groupLimit = 1 << 20
+
     package var run: RunID
     /// Ids from here on were never given.
     package var nextPeer: UInt64
@@ -85,7 +88,7 @@ extension MasterState {
         var r = ByteReader(bytes)
         run = try r.readRun()
         nextPeer = try r.read()
-        groups = try r.readList("groups", limit: WireLimits.members) { (r) throws(WireError) in try r.readGroup() }
+        groups = try r.readList("groups", limit: MasterState.groupLimit) { (r) throws(WireError) in try r.readGroup() }
         try r.finish()
     }
 }

@@ -95,6 +95,9 @@ struct ChaosCommand: ParsableCommand {
             return kind
         }
         guard !wanted.isEmpty else { throw ValidationError("--kinds names nothing") }
+        guard wanted.contains(.join) || !(wanted.contains(.kill) || wanted.contains(.leave)) else {
+            throw ValidationError("--kinds: kill and leave go with join only, or two peers would be left soon")
+        }
         return FaultKind.allCases.filter { wanted.contains($0) }
     }
 }
