@@ -58,7 +58,7 @@ def chaos_finds_no_broken_promise(case: Case) -> None:
     figures = _figures(run, "ok")
     check(run.wait() == 0, f"status {run.popen.returncode}")
     check(figures["faults"] >= 20 and figures["seed"] == 5, f"not what was asked for: {figures}")
-    kinds = ["kill", "stop", "leave", "join"] + (["cut", "oneway", "delay"] if os.geteuid() == 0 else [])
+    kinds = ["kill", "stop", "leave", "join", "master"] + (["cut", "oneway", "delay"] if os.geteuid() == 0 else [])
     check(sum(figures.get(kind, 0) for kind in kinds) == figures["faults"], f"kinds do not add up: {figures}")
     # Each operation was reduced by two at least, and the faults have hit some.
     check(figures["compared"] >= figures["operations"] > figures["faults"], f"nothing was compared: {figures}")

@@ -321,7 +321,8 @@ def forked_child_holds_nothing(case: Case) -> None:
     members[2].kill()
     for member in members[:2]:
         line = member.expect("reduce")
-        check(line.rc == RANK_CONNECTION_LOST and line.size == 2, f"{member.name}: {line}")
+        # It is begun again if one of the two had not entered it when the death was seen.
+        check(line.rc in (RANK_CONNECTION_LOST, SUCCESS) and line.size == 2, f"{member.name}: {line}")
         check_whole(member, line)
     check(time.monotonic() - began < 4, "the death was seen only after the dead time")
 
