@@ -129,6 +129,34 @@ struct BrokenConnectionTests {
         #expect(c.view("A") == ["A", "B", "C"] && c.view("B") == ["A", "B", "C"])
     }
 
+    /// Its master was stopped for longer than it waits, for example, and still had the vote.
+    @Test("the vote of a member that no longer waits is forgotten when it attaches")
+    func voteOfWhoGaveUp() {
+        var c = Cluster(of: "A", "B", grace: grace)
+        c.forge(.voteJoin, from: "A")
+        c.breakConnection("A")
+        c.seek()
+        c.connect("C")
+        c.updateTopology("B")
+        #expect(c.view("B") == ["A", "B"] && c.answers["B"] == nil)
+        c.updateTopology("A")
+        #expect(c.view("A") == ["A", "B", "C"] && c.view("B") == ["A", "B", "C"])
+    }
+
+    @Test("a proposal that finds a member outside of any call is given up for a flush")
+    func proposalToWhoGaveUp() {
+        var c = Cluster(of: "A", "B", grace: grace)
+        c.connect("C")
+        c.hold(from: "C", to: "master")
+        c.forge(.voteJoin, from: "A")
+        c.updateTopology("B")
+        c.breakConnection("A")
+        c.seek()
+        c.reduce("A", tag: 9)
+        c.release(from: "C", to: "master")
+        #expect(c.inFlight("A") == 1 && c.view("A") == ["A", "B"], "its operation is not forgotten")
+    }
+
     @Test("who does not come back is lost after the dead time, and turned away when it does")
     func deadTime() {
         var c = Cluster(of: "A", "B", grace: grace)
