@@ -11,15 +11,16 @@ extension Communicator {
 
     /// The group's join point: blocks until all members call it, and admits the peers that wait. Newcomers that cannot be
     /// reached are turned away without harm to the members.
-    /// Throws `.pendingAsyncOps` while an operation is not awaited, `.updateTopologyFailed` when the master is gone or has
-    /// declared this peer lost, `.invalidUsage` when not connected or when other members wait in another call.
+    /// Throws `.pendingAsyncOps` while an operation is not awaited, `.updateTopologyFailed` when the master stayed away
+    /// for the grace or has declared this peer lost, `.invalidUsage` when not connected or when other members wait in another call.
     public func updateTopology() throws(PCCLError) {
         try requireNothingInFlight()
         _ = try session.call(.updateTopology).wait().checked(ifLost: .updateTopologyFailed)
     }
 
     /// Whether peers wait for a join point. Joint: blocks until all members call it, and gives all the same answer.
-    /// Operations may be in flight. Throws `.invalidUsage` when not connected or when the master is gone.
+    /// Operations may be in flight. Throws `.invalidUsage` when not connected or when the master stayed
+    /// away for the grace.
     public func arePeersPending() throws(PCCLError) -> Bool {
         try session.call(.arePeersPending).wait().checked(ifLost: .invalidUsage)
     }
@@ -30,8 +31,8 @@ extension Communicator {
     /// Links without any are probed first, one after the other: some milliseconds each in a local network, about a second
     /// each over long distances, a minute in all at most. Admits nobody. If a member is lost meanwhile, the others finish
     /// it.
-    /// Throws `.topologyOptimizationFailed` while an operation is not awaited, or when the master is gone or has declared
-    /// this peer lost; `.invalidUsage` when not connected, alone, or when other members wait in another call.
+    /// Throws `.topologyOptimizationFailed` while an operation is not awaited, or when the master stayed away for the
+    /// grace or has declared this peer lost; `.invalidUsage` when not connected, alone, or when other members wait in another call.
     public func optimizeTopology() throws(PCCLError) {
         try requireNothingInFlight(else: .topologyOptimizationFailed)
         _ = try session.call(.optimizeTopology).wait().checked(ifLost: .topologyOptimizationFailed)

@@ -16,11 +16,10 @@ final class BenchSupervisor {
 
     init(secondsPerStep: Int) throws(BenchFailure) {
         self.secondsPerStep = secondsPerStep
-        let template = (getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp") + "/pccl-bench.XXXXXX"
-        guard let made = strdup(template) else { throw BenchFailure("no memory") }
-        defer { free(made) }
-        guard mkdtemp(made) != nil else { throw BenchFailure("cannot make a folder \(template): \(systemError())") }
-        folder = String(cString: made)
+        guard let folder = makeTemporaryFolder("pccl-bench") else {
+            throw BenchFailure("cannot make a temporary folder: \(systemError())")
+        }
+        self.folder = folder
     }
 
     // MARK: - Worlds

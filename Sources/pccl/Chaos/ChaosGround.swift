@@ -14,13 +14,12 @@ struct ChaosGround {
     private static let masterNode = 0
 
     private init(lab: Lab?) throws {
-        self.lab = lab
-        var template = Array(
-            ((getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp") + "/pccl-chaos.XXXXXX").utf8CString)
-        guard mkdtemp(&template) != nil else {
-            throw LabError("cannot make a folder for the journal: \(systemError())")
+        guard let folder = makeTemporaryFolder("pccl-chaos") else {
+            let reason = systemError()
+            lab?.close()
+            throw LabError("cannot make a temporary folder for the journal: \(reason)")
         }
-        folder = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        (self.lab, self.folder) = (lab, folder)
     }
 
     /// To be made before this process has a second thread.
