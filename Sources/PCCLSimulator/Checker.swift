@@ -65,6 +65,8 @@ struct Checker {
     private var instanceIndex: [InstanceKey: Int] = [:]
     private var ordinals: [TagKey: Int] = [:]
     private var answers: [AnswerKey: Bool] = [:]
+    /// A master began without knowing anything: what the last one decided is known to those alone who heard it.
+    var hasForgetfulMaster = false
 
     mutating func register(_ peer: PeerID, _ group: Lineage) {
         registered.insert(Registered(peer: peer, group: group))
@@ -140,15 +142,19 @@ struct Checker {
         return index
     }
 
-    /// One ending for all. Only a mismatch, which each finds out by itself, may stand beside a failure, and only if whoever
-    /// found it was lost before the others heard of it.
+    /// One ending for all who go on together. Two may differ only if both are failures and one of them went with the peer
+    /// that knew of it: a mismatch, which each finds out by itself, with a finder that was lost before the others heard of
+    /// it; a verdict, with the last that heard it, if the master forgot it too.
     mutating func end(_ index: Int, _ ending: Ending, at host: Host) -> String? {
+        let key = instances[index].key
+        let view = views[ViewKey(group: key.group, epoch: host.lastEpoch)]?.members ?? []
         for earlier in instances[index].endings where earlier.ending != ending {
-            let isTolerated =
-                ending != .success && earlier.ending != .success
-                && (ending == .mismatch || earlier.ending == .mismatch)
-                && !isMember(ending == .mismatch ? host.identity?.peer : earlier.peer, after: instances[index].key)
-            if !isTolerated {
+            let isLostMismatch =
+                (ending == .mismatch || earlier.ending == .mismatch)
+                && !isMember(ending == .mismatch ? host.identity?.peer : earlier.peer, after: key)
+            let isForgotten = hasForgetfulMaster && !(earlier.peer.map(view.contains) ?? false)
+            let areFailures = ending != .success && earlier.ending != .success
+            if !areFailures || !(isLostMismatch || isForgotten) {
                 return "\(instances[index].key.tag) in \(instances[index].key.epoch): \(ending) at \(host.name), "
                     + "\(earlier.ending) at host \(earlier.host)"
             }

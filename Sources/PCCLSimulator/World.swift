@@ -457,6 +457,7 @@ final class World {
             master = MasterMachine(restoring: journal, timeouts: scenario.timeouts, now: now)
         } else {
             note { "the master is started anew, and knows nothing" }
+            checker.hasForgetfulMaster = true
             master = MasterMachine(
                 run: RunID(high: scenario.deadTime.nanoseconds, low: UInt64(masterLives)), timeouts: scenario.timeouts,
                 now: now)
