@@ -47,7 +47,7 @@ public final class AllReduceHandle: Sendable {
         var result = Result(
             sentBytes: outcome.traffic.sentBytes, receivedBytes: outcome.traffic.receivedBytes)
         switch outcome.outcome {
-        case .success(let worldSize): result.worldSize = worldSize
+        case .success(let worldSize, _): result.worldSize = worldSize
         case .memberLost:
             result.error = PCCLError(.rankConnectionLost, "a member was lost during the operation with tag \(tag)")
         case .mismatch(let text): result.error = PCCLError(.invalidArgument, "the members' calls differ: \(text)")

@@ -2,17 +2,27 @@
 ///
 /// Without weights sizes differ by one element at most, larger chunks first, and a chunk is empty where there are fewer
 /// elements than chunks. With weights each chunk has its part of the elements, to the element below or above; a chunk of
-/// weight 0 is empty.
+/// weight 0 is empty. Or chunks lie where they are said to.
 package struct ChunkLayout: Hashable, Sendable {
     package let elementCount: Int
     package let chunkCount: Int
     /// Of all chunks before, by chunk, and at the end of all; none when chunks are equal.
     private let weightsBefore: [UInt64]
+    /// By chunk; none when they lie one after the other.
+    private let ranges: [Range<Int>]
 
     package init(elementCount: Int, chunkCount: Int) {
         self.elementCount = elementCount
         self.chunkCount = chunkCount
         weightsBefore = []
+        ranges = []
+    }
+
+    package init(elementCount: Int, ranges: [Range<Int>]) {
+        self.elementCount = elementCount
+        chunkCount = ranges.count
+        weightsBefore = []
+        self.ranges = ranges
     }
 
     /// One weight at least is not 0.
@@ -22,10 +32,12 @@ package struct ChunkLayout: Hashable, Sendable {
         var sums: [UInt64] = [0]
         for weight in weights { sums.append((sums.last ?? 0) + UInt64(weight)) }
         weightsBefore = sums
+        ranges = []
     }
 
     /// The elements of one chunk.
     package func elements(ofChunk chunk: Int) -> Range<Int> {
+        guard ranges.isEmpty else { return ranges[chunk] }
         guard weightsBefore.isEmpty else { return boundary(chunk)..<boundary(chunk + 1) }
         let base = elementCount / chunkCount
         let larger = elementCount % chunkCount

@@ -244,6 +244,9 @@ package final class PeerSession: @unchecked Sendable {
             engine?.adopt(epoch: assignment.epoch, members: assignment.members)
         case .halt:
             engine?.halt()
+        case .listFinal(_, let epoch):
+            pump(.final([:], epoch))
+        case .resume: break
         case .measureLinks(let peers):
             prober?.probe(inRounds(peers)) { [weak self] in
                 guard let self else { return }

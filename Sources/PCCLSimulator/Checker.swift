@@ -5,7 +5,13 @@ import PCCLWire
 
 /// What a bystander who sees everything knows: who was admitted, which views were decided, how operations ended where.
 struct Checker {
-    enum Ending { case success, abort, restart, mismatch, misuse }
+    enum Ending { case success, abort, restart, resume, mismatch, misuse }
+
+    enum Judgement {
+        /// By element: of how many members the contributions are.
+        case right([Int])
+        case wrong(SimulationCheck, String)
+    }
 
     /// A group of a run. A master that knows nothing may begin another run, with epochs and ids of its own.
     struct Lineage: Hashable {
@@ -42,6 +48,10 @@ struct Checker {
     /// The n-th call of a tag in an epoch, by all who made it.
     private struct Instance {
         var key: InstanceKey
+        let place: Assignment
+        let descriptor: OperationDescriptor
+        /// What it goes on with, and the instance that was interrupted.
+        let resumed: (from: Int, resumption: Resumption)?
         var entrants: [Entrant] = []
         var endings: [(host: Int, peer: PeerID?, ending: Ending)] = []
         var result: [UInt64]?
@@ -121,7 +131,8 @@ struct Checker {
     }
 
     mutating func enter(
-        _ host: Host, _ tag: Tag, _ launch: LaunchNumber, _ assignment: Assignment, _ call: OperationCall
+        _ host: Host, _ tag: Tag, _ launch: LaunchNumber, _ assignment: Assignment, _ call: OperationCall,
+        _ descriptor: OperationDescriptor, resumed: (from: Int, resumption: Resumption)? = nil
     ) -> Int {
         let lineage = host.lineage ?? Lineage(run: RunID(high: 0, low: 0), group: host.group)
         let tagKey = TagKey(host: host.index, group: lineage, epoch: assignment.epoch, tag: tag)
@@ -134,7 +145,7 @@ struct Checker {
         } else {
             index = instances.count
             instanceIndex[key] = index
-            instances.append(Instance(key: key))
+            instances.append(Instance(key: key, place: assignment, descriptor: descriptor, resumed: resumed))
         }
         instances[index].entrants.append(
             Entrant(
@@ -171,51 +182,76 @@ struct Checker {
         return next.value.members.contains(peer)
     }
 
-    mutating func checkResult(_ index: Int, _ execution: Execution, at host: Host) -> (SimulationCheck, String)? {
+    mutating func checkResult(_ index: Int, _ execution: Execution, at host: Host) -> Judgement {
         let place = execution.place
         let output = execution.call.output
-        var inputs: [[UInt64]] = []
         for (rank, peer) in place.members.enumerated() {
             guard let entrant = instances[index].entrants.first(where: { $0.peer == peer }) else {
-                return (.pairing, "\(host.name): \(execution.tag) is a success, and \(peer) has not called it")
+                return .wrong(.pairing, "\(host.name): \(execution.tag) is a success, and \(peer) has not called it")
             }
             if rank != place.rank, execution.peers[rank].theirs != entrant.launch {
-                return (
+                return .wrong(
                     .pairing,
                     "\(host.name): \(execution.tag) is paired with launch "
                         + "\(execution.peers[rank].theirs?.value ?? 0) of \(peer), not \(entrant.launch.value)"
                 )
             }
-            inputs.append(entrant.input)
             if let first = instances[index].entrants.first, first.callNumber != entrant.callNumber {
-                return (
+                return .wrong(
                     .pairing,
                     "\(host.name): \(execution.tag) is call \(first.callNumber) of \(first.peer) since the join point, and "
                         + "call \(entrant.callNumber) of \(peer)"
                 )
             }
         }
-        if let result = instances[index].result {
-            return result == output ? nil : (.identicalBits, "\(host.name), \(execution.tag): \(output), not \(result)")
+        if let result = instances[index].result, result != output {
+            return .wrong(.identicalBits, "\(host.name), \(execution.tag): \(output), not \(result)")
         }
         instances[index].result = output
-        let worldSize = place.members.count
-        for chunk in 0..<execution.layout.chunkCount {
-            let order = AllReduceSchedule.foldOrder(
-                execution.descriptor.algorithm, chunk: chunk, worldSize: worldSize, sites: place.arrangement.sites)
-            for element in execution.layout.elements(ofChunk: chunk) {
-                let sums = order.map { ranks in
-                    ranks.dropFirst().reduce(inputs[ranks[0]][element]) { DataPlane.fold($0, inputs[$1][element]) }
-                }
-                let sum = sums.dropFirst().reduce(sums[0], DataPlane.fold)
-                if output[element] != sum {
-                    return (
-                        .elements,
-                        "\(host.name), \(execution.tag): element \(element) is \(output[element]), not \(sum)"
-                    )
-                }
+        var worldSizes: [Int] = []
+        for (element, value) in output.enumerated() {
+            let candidates = candidates(index, element)
+            guard let made = candidates.first(where: { $0.value == value }) else {
+                return .wrong(
+                    .elements,
+                    "\(host.name), \(execution.tag): element \(element) is \(value), not one of \(candidates)")
             }
+            worldSizes.append(made.worldSize)
         }
-        return nil
+        return .right(worldSizes)
+    }
+
+    /// What an element of the result may be: as the members have made it, or for one that was kept as those of an earlier
+    /// view did. Between these a repair may lie: the same members, in another order of folding.
+    private func candidates(_ index: Int, _ element: Int) -> [(value: UInt64, worldSize: Int)] {
+        let instance = instances[index]
+        let worldSize = instance.place.members.count
+        guard let (from, resumption) = instance.resumed else {
+            let sites = instance.place.arrangement.sites
+            let algorithm = instance.descriptor.algorithm
+            let layout = AllReduceSchedule.layout(
+                algorithm, elementCount: Int(instance.descriptor.count), worldSize: worldSize,
+                shares: instance.place.arrangement.shares, sites: sites)
+            guard let chunk = (0..<layout.chunkCount).first(where: { layout.elements(ofChunk: $0).contains(element) })
+            else { return [] }
+            let order = AllReduceSchedule.foldOrder(algorithm, chunk: chunk, worldSize: worldSize, sites: sites)
+            return sum(instance, element, order).map { [($0, worldSize)] } ?? []
+        }
+        guard let kept = resumption.kept.first(where: { $0.part.elements.contains(element) }) else {
+            return sum(instance, element, (0..<worldSize).map { [$0] }).map { [($0, worldSize)] } ?? []
+        }
+        return candidates(from, element).filter { $0.worldSize == kept.part.worldSize }
+    }
+
+    private func sum(_ instance: Instance, _ element: Int, _ order: [[Int]]) -> UInt64? {
+        var inputs: [UInt64] = []
+        for peer in instance.place.members {
+            guard let entrant = instance.entrants.first(where: { $0.peer == peer }) else { return nil }
+            inputs.append(entrant.input[element])
+        }
+        let sums = order.map { ranks in
+            ranks.dropFirst().reduce(inputs[ranks[0]]) { DataPlane.fold($0, inputs[$1]) }
+        }
+        return sums.dropFirst().reduce(sums[0], DataPlane.fold)
     }
 }

@@ -226,10 +226,12 @@ package struct ControlTraffic {
             for other in others {
                 queue.append(.toPeer(self.index(other), .prepared(id(index), epoch, tag, launch)))
             }
+        // The operation of these runs is of one element, and nobody has the result of it.
+        case .listFinal(_, let epoch): queue.append(.toPeer(index, .final([:], epoch)))
         case .finish: peers[index].running = nil
         case .complete(_, .success): peers[index].successes += 1
-        case .complete, .closeMaster, .abandonMaster, .adopt, .halt, .measureLinks, .ignore, .answer, .view, .wake,
-            .log:
+        case .complete, .closeMaster, .abandonMaster, .adopt, .halt, .resume, .measureLinks, .ignore, .answer, .view,
+            .wake, .log:
             break
         }
     }

@@ -71,15 +71,21 @@ final class Execution {
     private var resultSource: [Int?]
     private var isDone: [Bool]
     private var saved: [UInt64?]
+    /// By chunk: of how many members the contributions in its result are.
+    private let worldSizes: [Int]
+    /// By element, of those that are done.
+    private var worldSizeOf: [Int]
     private(set) var missing: Int
     var isTold = false
     /// Set by a sabotaged simulation.
     var foldsTwice = false
     var keepsOtherBits = false
 
+    /// With `resumed` it goes on where that execution was halted; otherwise with these steps.
     init(
         call: OperationCall, tag: Tag, launch: LaunchNumber, descriptor: OperationDescriptor, place: Assignment,
-        steps: [Step], segmentElements: Int
+        steps fromTheStart: @autoclosure () -> [Step], segmentElements: Int,
+        resumed: (Execution, Resumption)? = nil
     ) {
         self.call = call
         self.tag = tag
@@ -89,15 +95,30 @@ final class Execution {
         self.segmentElements = segmentElements
         let worldSize = place.members.count
         let count = Int(descriptor.count)
-        layout = AllReduceSchedule.layout(
-            descriptor.algorithm, elementCount: count, worldSize: worldSize,
-            shares: place.arrangement.shares, sites: place.arrangement.sites)
+        let steps: [Step]
+        var held: [Bool] = []
+        if let (_, resumption) = resumed {
+            let schedule = ResumedSchedule(resumption, elementCount: count, worldSize: worldSize)
+            layout = schedule.layout
+            steps = schedule.steps(rank: place.rank)
+            held = schedule.held(by: place.rank)
+            let reduced = layout.chunkCount - resumption.kept.count
+            worldSizes = Array(repeating: worldSize, count: reduced) + resumption.kept.map(\.part.worldSize)
+        } else {
+            layout = AllReduceSchedule.layout(
+                descriptor.algorithm, elementCount: count, worldSize: worldSize,
+                shares: place.arrangement.shares, sites: place.arrangement.sites)
+            steps = fromTheStart()
+            worldSizes = Array(repeating: worldSize, count: layout.chunkCount)
+        }
+        worldSizeOf = Array(repeating: 0, count: count)
         peers = Array(repeating: PeerState(), count: worldSize)
         resultTargets = Array(repeating: [], count: layout.chunkCount)
         resultSource = Array(repeating: nil, count: layout.chunkCount)
         isDone = Array(repeating: false, count: count)
         saved = Array(repeating: nil, count: count)
         missing = count
+        if let (old, _) = resumed { takeOver(old, held) }
         for step in steps {
             switch step {
             case .sendInput(let chunk, let to):
@@ -117,6 +138,34 @@ final class Execution {
             case .sendResult(let chunk, let to): resultTargets[chunk].append(to)
             }
         }
+        for chunk in held.indices where held[chunk] {
+            let start = layout.elements(ofChunk: chunk).lowerBound
+            for segment in segments(of: chunk) {
+                let values = Array(call.output[start + segment.lowerBound..<start + segment.upperBound])
+                for rank in resultTargets[chunk] { enqueue(.gather, chunk, segment.lowerBound, values, to: rank) }
+            }
+        }
+    }
+
+    private func takeOver(_ old: Execution, _ held: [Bool]) {
+        var isHeld = Array(repeating: false, count: isDone.count)
+        for chunk in held.indices where held[chunk] {
+            for element in layout.elements(ofChunk: chunk) {
+                isHeld[element] = true
+                isDone[element] = true
+                worldSizeOf[element] = worldSizes[chunk]
+                missing -= 1
+            }
+        }
+        for element in isHeld.indices {
+            guard let value = old.saved[element] else { continue }
+            if isHeld[element] { saved[element] = value } else { call.buffer[element] = value }
+        }
+    }
+
+    var final: [ResultPart] {
+        isDone.indices.filter { isDone[$0] }
+            .map { ResultPart(elements: $0..<$0 + 1, worldSize: worldSizeOf[$0]) }.joined
     }
 
     private func segments(of chunk: Int) -> [Range<Int>] {
@@ -185,6 +234,7 @@ final class Execution {
         for (i, value) in values.enumerated() {
             if isDone[start + i] { return "a result came twice" }
             isDone[start + i] = true
+            worldSizeOf[start + i] = worldSizes[chunk]
             missing -= 1
             let kept = keepsOtherBits ? value ^ 1 : value
             if call.inPlace {
@@ -224,12 +274,18 @@ extension World {
 
     func planeStart(
         _ host: Host, _ call: OperationCall, _ tag: Tag, _ launch: LaunchNumber, _ descriptor: OperationDescriptor,
-        _ place: Assignment
+        _ place: Assignment, resumed: (from: LaunchNumber, Resumption)? = nil
     ) {
+        var halted: (Execution, Resumption)?
+        if let (from, resumption) = resumed {
+            guard let position = host.plane.executions.firstIndex(where: { $0.launch == from }) else {
+                return fail(.schedule, "\(host.name): \(tag) goes on, and was not halted")
+            }
+            halted = (host.plane.executions.remove(at: position), resumption)
+        }
         let execution = Execution(
             call: call, tag: tag, launch: launch, descriptor: descriptor, place: place,
-            steps: steps(descriptor.algorithm, place),
-            segmentElements: scenario.segmentElements)
+            steps: steps(descriptor.algorithm, place), segmentElements: scenario.segmentElements, resumed: halted)
         execution.foldsTwice = sabotage == .foldTwice
         execution.keepsOtherBits = sabotage == .keepOtherBits && host.index == 1
         host.plane.executions.append(execution)
@@ -292,6 +348,20 @@ extension World {
             if sabotage == .losePrepared, random.oneIn(4) { continue }
             transmit(host, link, FrameHeader(kind: .prepared, epoch: epoch, launch: launch, tag: tag))
         }
+    }
+
+    func planeFinal(_ host: Host, _ launches: [LaunchNumber]) -> [LaunchNumber: [ResultPart]] {
+        var final: [LaunchNumber: [ResultPart]] = [:]
+        for launch in launches {
+            guard let execution = host.plane.execution(launch) else { continue }
+            var parts = execution.final
+            let count = Int(execution.descriptor.count)
+            if let last = parts.last, last.elements.upperBound < count, sabotages(.claimMore, oneIn: 2) {
+                parts[parts.count - 1].elements = last.elements.lowerBound..<last.elements.upperBound + 1
+            }
+            final[launch] = parts
+        }
+        return final
     }
 
     func planeFinish(_ host: Host, _ launch: LaunchNumber, succeeded: Bool) -> Execution? {

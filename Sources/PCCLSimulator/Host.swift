@@ -53,6 +53,8 @@ final class OperationCall {
     var result: [UInt64]
     /// The instance that it was last part of, while its end there is not known.
     var instance: Int?
+    /// By element of a success: of how many members the contributions are, as the checker has found.
+    var worldSizes: [Int] = []
 
     init(id: OperationID, lane: Int, number: Int, inPlace: Bool, input: [UInt64]) {
         self.id = id

@@ -27,6 +27,7 @@ struct Scenario {
         var tag: Tag
         var descriptor: OperationDescriptor
         var repeats: Int
+        var onLoss = LossPolicy.abort
     }
 
     enum Misuse {
@@ -137,6 +138,18 @@ struct Scenario {
         addFaults(&r, unit)
         addTopology(&r)
         addReturns(r, unit)
+        addPolicies(r)
+    }
+
+    /// From a source of its own, so that all else is as it was when everybody gave up.
+    private mutating func addPolicies(_ source: RandomSource) {
+        var copy = source
+        var r = RandomSource(seed: copy.next() ^ 0x706f_6c69)
+        for lane in lanes.indices where r.oneIn(2) {
+            lanes[lane].onLoss = r.oneIn(3) ? .resumeWhole : .resume
+            // Long enough to be interrupted.
+            if r.oneIn(2) { lanes[lane].descriptor.count = UInt64(10 + r.below(50)) }
+        }
     }
 
     /// From a source of its own, so that all else is as it was when nobody came back.

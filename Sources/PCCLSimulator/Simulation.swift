@@ -39,6 +39,10 @@ package enum Sabotage: Sendable, CaseIterable {
     case countMemberTwice
     /// One member of a view is told other shares than the rest.
     case changeShares
+    /// A peer says that an element is final which is not.
+    case claimMore
+    /// A result of several views is said to be of one.
+    case hideParts
 }
 
 package struct SimulationCounts: Hashable, Sendable {
@@ -49,6 +53,9 @@ package struct SimulationCounts: Hashable, Sendable {
     package var bySites = 0
     package var aborted = 0
     package var restarted = 0
+    package var resumed = 0
+    /// Of the successes, those whose result several views have made.
+    package var mixed = 0
     package var joins = 0
     package var losses = 0
     package var repairs = 0
@@ -63,6 +70,8 @@ package struct SimulationCounts: Hashable, Sendable {
         a.bySites += b.bySites
         a.aborted += b.aborted
         a.restarted += b.restarted
+        a.resumed += b.resumed
+        a.mixed += b.mixed
         a.joins += b.joins
         a.losses += b.losses
         a.repairs += b.repairs

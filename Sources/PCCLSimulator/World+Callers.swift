@@ -141,7 +141,7 @@ extension World {
         host.calls.append(call)
         host.caller.lanes[lane].inFlight = true
         note { "\(host.name) launches \(plan.tag)" }
-        pump(host, .launch(id, plan.tag, descriptor))
+        pump(host, .launch(id, plan.tag, descriptor, onLoss: plan.onLoss))
     }
 
     // MARK: outcomes

@@ -125,15 +125,25 @@ extension World {
         case .wantLinks(let registration, let members): want(host, registration, members)
         case .adopt(let assignment): adopt(assignment, at: host)
         case .halt: host.plane.isHalted = true
+        case .listFinal(let launches, let epoch): pump(host, .final(planeFinal(host, launches), epoch))
         case .measureLinks(let peers):
             let step = HostEvent.measured(life: host.caller.life, measure(peers, from: host))
             plan(host, step, after: scenario.deadTime / 5000 * UInt64(1 + random.below(10)))
         case .start(let id, let tag, let launch, let descriptor, let assignment):
             guard let call = host.calls.first(where: { $0.id == id }) else { return }
             if let instance = call.instance { end(instance, .restart, at: host) }
-            call.instance = checker.enter(host, tag, launch, assignment, call)
+            call.instance = checker.enter(host, tag, launch, assignment, call, descriptor)
             note { "\(host.name) starts \(tag), launch \(launch.value), \(assignment.epoch)" }
             planeStart(host, call, tag, launch, descriptor, assignment)
+        case .resume(let id, let tag, let from, let launch, let descriptor, let assignment, let resumption):
+            guard let call = host.calls.first(where: { $0.id == id }), let instance = call.instance else {
+                return fail(.agreement, "\(host.name): \(tag) goes on, and nobody has called it")
+            }
+            end(instance, .resume, at: host)
+            call.instance = checker.enter(
+                host, tag, launch, assignment, call, descriptor, resumed: (instance, resumption))
+            note { "\(host.name) goes on with \(tag), launch \(launch.value), \(assignment.epoch): \(resumption)" }
+            planeStart(host, call, tag, launch, descriptor, assignment, resumed: (from, resumption))
         case .bind(let launch, let peer, let theirs): planeBind(host, launch, peer, theirs: theirs)
         case .ignore(let peer, let theirs): planeIgnore(host, peer, theirs: theirs)
         case .finish(_, let launch, let succeeded): finish(launch, succeeded, at: host)
@@ -181,7 +191,11 @@ extension World {
         if execution.descriptor.algorithm == .twoLevel, !execution.place.arrangement.sites.isEmpty {
             counts.bySites += 1
         }
-        if failure == nil, let (check, text) = checker.checkResult(instance, execution, at: host) { fail(check, text) }
+        guard failure == nil else { return }
+        switch checker.checkResult(instance, execution, at: host) {
+        case .right(let worldSizes): call.worldSizes = worldSizes
+        case .wrong(let check, let text): fail(check, text)
+        }
     }
 
     private func end(_ instance: Int, _ ending: Checker.Ending, at host: Host) {
@@ -189,6 +203,7 @@ extension World {
         case .success: counts.succeeded += 1
         case .abort: counts.aborted += 1
         case .restart: counts.restarted += 1
+        case .resume: counts.resumed += 1
         case .mismatch, .misuse: break
         }
         if let text = checker.end(instance, ending, at: host) { fail(.agreement, text) }
@@ -202,7 +217,8 @@ extension World {
         note { "\(host.name): \(scenario.lanes[call.lane].tag) ends: \(outcome)" }
         if let instance = call.instance {
             switch outcome {
-            case .success, .masterLost, .destroyed: break  // Told at finish; or nobody can say.
+            case .success(let worldSize, let parts): judge(call, worldSize, parts, at: host)
+            case .masterLost, .destroyed: break  // Nobody can say.
             case .memberLost: end(instance, .abort, at: host)
             case .mismatch: end(instance, .mismatch, at: host)
             case .misuse: end(instance, .misuse, at: host)
@@ -213,6 +229,24 @@ extension World {
         if sabotages(.swallowCompletion, oneIn: 6) { return }
         guard !host.isOver else { return }
         plan(host, .caller(life: host.caller.life, .afterOperation(lane: call.lane, outcome)), after: pause(host))
+    }
+
+    /// Whether the caller of a success, which was told at finish, learns who is in it.
+    private func judge(_ call: OperationCall, _ worldSize: Int, _ parts: [ResultPart], at host: Host) {
+        var parts = parts
+        if parts.count > 1 {
+            counts.mixed += 1
+            if sabotages(.hideParts, oneIn: 1) { parts = [] }
+        }
+        let all = parts.isEmpty ? [ResultPart(elements: call.input.indices, worldSize: worldSize)] : parts
+        let told = all.flatMap { part in part.elements.map { _ in part.worldSize } }
+        let tag = scenario.lanes[call.lane].tag
+        if told != call.worldSizes {
+            fail(.elements, "\(host.name), \(tag): is told of \(told) members, and it was \(call.worldSizes)")
+        }
+        if scenario.lanes[call.lane].onLoss != .resume, Set(told).count > 1 {
+            fail(.elements, "\(host.name), \(tag): several views made it, \(told), which was not asked for")
+        }
     }
 
     private func answered(_ id: CallID, _ answer: CallAnswer, at host: Host) {

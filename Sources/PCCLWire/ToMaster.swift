@@ -43,12 +43,25 @@ package struct OperationReport: Hashable, Sendable {
     package var state: State
     /// The launch numbers under which other peers are known to have entered the same operation.
     package var known: [KnownLaunch]
+    package var elementCount: Int
+    package var onLoss: LossPolicy
+    /// Under which number it was resumed in the epoch that ends; 0: it was not.
+    package var resumption: UInt64
+    /// What of its result is final here.
+    package var final: [ResultPart]
 
-    package init(tag: Tag, launch: LaunchNumber, state: State, known: [KnownLaunch]) {
+    package init(
+        tag: Tag, launch: LaunchNumber, state: State, known: [KnownLaunch], elementCount: Int = 0,
+        onLoss: LossPolicy = .abort, resumption: UInt64 = 0, final: [ResultPart] = []
+    ) {
         self.tag = tag
         self.launch = launch
         self.state = state
         self.known = known
+        self.elementCount = elementCount
+        self.onLoss = onLoss
+        self.resumption = resumption
+        self.final = final
     }
 }
 
@@ -183,6 +196,10 @@ extension ByteWriter {
             $0.write($1.peer.value)
             $0.write($1.launch.value)
         }
+        write(UInt64(report.elementCount))
+        write(report.onLoss.rawValue)
+        write(report.resumption)
+        write(report.final) { $0.write($1) }
     }
 }
 
@@ -203,6 +220,16 @@ extension ByteReader {
         let known = try readList("known launches", limit: WireLimits.members) { (r) throws(WireError) in
             KnownLaunch(peer: PeerID(try r.read()), launch: LaunchNumber(try r.read()))
         }
-        return OperationReport(tag: tag, launch: launch, state: state, known: known)
+        let elementCount: UInt64 = try read()
+        let onLoss = try read(UInt8.self)
+        guard let onLoss = LossPolicy(rawValue: onLoss) else {
+            throw .unknownValue(field: "loss policy", value: UInt64(onLoss))
+        }
+        guard let elementCount = Int(exactly: elementCount) else {
+            throw .unknownValue(field: "element count", value: elementCount)
+        }
+        return OperationReport(
+            tag: tag, launch: launch, state: state, known: known, elementCount: elementCount, onLoss: onLoss,
+            resumption: try read(), final: try readParts())
     }
 }

@@ -45,14 +45,19 @@ package struct OperationVerdict: Hashable, Sendable {
         case misuse = 3
         /// Other members have told their callers that the descriptors differ.
         case mismatch = 4
+        /// Go on in the new epoch with what is final; no caller learns of it.
+        case resume = 5
     }
     package var tag: Tag
     package var launch: LaunchNumber
     package var outcome: Outcome
-    package init(tag: Tag, launch: LaunchNumber, outcome: Outcome) {
+    /// How to go on, with `resume`.
+    package var resumption: Resumption?
+    package init(tag: Tag, launch: LaunchNumber, outcome: Outcome, resumption: Resumption? = nil) {
         self.tag = tag
         self.launch = launch
         self.outcome = outcome
+        self.resumption = resumption
     }
 }
 
@@ -159,6 +164,7 @@ extension ByteWriter {
             $0.write($1.tag.value)
             $0.write($1.launch.value)
             $0.write($1.outcome.rawValue)
+            if let resumption = $1.resumption { $0.write(resumption) }
         }
     }
 }
@@ -177,6 +183,7 @@ extension ByteReader {
         guard let outcome = OperationVerdict.Outcome(rawValue: outcome) else {
             throw .unknownValue(field: "outcome", value: UInt64(outcome))
         }
-        return OperationVerdict(tag: tag, launch: launch, outcome: outcome)
+        return OperationVerdict(
+            tag: tag, launch: launch, outcome: outcome, resumption: outcome == .resume ? try readResumption() : nil)
     }
 }

@@ -120,7 +120,8 @@ struct SimulateCommand: ParsableCommand {
 
     private func summary(_ counts: SimulationCounts) -> String {
         "\(counts.events) events, \(counts.succeeded + counts.aborted) operations (\(counts.bySites) by sites, "
-            + "\(counts.aborted) aborted, \(counts.restarted) restarted), \(counts.joins) joins, "
+            + "\(counts.aborted) aborted, \(counts.restarted) restarted, \(counts.resumed) resumed, "
+            + "\(counts.mixed) by several views), \(counts.joins) joins, "
             + "\(counts.losses) losses, \(counts.repairs) repairs, \(counts.optimized) optimised, "
             + "\(counts.masterRestarts) master restarts:"
     }

@@ -687,6 +687,30 @@ struct BlankMasterTests {
         #expect(c.view("A") == ["B", "C", "A"])
     }
 
+    /// Simulated: seed 5159065906346410674, where the master looked at that link again and again.
+    @Test("what a member of an older view has said of its links goes with it")
+    func linksOfOlderView() {
+        var c = Cluster(of: "A", "B", grace: grace)
+        c.connect("C")
+        c.updateTopology("A")
+        c.hold(from: "A", to: "master")
+        c.updateTopology("B")
+        c.hold(from: "master", to: "A")
+        c.release(from: "A", to: "master")
+        c.lose(from: "master", to: "A")
+        for name in ["B", "C"] { c.separate(name, "master") }
+        c.killMaster()
+        c.separate("A", "B")
+        c.breakLink("A", "B")
+        c.pass(c.timeouts.dialPatience)
+        c.restartMaster(keepingJournal: false)
+        c.seek()
+        #expect(c.master.groups[0].brokenLinks.contains { $0.from == c.id("A") && $0.gaveUp })
+        for name in ["B", "C"] { c.reunite(name, "master") }
+        c.seek()
+        #expect(c.master.groups[0].brokenLinks.allSatisfy { $0.from != c.id("A") && $0.to != c.id("A") })
+    }
+
     @Test("newcomers of a group of which nobody has told wait until the dead time is over")
     func newcomersWait() {
         var c = Cluster(of: "A", grace: grace)

@@ -62,6 +62,9 @@ struct Cluster {
         var entrySentTo: Set<Name> = []
         var bound: Set<PeerID> = []
         var isTold = false
+        /// What a test says is final here.
+        var final: [ResultPart] = []
+        var resumption: Resumption?
     }
 
     struct Node {
@@ -177,12 +180,15 @@ struct Cluster {
     static let sum = OperationDescriptor(count: 64, type: .float32, operation: .sum, algorithm: .direct)
     static let product = OperationDescriptor(count: 64, type: .float32, operation: .product, algorithm: .direct)
 
-    mutating func reduce(_ names: Name..., tag: UInt64 = 1, as descriptor: OperationDescriptor = Cluster.sum) {
+    mutating func reduce(
+        _ names: Name..., tag: UInt64 = 1, as descriptor: OperationDescriptor = Cluster.sum,
+        onLoss: LossPolicy = .abort
+    ) {
         for name in names {
             let id = OperationID(nextCall)
             nextCall += 1
             operationCallers[id] = name
-            handle(name, .launch(id, Tag(tag), descriptor))
+            handle(name, .launch(id, Tag(tag), descriptor, onLoss: onLoss))
             settle()
         }
     }
@@ -289,6 +295,14 @@ struct Cluster {
 
     /// The peer's engine does not get its result until `finishResult`.
     mutating func withholdResult(_ name: Name, tag: UInt64 = 1) { withheld[name, default: []].insert(Tag(tag)) }
+    /// So much of the result is final at the peer, whose engine does not have all of it.
+    mutating func hasFinal(_ name: Name, _ elements: Range<Int>, worldSize: Int, tag: UInt64 = 1) {
+        guard let launch = nodes[name]?.running.values.first(where: { $0.tag == Tag(tag) })?.launch else {
+            Issue.record("\(name) reduces nothing with tag \(tag)")
+            return
+        }
+        nodes[name]?.running[launch]?.final.append(ResultPart(elements: elements, worldSize: worldSize))
+    }
     mutating func finishResult(_ name: Name, tag: UInt64 = 1) {
         withheld[name]?.remove(Tag(tag))
         tellWhole(name)
@@ -516,19 +530,26 @@ struct Cluster {
         case .adopt(let assignment):
             guard let node = nodes[name] else { return }
             #expect(assignment.epoch > node.epoch || node.running.isEmpty, "epochs only grow")
-            #expect(node.running.isEmpty, "operations are finished before the next epoch")
             nodes[name]?.epoch = assignment.epoch
             nodes[name]?.isHalted = false
             nodes[name]?.future = []
             for (from, packet) in node.future { channels.append((Channel(from: from, to: name), packet)) }
         case .halt:
             nodes[name]?.isHalted = true
+        case .listFinal(let launches, let epoch):
+            let final = launches.map { ($0, nodes[name]?.running[$0]?.final ?? []) }
+            handle(name, .final(Dictionary(uniqueKeysWithValues: final), epoch))
         case .measureLinks:
             if !measuring.contains(name) { measure(name) }
         case .start(_, let tag, let launch, let descriptor, let assignment):
             #expect(nodes[name]?.isHalted == false, "nothing starts while everything stands still")
             nodes[name]?.running[launch] = Running(
                 tag: tag, launch: launch, descriptor: descriptor, assignment: assignment)
+            for other in assignment.others { sendEntry(name, launch, to: other) }
+        case .resume(_, let tag, let from, let launch, let descriptor, let assignment, let resumption):
+            #expect(nodes[name]?.running.removeValue(forKey: from) != nil, "what goes on was halted")
+            nodes[name]?.running[launch] = Running(
+                tag: tag, launch: launch, descriptor: descriptor, assignment: assignment, resumption: resumption)
             for other in assignment.others { sendEntry(name, launch, to: other) }
         case .bind(let launch, let peer, _):
             nodes[name]?.running[launch]?.bound.insert(peer)

@@ -273,7 +273,9 @@ struct FlushResolutionPropertyTests {
 
         let lost = random.below(ids.count)
         let survivors = ids.indices.filter { $0 != lost }
-        let reports = survivors.map { FlushResolution.Report(peer: ids[$0], operations: ledgers[$0].reports) }
+        let reports = survivors.map {
+            FlushResolution.Report(peer: ids[$0], operations: ledgers[$0].reports(final: [:], worldSize: 3))
+        }
         let verdicts = FlushResolution.verdicts(for: reports, cause: .loss)
         var byCall: [UInt32: Set<OperationVerdict.Outcome>] = [:]
         for (i, verdict) in zip(survivors, verdicts) {

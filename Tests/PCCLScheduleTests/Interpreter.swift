@@ -7,6 +7,8 @@ import PCCLSchedule
 /// reads is there, whatever its place in the list: that is all that a schedule promises.
 struct Interpreter {
     typealias Value = [Int]
+    /// What was reduced before, by others.
+    static let kept: Value = [-1]
 
     enum Problem: Error, Equatable {
         case toOneself(rank: Int, Step)
@@ -35,11 +37,15 @@ struct Interpreter {
     private(set) var chunksSent: [Int]
 
     /// Throws what is wrong with the schedule. `chunkCount` is the world size if it is not given.
-    init(_ worldSize: Int, chunkCount: Int? = nil, _ steps: (_ rank: Int) -> [Step]) throws {
+    /// Of `held`, by rank and chunk, ranks have the result from the start.
+    init(_ worldSize: Int, chunkCount: Int? = nil, held: [[Bool]] = [], _ steps: (_ rank: Int) -> [Step]) throws {
         self.worldSize = worldSize
         let chunkCount = chunkCount ?? worldSize
         results = Array(repeating: Array(repeating: nil, count: chunkCount), count: worldSize)
         chunksSent = Array(repeating: 0, count: worldSize)
+        for rank in held.indices {
+            for chunk in held[rank].indices where held[rank][chunk] { results[rank][chunk] = Interpreter.kept }
+        }
         var waiting = (0..<worldSize).map(steps)
         var didRun = true
         while didRun {

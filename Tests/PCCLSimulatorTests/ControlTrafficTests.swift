@@ -12,8 +12,9 @@ struct ControlTrafficTests {
     private let flush = 9
     private func propose(_ n: Int) -> Int { 13 + 21 * n }
     private func view(_ n: Int) -> Int { 34 + 21 * n }
-    /// From one of so many survivors that has one operation in flight, which all of them and the lost member have entered.
-    private func report(_ n: Int) -> Int { 34 + 12 * n }
+    /// From one of so many survivors that has one operation in flight, which all of them and the lost member have entered,
+    /// and its result in one part.
+    private func report(_ n: Int) -> Int { 73 + 12 * n }
     private func verdict(_ n: Int) -> Int { 55 + 21 * n }
 
     @Test("messages, bytes and frames follow the formulae", arguments: [3, 4, 7, 16, 33])

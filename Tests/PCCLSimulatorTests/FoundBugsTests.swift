@@ -144,7 +144,7 @@ struct FoundBugsTests {
             for event in events { machine.handle(event, at: instant, effects: &effects) }
             return effects
         }
-        let flushed = later(1, .fromMaster(.flush(epoch: Epoch(4))))
+        let flushed = later(1, .fromMaster(.flush(epoch: Epoch(4))), .final([:], Epoch(4)))
         guard case .flushReport(_, let operations, _)? = messages(flushed).first else {
             Issue.record("no report: \(messages(flushed))")
             return

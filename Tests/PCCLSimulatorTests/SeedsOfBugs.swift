@@ -28,5 +28,7 @@ enum SeedsOfBugs {
         909, 6585,
         // A bug of the checker: a verdict was heard by one peer alone, which left, and the master forgot it.
         7_146_306_410_238_534_439,
+        // A master that knew nothing took over a later view, and kept what a member of the earlier one had said of a link.
+        5_159_065_906_346_410_674,
     ]
 }

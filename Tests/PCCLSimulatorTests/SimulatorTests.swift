@@ -53,6 +53,7 @@ struct SimulatorTests {
         ]
         #expect(kinds == Set(all))
         #expect(counts.aborted > 0 && counts.restarted > 0 && counts.repairs > 0, "\(counts)")
+        #expect(counts.resumed > 0 && counts.mixed > 0, "\(counts)")
         #expect(counts.optimized > 0 && counts.bySites > 0, "\(counts)")
     }
 }
@@ -76,6 +77,8 @@ struct SabotageTests {
         case .refuseRightProgram: [.expectedOutcome]
         case .cutMessageShort: [.wire]
         case .countMemberTwice: [.masterInvariant]
+        case .claimMore: [.elements, .identicalBits]
+        case .hideParts: [.elements]
         }
     }
 

@@ -91,14 +91,57 @@ struct MessageTests {
             epoch: Epoch(1), members: [], world: Samples.world,
             operations: [OperationVerdict(tag: Tag(1), launch: LaunchNumber(1), outcome: .commit)]
         ).bytes
-        #expect(throws: WireError.unknownValue(field: "outcome", value: 5)) {
-            _ = try ToPeer(changed(verdict, at: verdict.count - 1 - 4, to: 5))
+        #expect(throws: WireError.unknownValue(field: "outcome", value: 6)) {
+            _ = try ToPeer(changed(verdict, at: verdict.count - 1 - 4, to: 6))
+        }
+        // State, no known launches, element count, then what is to become of it.
+        #expect(throws: WireError.unknownValue(field: "loss policy", value: 3)) {
+            _ = try ToMaster(changed(report, at: 1 + 4 + 4 + 8 + 4 + 1 + 4 + 8, to: 3))
         }
         // Kind, group, port, stripes, count, then the family.
         let hello = Samples.toMaster[0].bytes
         #expect(throws: WireError.unknownValue(field: "address family", value: 5)) {
             _ = try ToMaster(changed(hello, at: 1 + 4 + 2 + 2 + 4, to: 5))
         }
+    }
+
+    @Test("parts that overlap, are empty, end beyond every buffer, or are in no view are refused")
+    func wrongParts() {
+        func report(_ parts: [(start: UInt64, count: UInt64, worldSize: UInt16)]) -> [UInt8] {
+            let none = OperationReport(tag: Tag(1), launch: LaunchNumber(1), state: .inProgress, known: [])
+            // The list of parts, and that of failed calls, are empty and come last.
+            var bytes = ToMaster.flushReport(epoch: Epoch(1), operations: [none]).bytes.dropLast(8) as [UInt8]
+            bytes += Samples.number(UInt32(parts.count))
+            for part in parts {
+                bytes += Samples.number(part.start) + Samples.number(part.count) + Samples.number(part.worldSize)
+            }
+            return bytes + Samples.number(UInt32(0))
+        }
+        #expect(throws: Never.self) { _ = try ToMaster(report([(0, 4, 2), (4, 1, 3), (9, 1, 3)])) }
+        for parts in [
+            [(0, 4, 2), (3, 1, 2)], [(5, 1, 2), (0, 1, 2)], [(0, 0, 2)], [(0, 4, 0)], [(1, .max, 2)],
+            [(.max, 1, 2)], [(1 << 62, 1 << 62, 2)],
+        ] as [[(UInt64, UInt64, UInt16)]] {
+            #expect(throws: WireError.self, "\(parts)") { _ = try ToMaster(report(parts)) }
+        }
+    }
+
+    @Test("what is kept must be held by somebody")
+    func wrongHolders() {
+        let kept = [KeptPart(ResultPart(elements: 0..<4, worldSize: 2), holders: [0])]
+        let verdict = ToPeer.verdict(
+            epoch: Epoch(1), members: [], world: Samples.world,
+            operations: [
+                OperationVerdict(
+                    tag: Tag(1), launch: LaunchNumber(1), outcome: .resume,
+                    resumption: Resumption(number: 1, kept: kept))
+            ]
+        ).bytes
+        var nobody = verdict
+        // The bits of the holders, then the empty list of failed calls.
+        nobody[verdict.count - 5] = 0
+        #expect(throws: Never.self) { _ = try ToPeer(verdict) }
+        #expect(throws: WireError.self) { _ = try ToPeer(nobody) }
     }
 
     @Test("a text is cut at its limit when written, and refused above it when read")

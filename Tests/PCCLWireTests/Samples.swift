@@ -37,6 +37,12 @@ enum Samples {
                         KnownLaunch(peer: PeerID(3), launch: LaunchNumber(0)),
                     ]),
                 OperationReport(tag: Tag(0), launch: LaunchNumber(2), state: .inProgress, known: []),
+                OperationReport(
+                    tag: Tag(1), launch: LaunchNumber(3), state: .inProgress, known: [], elementCount: .max,
+                    onLoss: .resumeWhole, resumption: .max,
+                    final: [
+                        ResultPart(elements: 0..<7, worldSize: 4), ResultPart(elements: 7..<(.max), worldSize: 65_535),
+                    ]),
             ],
             failed: [FailedCalls(tag: Tag(1), count: .max), FailedCalls(tag: Tag(.max), count: 1)]),
         .mendedLink(epoch: Epoch(2), peer: PeerID(.max)), .downLink(epoch: Epoch(.max), peer: PeerID(1)),
@@ -89,6 +95,14 @@ enum Samples {
                 OperationVerdict(tag: Tag(3), launch: LaunchNumber(3), outcome: .abort),
                 OperationVerdict(tag: Tag(.max), launch: LaunchNumber(.max), outcome: .misuse),
                 OperationVerdict(tag: Tag(4), launch: LaunchNumber(5), outcome: .mismatch),
+                OperationVerdict(
+                    tag: Tag(5), launch: LaunchNumber(6), outcome: .resume,
+                    resumption: Resumption(
+                        number: .max,
+                        kept: [
+                            KeptPart(ResultPart(elements: 3..<9, worldSize: 2), holders: [0, 7, 8, 1023]),
+                            KeptPart(ResultPart(elements: 9..<(.max), worldSize: 1), holders: [1]),
+                        ])),
             ],
             missed: [FailedCalls(tag: Tag(1), count: .max)]),
         .callRefused(reason: "other members wait for this peer in another call"),

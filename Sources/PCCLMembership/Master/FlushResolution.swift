@@ -10,6 +10,10 @@ import PCCLWire
 /// A call whose descriptors differ fails at every member, by itself, and no member can be prepared for it. So if a survivor
 /// counts more failed calls of a tag than another, the call that the other is in and not prepared for is the next of them;
 /// is it in none, or prepared for an earlier one, then it has missed them: they fail when it makes them.
+///
+/// What everybody entered and not all hold goes on in the new view, if the callers want it so or nobody was lost: with what
+/// is final at any survivor, or from the beginning where that is nothing. An operation that was resumed before has a number,
+/// under which all survivors have it in flight, whether they have heard of each other in this epoch or not.
 package struct FlushResolution {
     package struct Report: Hashable, Sendable {
         package var peer: PeerID
@@ -31,9 +35,19 @@ package struct FlushResolution {
         case misuse
     }
 
-    private struct Node: Hashable {
-        var peer: PeerID
-        var launch: LaunchNumber
+    private enum Node: Hashable {
+        case launch(PeerID, LaunchNumber)
+        case resumed(UInt64)
+    }
+    /// One operation, at all survivors.
+    private struct Operation {
+        var entered = SortedPeers()
+        /// Somebody has entered and does not hold the result.
+        var isUnfinished = false
+        var policies: Set<LossPolicy> = []
+        var elementCounts: Set<Int> = []
+        var final: [PeerID: [ResultPart]] = [:]
+        var resumption: Resumption?
     }
 
     /// The survivors in a membership call: in a join point, or asking whether peers are pending.
@@ -48,56 +62,95 @@ package struct FlushResolution {
     }
 
     /// Returns the verdicts for each report, in the order of the reports. Without `waiting`, everybody may be the one for
-    /// whom others wait in vain.
+    /// whom others wait in vain. `members` are the survivors in the order of ranks; `epoch` is the one that begins.
     package static func verdicts(
-        for reports: [Report], cause: Cause, waiting: Waiting? = nil
+        for reports: [Report], cause: Cause, waiting: Waiting? = nil, members: [PeerID]? = nil, epoch: Epoch = .none
     ) -> [[OperationVerdict]] {
         var components = Components()
         for report in reports {
             for operation in report.operations {
-                let own = components.index(of: Node(peer: report.peer, launch: operation.launch))
+                let own = components.index(of: .launch(report.peer, operation.launch))
                 for known in operation.known {
-                    components.join(own, components.index(of: Node(peer: known.peer, launch: known.launch)))
+                    components.join(own, components.index(of: .launch(known.peer, known.launch)))
+                }
+                if operation.resumption > 0 {
+                    components.join(own, components.index(of: .resumed(operation.resumption)))
                 }
             }
         }
-
-        // For each component: who has entered, and is there anybody who has entered but does not hold the result?
-        var entered: [Int: SortedPeers] = [:]
-        var unfinished: [Int: Bool] = [:]
-        for (index, node) in components.nodes.enumerated() {
-            entered[components.root(of: index), default: SortedPeers()].insert(node.peer)
+        func root(_ peer: PeerID, _ operation: OperationReport) -> Int {
+            components.root(of: components.index(of: .launch(peer, operation.launch)))
         }
+
+        var operations: [Int: Operation] = [:]
+        for (index, node) in components.nodes.enumerated() {
+            guard case .launch(let peer, _) = node else { continue }
+            operations[components.root(of: index), default: Operation()].entered.insert(peer)
+        }
+        var order: [Int] = []
         for report in reports {
-            for operation in report.operations where operation.state == .inProgress {
-                let index = components.index(of: Node(peer: report.peer, launch: operation.launch))
-                unfinished[components.root(of: index)] = true
+            for operation in report.operations {
+                let root = root(report.peer, operation)
+                if operations[root]?.policies.isEmpty ?? true { order.append(root) }
+                if operation.state == .inProgress { operations[root]?.isUnfinished = true }
+                operations[root]?.policies.insert(operation.onLoss)
+                operations[root]?.elementCounts.insert(operation.elementCount)
+                operations[root]?.final[report.peer] = operation.final
             }
         }
+        let survivors = reports.map(\.peer)
+        resume(&operations, order, among: members ?? survivors, cause, epoch)
 
         let mostFailed = mostFailed(reports)
-        let survivors = reports.map(\.peer)
         return reports.map { report in
-            report.operations.map { operation in
-                let root = components.root(
-                    of: components.index(of: Node(peer: report.peer, launch: operation.launch)))
-                let allEntered = entered[root]?.isSuperset(of: survivors) ?? false
+            report.operations.map { reported in
+                let operation = operations[root(report.peer, reported)] ?? Operation()
+                let allEntered = operation.entered.isSuperset(of: survivors)
                 let outcome: OperationVerdict.Outcome
                 let isFailed =
-                    operation.state == .inProgress
-                    && mostFailed[operation.tag] ?? 0 > report.failed[operation.tag] ?? 0
-                switch (allEntered, unfinished[root] ?? false, cause) {
+                    reported.state == .inProgress
+                    && mostFailed[reported.tag] ?? 0 > report.failed[reported.tag] ?? 0
+                switch (allEntered, operation.isUnfinished, cause) {
                 case (true, false, _): outcome = .commit
                 case _ where isFailed: outcome = .mismatch
                 case (false, _, .misuse):
-                    let isMissed = isMissed(operation.tag, by: entered[root] ?? SortedPeers(), reports, waiting)
+                    let isMissed = isMissed(reported.tag, by: operation.entered, reports, waiting)
                     outcome = isMissed ? .misuse : .restart
                 case (false, _, .loss), (false, _, .repair): outcome = .restart
-                case (true, true, .loss): outcome = .abort
+                case (true, true, _) where operation.resumption != nil: outcome = .resume
+                case (true, true, .loss):
+                    // Alone nobody can go on.
+                    outcome = operation.policies.contains(.abort) || survivors.count < 2 ? .abort : .restart
                 case (true, true, .repair), (true, true, .misuse): outcome = .restart
                 }
-                return OperationVerdict(tag: operation.tag, launch: operation.launch, outcome: outcome)
+                return OperationVerdict(
+                    tag: reported.tag, launch: reported.launch, outcome: outcome,
+                    resumption: outcome == .resume ? operation.resumption : nil)
             }
+        }
+    }
+
+    /// Finds for each operation what the members can go on with.
+    private static func resume(
+        _ operations: inout [Int: Operation], _ order: [Int], among members: [PeerID], _ cause: Cause, _ epoch: Epoch
+    ) {
+        guard members.count > 1 else { return }
+        var left = ResultPart.limitOfAll
+        for (index, root) in order.enumerated() {
+            guard let operation = operations[root], operation.isUnfinished, operation.elementCounts.count == 1,
+                let elementCount = operation.elementCounts.first, operation.entered.isSuperset(of: members),
+                // Where nobody was lost it is the same operation still, whatever the callers want.
+                cause != .loss || !operation.policies.contains(.abort)
+            else { continue }
+            let holdings = members.map { operation.final[$0] ?? [] }
+            guard holdings.allSatisfy({ $0.isValid(elementCount: elementCount) }) else { continue }
+            let kept = KeptParts.choose(
+                from: holdings, elementCount: elementCount, worldSize: members.count,
+                isOneViewDemanded: operation.policies != [.resume],
+                limit: min(left, ResultPart.limit(worldSize: members.count)))
+            guard !kept.isEmpty else { continue }
+            left -= kept.count
+            operations[root]?.resumption = Resumption(number: UInt64(epoch.value) << 32 | UInt64(index), kept: kept)
         }
     }
 

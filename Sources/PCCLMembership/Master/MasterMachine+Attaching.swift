@@ -265,6 +265,8 @@ extension MasterMachine {
         groups[g].arrangement = view.arrangement
         groups[g].phase = .recovering(MasterGroup.Recovery())
         groups[g].forgetAllVotes()
+        groups[g].brokenLinks.removeAll()
+        groups[g].stalls.removeAll()
         for peer in turnedAway where ids.contains(peer) {
             groups[g].removeMember(peer)
             groups[g].hasLost = true

@@ -485,7 +485,8 @@ package struct MasterMachine: Sendable {
         guard flush.reports.count == groups[g].members.count else { return }
 
         let waiting = FlushResolution.Waiting(joining: groups[g].absentees, asking: groups[g].pendingVotes)
-        let verdicts = FlushResolution.verdicts(for: flush.reports, cause: flush.cause, waiting: waiting)
+        let verdicts = FlushResolution.verdicts(
+            for: flush.reports, cause: flush.cause, waiting: waiting, members: groups[g].members, epoch: epoch)
         let missed = FlushResolution.missed(for: flush.reports, verdicts: verdicts)
         let members = groups[g].members.compactMap { member($0) }
         let told = zip(flush.reports, zip(verdicts, missed)).map {
@@ -695,6 +696,9 @@ extension MasterMachine {
             if !group.joinVotes.allSatisfy({ group.isMember($0) }) { return "\(group.id): a stranger voted to join" }
             if !group.pendingVotes.allSatisfy({ group.isMember($0) }) { return "\(group.id): a stranger asked" }
             if !group.optimizeVotes.allSatisfy({ group.isMember($0) }) { return "\(group.id): a stranger optimises" }
+            if !group.brokenLinks.allSatisfy({ group.isMember($0.from) && group.isMember($0.to) }) {
+                return "\(group.id): waits for a link of somebody who is no member"
+            }
             if !group.arrangement.shares.isEmpty, group.arrangement.shares.count != group.members.count {
                 return "\(group.id): \(group.arrangement.shares.count) shares for \(group.members.count) members"
             }

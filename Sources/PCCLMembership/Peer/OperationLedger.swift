@@ -28,6 +28,9 @@ package struct OperationLedger: Sendable {
         package let tag: Tag
         package let launch: LaunchNumber
         package let descriptor: OperationDescriptor
+        package let onLoss: LossPolicy
+        /// Set if it was interrupted, and goes on in this epoch with what was final.
+        package let resumption: Resumption?
         package let since: Instant
         /// Launch numbers of the members that entered, in the order heard.
         package var entered: [KnownLaunch] = []
@@ -35,6 +38,27 @@ package struct OperationLedger: Sendable {
         package var isPrepared = false
         package var preparedPeers = SortedPeers()
         package var nextStallCheck: Instant
+
+        package init(
+            id: OperationID, tag: Tag, launch: LaunchNumber, descriptor: OperationDescriptor, since: Instant,
+            nextStallCheck: Instant, onLoss: LossPolicy = .abort, resumption: Resumption? = nil
+        ) {
+            self.id = id
+            self.tag = tag
+            self.launch = launch
+            self.descriptor = descriptor
+            self.onLoss = onLoss
+            self.resumption = resumption
+            self.since = since
+            self.nextStallCheck = nextStallCheck
+        }
+
+        /// Of the whole result, in a view of this size.
+        package func parts(worldSize: Int) -> [ResultPart] {
+            let count = Int(descriptor.count)
+            return resumption?.parts(elementCount: count, worldSize: worldSize)
+                ?? [ResultPart(elements: 0..<count, worldSize: worldSize)]
+        }
 
         package func hasEntered(_ peer: PeerID) -> Bool { entered.contains { $0.peer == peer } }
     }
@@ -199,10 +223,17 @@ package struct OperationLedger: Sendable {
         failed.sorted { $0.key.value < $1.key.value }.map { FailedCalls(tag: $0.key, count: $0.value) }
     }
 
-    package var reports: [OperationReport] {
-        inLaunchOrder.map {
-            OperationReport(
-                tag: $0.tag, launch: $0.launch, state: $0.isPrepared ? .prepared : .inProgress, known: $0.entered)
+    /// `final`: what the engine has said of operations that are not prepared.
+    package func reports(final: [LaunchNumber: [ResultPart]], worldSize: Int) -> [OperationReport] {
+        var left = ResultPart.limitOfAll
+        return inLaunchOrder.map { operation in
+            let all = operation.isPrepared ? operation.parts(worldSize: worldSize) : final[operation.launch] ?? []
+            let parts = all.longest(min(left, ResultPart.limit(worldSize: worldSize)))
+            left -= parts.count
+            return OperationReport(
+                tag: operation.tag, launch: operation.launch, state: operation.isPrepared ? .prepared : .inProgress,
+                known: operation.entered, elementCount: Int(operation.descriptor.count), onLoss: operation.onLoss,
+                resumption: operation.resumption?.number ?? 0, final: parts)
         }
     }
 }

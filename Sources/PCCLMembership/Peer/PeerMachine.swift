@@ -43,7 +43,7 @@ package struct PeerMachine: Sendable {
 
     package enum Event: Sendable {
         case call(CallID, Call)
-        case launch(OperationID, Tag, OperationDescriptor)
+        case launch(OperationID, Tag, OperationDescriptor, onLoss: LossPolicy = .abort)
         /// The user destroys the communicator.
         case leave
         case masterConnected
@@ -60,6 +60,8 @@ package struct PeerMachine: Sendable {
         case resultWhole(Tag, LaunchNumber)
         /// The answer to `measureLinks`.
         case measured([LinkFigure])
+        /// The answer to `listFinal`.
+        case final([LaunchNumber: [ResultPart]], Epoch)
         case tick
     }
 
@@ -74,11 +76,16 @@ package struct PeerMachine: Sendable {
         case wantLinks(Registration, [Member])
         /// No operation of an earlier epoch moves any more; frames of this one may.
         case adopt(Assignment)
-        /// Stop all operations; their memory stays as it is until each is finished.
+        /// Stop all operations; their memory stays as it is until each is finished, or goes on.
         case halt
+        /// Say what of the results of these operations, which stand still, is final here. The epoch is to come.
+        case listFinal([LaunchNumber], Epoch)
         /// Say what is known of the links to these peers, measuring first where it is nothing.
         case measureLinks([PeerID])
         case start(OperationID, Tag, LaunchNumber, OperationDescriptor, Assignment)
+        /// The operation that was halted as `from` goes on as another launch: what is kept stays, in all else its input is made
+        /// whole first.
+        case resume(OperationID, Tag, from: LaunchNumber, LaunchNumber, OperationDescriptor, Assignment, Resumption)
         /// The peer's launch `theirs` is its part of our operation in flight with this launch number.
         case bind(LaunchNumber, PeerID, theirs: LaunchNumber)
         /// Frames of this launch of the peer are of no interest any more.
@@ -112,6 +119,7 @@ package struct PeerMachine: Sendable {
         var id: OperationID
         var tag: Tag
         var descriptor: OperationDescriptor
+        var onLoss: LossPolicy
     }
 
     struct Membership {
@@ -178,7 +186,8 @@ package struct PeerMachine: Sendable {
     package mutating func handle(_ event: Event, at now: Instant, effects: inout [Effect]) {
         switch event {
         case .call(let id, let call): begin(call, id, at: now, &effects)
-        case .launch(let id, let tag, let descriptor): launch(id, tag, descriptor, at: now, &effects)
+        case .launch(let id, let tag, let descriptor, let onLoss):
+            launch(QueuedLaunch(id: id, tag: tag, descriptor: descriptor, onLoss: onLoss), at: now, &effects)
         case .leave: leave(&effects)
         case .masterConnected: greetMaster(at: now, &effects)
         case .masterUnreachable(let reason), .masterClosed(let reason): loseMaster(reason, at: now, &effects)
@@ -221,6 +230,7 @@ package struct PeerMachine: Sendable {
                 PeerMachine.progress(tag, &m, &effects)
             }
         case .measured(let figures): vote(figures, &effects)
+        case .final(let final, let epoch): report(final, epoch, &effects)
         case .tick:
             requestedWake = nil
             tick(at: now, &effects)
@@ -450,13 +460,8 @@ package struct PeerMachine: Sendable {
             phase = .member(m)
             if let call { effects.append(.answer(call, .done)) }
         case (.flush(let epoch), .member(var m)):
-            m.flushing = epoch
             m.proposal = nil
-            // Halt first: what would become whole after the report could not be taken back.
-            effects.append(.halt)
-            effects.append(
-                .sendToMaster(
-                    .flushReport(epoch: epoch, operations: m.ledger.reports, failed: m.ledger.failedCalls)))
+            flush(&m, epoch, &effects)
             phase = .member(m)
         case (.verdict(let epoch, let members, let world, let arrangement, let operations, let missed), .member(let m)):
             guard let assignment = assignment(epoch, members, arrangement, m.registration.peer) else {
@@ -582,9 +587,8 @@ package struct PeerMachine: Sendable {
 
     // MARK: operations
 
-    private mutating func launch(
-        _ id: OperationID, _ tag: Tag, _ descriptor: OperationDescriptor, at now: Instant, _ effects: inout [Effect]
-    ) {
+    private mutating func launch(_ launch: QueuedLaunch, at now: Instant, _ effects: inout [Effect]) {
+        let (id, tag) = (launch.id, launch.tag)
         guard case .member(var m) = phase else {
             let isGone = if case .left = phase { true } else { false }
             effects.append(
@@ -600,31 +604,38 @@ package struct PeerMachine: Sendable {
             effects.append(
                 .complete(id, .misuse("a join point, or an optimise call, is under way on another thread")))
         } else if m.flushing != nil {
-            m.queued.append(QueuedLaunch(id: id, tag: tag, descriptor: descriptor))
+            m.queued.append(launch)
         } else {
-            enter(id, tag, descriptor, &m, at: now, &effects)
+            enter(launch, &m, at: now, &effects)
         }
         phase = .member(m)
     }
 
+    /// With `resumed`, what was halted under that launch number goes on.
     mutating func enter(
-        _ id: OperationID, _ tag: Tag, _ descriptor: OperationDescriptor, _ m: inout Membership, at now: Instant,
-        _ effects: inout [Effect]
+        _ call: QueuedLaunch, _ m: inout Membership, resumed: (from: LaunchNumber, Resumption)? = nil,
+        at now: Instant, _ effects: inout [Effect]
     ) {
-        guard !m.ledger.takeMissed(tag) else {
+        let (id, tag) = (call.id, call.tag)
+        // What goes on is no further call.
+        guard resumed != nil || !m.ledger.takeMissed(tag) else {
             effects.append(.complete(id, .mismatch(PeerMachine.failedElsewhere(tag))))
             return
         }
         let launch = LaunchNumber(nextLaunch)
         nextLaunch &+= 1
-        var descriptor = descriptor
-        if let choose = configuration.algorithm {
-            descriptor.algorithm = choose(descriptor, m.assignment)
+        var descriptor = call.descriptor
+        if let (from, resumption) = resumed {
+            // Whatever it began with: its chunks are where something is left to do.
+            descriptor.algorithm = .direct
+            effects.append(.resume(id, tag, from: from, launch, descriptor, m.assignment, resumption))
+        } else {
+            if let choose = configuration.algorithm { descriptor.algorithm = choose(descriptor, m.assignment) }
+            effects.append(.start(id, tag, launch, descriptor, m.assignment))
         }
-        effects.append(.start(id, tag, launch, descriptor, m.assignment))
         let operation = OperationLedger.Operation(
             id: id, tag: tag, launch: launch, descriptor: descriptor, since: now,
-            nextStallCheck: now + timeouts.stragglerPatience)
+            nextStallCheck: now + timeouts.stragglerPatience, onLoss: call.onLoss, resumption: resumed?.1)
         let mismatch = m.ledger.launch(operation, members: m.assignment.others)
         let entered = m.ledger[tag]?.entered ?? []
         if let mismatch {
@@ -660,8 +671,16 @@ package struct PeerMachine: Sendable {
         if m.ledger.isCommitted(tag, members: others) {
             m.ledger.remove(tag)
             effects.append(.finish(tag, operation.launch, succeeded: true))
-            effects.append(.complete(operation.id, .success(worldSize: m.assignment.members.count)))
+            effects.append(.complete(operation.id, success(operation, worldSize: m.assignment.members.count)))
         }
+    }
+
+    static func success(_ operation: OperationLedger.Operation, worldSize: Int) -> OperationOutcome {
+        guard operation.resumption != nil else { return .success(worldSize: worldSize) }
+        let parts = operation.parts(worldSize: worldSize)
+        // One view made it, the present one or an earlier one; or several did.
+        guard parts.count > 1 else { return .success(worldSize: parts.first?.worldSize ?? worldSize) }
+        return .success(worldSize: worldSize, parts: parts)
     }
 
     private static func fail(

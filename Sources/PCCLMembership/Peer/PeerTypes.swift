@@ -39,7 +39,9 @@ package enum CallFailure: Hashable, Sendable {
 }
 
 package enum OperationOutcome: Hashable, Sendable {
-    case success(worldSize: Int)
+    /// With `parts` the result was made by several views, each of them some of the elements; the world size is that of the
+    /// last.
+    case success(worldSize: Int, parts: [ResultPart] = [])
     /// A member was lost; the input is whole and the view is new.
     case memberLost
     case mismatch(String)
