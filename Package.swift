@@ -77,7 +77,9 @@ let package = Package(
             name: "PCCLTestSupport", dependencies: ["PCCLBase", "PCCLTransport"], path: "Tests/PCCLTestSupport",
             swiftSettings: strict),
         tests("PCCLTransportTests", ["PCCLBase", "PCCLWire", "PCCLTransport", "PCCLTestSupport"]),
-        tests("PCCLEngineTests", ["PCCLBase", "PCCLWire", "PCCLTransport", "PCCLEngine", "PCCLTestSupport"]),
+        tests(
+            "PCCLEngineTests",
+            ["PCCLBase", "PCCLWire", "PCCLSchedule", "PCCLMembership", "PCCLTransport", "PCCLEngine", "PCCLTestSupport"]),
         tests(
             "PCCLSessionTests",
             [

@@ -5,19 +5,22 @@ import PCCLTransport
 /// An all-reduce in flight. Its tag is free again once the outcome was taken by `wait`.
 public final class AllReduceHandle: Sendable {
     public let tag: UInt64
+    /// Of elements.
+    public let count: Int
     private let completion: PeerSession.OperationCompletion
     private weak let owner: Communicator?
 
-    init(tag: UInt64, _ completion: PeerSession.OperationCompletion, owner: Communicator) {
-        self.tag = tag
+    init(_ operand: ReduceOperand, _ completion: PeerSession.OperationCompletion, owner: Communicator) {
+        tag = operand.tag
+        count = operand.count
         self.completion = completion
         self.owner = owner
     }
 
     /// Blocks until the outcome is known. Several threads may wait; all get the same outcome, also later.
     ///
-    /// Throws `.rankConnectionLost` after the loss of a member: the input is whole, the attributes are new, the call may
-    /// be repeated. `.invalidArgument` when members called with different counts, types or operations; the reason names
+    /// Throws `.rankConnectionLost` after the loss of a member, unless all members launched it with a policy to resume and
+    /// two of them are left: the input is whole, the attributes are new, the call may be repeated. `.invalidArgument` when members called with different counts, types or operations; the reason names
     /// both. `.invalidUsage` when members wait for each other in different calls. `.masterConnectionFailed` when nobody
     /// can say any more whether the others succeeded, or this peer was declared lost.
     public func wait() throws(PCCLError) -> ReduceInfo { try result(completion.wait()).info() }
@@ -31,12 +34,16 @@ public final class AllReduceHandle: Sendable {
     struct Result {
         var error: PCCLError?
         var worldSize = 0
+        var parts: [ResultPart] = []
         var sentBytes: UInt64
         var receivedBytes: UInt64
+        var resumptions: Int
 
         func info() throws(PCCLError) -> ReduceInfo {
             if let error { throw error }
-            return ReduceInfo(worldSize: worldSize, sentBytes: sentBytes, receivedBytes: receivedBytes)
+            return ReduceInfo(
+                worldSize: worldSize, sentBytes: sentBytes, receivedBytes: receivedBytes, parts: parts,
+                resumptions: resumptions)
         }
     }
 
@@ -45,9 +52,10 @@ public final class AllReduceHandle: Sendable {
     private func result(_ outcome: PeerSession.OperationResult) -> Result {
         owner?.forget(self)
         var result = Result(
-            sentBytes: outcome.traffic.sentBytes, receivedBytes: outcome.traffic.receivedBytes)
+            sentBytes: outcome.traffic.sentBytes, receivedBytes: outcome.traffic.receivedBytes,
+            resumptions: outcome.resumptions)
         switch outcome.outcome {
-        case .success(let worldSize, _): result.worldSize = worldSize
+        case .success(let worldSize, let parts): (result.worldSize, result.parts) = (worldSize, parts)
         case .memberLost:
             result.error = PCCLError(.rankConnectionLost, "a member was lost during the operation with tag \(tag)")
         case .mismatch(let text): result.error = PCCLError(.invalidArgument, "the members' calls differ: \(text)")

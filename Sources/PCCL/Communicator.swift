@@ -93,18 +93,21 @@ public final class Communicator: Sendable {
 
     // MARK: all-reduce
 
-    /// Begins to reduce and returns. Members may launch their tags in any order.
+    /// Begins to reduce and returns. Members may launch their tags in any order. `onLoss` says what is to become of it when a
+    /// member is lost meanwhile.
     ///
     /// Throws `.invalidArgument` for a count below 1, sizes that overflow, buffers that overlap in part, or a tag that was
     /// launched and not awaited; `.invalidUsage` when not connected; `.tooFewPeers` when alone.
-    public func allReduceAsync(_ operand: ReduceOperand) throws(PCCLError) -> AllReduceHandle {
+    public func allReduceAsync(
+        _ operand: ReduceOperand, onLoss: LossPolicy = .abort
+    ) throws(PCCLError) -> AllReduceHandle {
         try operand.validate()
         let view = try requireView()
         guard view.worldSize >= 2 else {
             throw PCCLError(.tooFewPeers, "this peer is the only member of its group")
         }
         let completion = PeerSession.OperationCompletion()
-        let handle = AllReduceHandle(tag: operand.tag, completion, owner: self)
+        let handle = AllReduceHandle(operand, completion, owner: self)
         let isFree = handles.withLock { handles in
             if handles[operand.tag] != nil { return false }
             handles[operand.tag] = handle
@@ -115,7 +118,7 @@ public final class Communicator: Sendable {
         }
         session.launch(
             Tag(operand.tag), operand.descriptor,
-            ReduceBuffers(send: operand.send, receive: operand.receive), completion)
+            ReduceBuffers(send: operand.send, receive: operand.receive), onLoss: onLoss, completion)
         return handle
     }
 
@@ -131,17 +134,21 @@ public final class Communicator: Sendable {
 
     /// Reduces and waits. Throws what `allReduceAsync` and `AllReduceHandle.wait` throw.
     @discardableResult
-    public func allReduce(_ operand: ReduceOperand) throws(PCCLError) -> ReduceInfo {
-        try allReduceAsync(operand).wait()
+    public func allReduce(_ operand: ReduceOperand, onLoss: LossPolicy = .abort) throws(PCCLError) -> ReduceInfo {
+        try allReduceAsync(operand, onLoss: onLoss).wait()
     }
 
-    /// Reduces many buffers, `maxInFlight` at a time (0: as many as there are), and repeats those that a loss undid until
-    /// all are reduced.
+    /// Reduces many buffers, `maxInFlight` at a time (0: as many as there are), until all are reduced, whoever is lost
+    /// meanwhile.
+    ///
+    /// What a loss interrupts is resumed: of an average, a maximum or a minimum what was final is kept, so that its elements
+    /// may have the contributions of more or fewer members; a sum or a product has those of the same members in all
+    /// elements. `onLoss` overrides that for all operands. The world size of the result is that of the last operand.
     ///
     /// Throws `.tooFewPeers` when this peer is the last of its group: operands that are not reduced are whole then. Throws
     /// any other error of a launch or a wait at once, after all operations in flight have ended.
     public func allReduceWithRetry(
-        _ operands: [ReduceOperand], maxInFlight: Int = 0
+        _ operands: [ReduceOperand], maxInFlight: Int = 0, onLoss: LossPolicy? = nil
     ) throws(PCCLError) -> ReduceInfo {
         guard maxInFlight >= 0 else { throw PCCLError(.invalidArgument, "\(maxInFlight) operations in flight") }
         for operand in operands { try operand.validate() }
@@ -158,7 +165,8 @@ public final class Communicator: Sendable {
             if failure == nil, flying.count < limit, let operand = waiting.first {
                 waiting.removeFirst()
                 do {
-                    flying.append((operand, try allReduceAsync(operand)))
+                    let policy = onLoss ?? operand.operation.lossPolicy
+                    flying.append((operand, try allReduceAsync(operand, onLoss: policy)))
                 } catch {
                     failure = error
                 }
@@ -168,6 +176,7 @@ public final class Communicator: Sendable {
             let result = oldest.handle.result()
             total.sentBytes += result.sentBytes
             total.receivedBytes += result.receivedBytes
+            total.resumptions += result.resumptions
             switch result.error {
             case nil: total.worldSize = result.worldSize
             case .some(let error) where error.code == .rankConnectionLost: waiting.append(oldest.operand)
@@ -183,32 +192,45 @@ extension Communicator {
     /// Reduces in place and waits.
     @discardableResult
     public func allReduce<T: Reducible>(
-        _ buffer: UnsafeMutableBufferPointer<T>, _ operation: ReduceOperation, tag: UInt64
+        _ buffer: UnsafeMutableBufferPointer<T>, _ operation: ReduceOperation, tag: UInt64,
+        onLoss: LossPolicy = .abort
     ) throws(PCCLError) -> ReduceInfo {
-        try allReduce(ReduceOperand(buffer, operation, tag: tag))
+        try allReduce(ReduceOperand(buffer, operation, tag: tag), onLoss: onLoss)
     }
 
     /// Reduces from one buffer into another of the same length, and waits.
     @discardableResult
     public func allReduce<T: Reducible>(
         from source: UnsafeBufferPointer<T>, into target: UnsafeMutableBufferPointer<T>,
-        _ operation: ReduceOperation, tag: UInt64
+        _ operation: ReduceOperation, tag: UInt64, onLoss: LossPolicy = .abort
     ) throws(PCCLError) -> ReduceInfo {
-        try allReduce(ReduceOperand(from: source, into: target, operation, tag: tag))
+        try allReduce(ReduceOperand(from: source, into: target, operation, tag: tag), onLoss: onLoss)
     }
 
     /// Begins to reduce in place. The buffer stays lent until the handle's outcome is known.
     public func allReduceAsync<T: Reducible>(
-        _ buffer: UnsafeMutableBufferPointer<T>, _ operation: ReduceOperation, tag: UInt64
+        _ buffer: UnsafeMutableBufferPointer<T>, _ operation: ReduceOperation, tag: UInt64,
+        onLoss: LossPolicy = .abort
     ) throws(PCCLError) -> AllReduceHandle {
-        try allReduceAsync(ReduceOperand(buffer, operation, tag: tag))
+        try allReduceAsync(ReduceOperand(buffer, operation, tag: tag), onLoss: onLoss)
     }
 
     /// Begins to reduce from one buffer into another. Both stay lent until the handle's outcome is known.
     public func allReduceAsync<T: Reducible>(
         from source: UnsafeBufferPointer<T>, into target: UnsafeMutableBufferPointer<T>,
-        _ operation: ReduceOperation, tag: UInt64
+        _ operation: ReduceOperation, tag: UInt64, onLoss: LossPolicy = .abort
     ) throws(PCCLError) -> AllReduceHandle {
-        try allReduceAsync(ReduceOperand(from: source, into: target, operation, tag: tag))
+        try allReduceAsync(ReduceOperand(from: source, into: target, operation, tag: tag), onLoss: onLoss)
+    }
+}
+
+extension ReduceOperation {
+    /// For callers that are not told of parts: a sum of which some elements have more summands than others is of no use to
+    /// them, while an average, or an extremum, is what it is in each of its elements.
+    fileprivate var lossPolicy: LossPolicy {
+        switch self {
+        case .sum, .product: .resumeWhole
+        case .average, .maximum, .minimum: .resume
+        }
     }
 }

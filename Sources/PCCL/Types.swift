@@ -4,6 +4,10 @@ public import PCCLBase
 public typealias DataType = PCCLBase.DataType
 /// How contributions to an element are combined.
 public typealias ReduceOperation = PCCLBase.ReduceOperation
+/// What becomes of an operation when a member is lost.
+public typealias LossPolicy = PCCLBase.LossPolicy
+/// A part of a result.
+public typealias ResultPart = PCCLBase.ResultPart
 /// An address with a port.
 public typealias SocketAddress = PCCLBase.SocketAddress
 
@@ -110,14 +114,23 @@ extension UnsafeMutableBufferPointer {
 
 /// How an all-reduce went.
 public struct ReduceInfo: Hashable, Sendable {
-    /// How many members' contributions are in the result.
+    /// How many members' contributions are in the result; if that differs from part to part, in the parts made last.
     public var worldSize: Int
     /// Payload bytes sent and received by this peer, repeated attempts included.
     public var sentBytes: UInt64
     public var receivedBytes: UInt64
-    public init(worldSize: Int, sentBytes: UInt64, receivedBytes: UInt64) {
+    /// Which elements have how many members' contributions, in order; empty when all have those of `worldSize` members.
+    /// Others than `LossPolicy.resume` never leave any.
+    public var parts: [ResultPart]
+    /// How often it was interrupted, by a loss or a broken connection, and went on with what was final.
+    public var resumptions: Int
+    public init(
+        worldSize: Int, sentBytes: UInt64, receivedBytes: UInt64, parts: [ResultPart] = [], resumptions: Int = 0
+    ) {
         self.worldSize = worldSize
         self.sentBytes = sentBytes
         self.receivedBytes = receivedBytes
+        self.parts = parts
+        self.resumptions = resumptions
     }
 }

@@ -9,8 +9,25 @@ public func pcclAllReduce(
 ) -> pcclResult_t {
     result("pcclAllReduce") { () throws(PCCLError) in
         let communicator = try Handles.communicator(communicator)
-        let info = try launch(sendbuf, recvbuf, descriptor, communicator).wait()
+        let info = try launch(sendbuf, recvbuf, descriptor, communicator, .abort).wait()
         reduceInfoOut?.pointee = pcclReduceInfo_t(info)
+    }
+}
+
+@implementation @c
+public func pcclAllReduceOnLoss(
+    _ sendbuf: UnsafeRawPointer!, _ recvbuf: UnsafeMutableRawPointer!,
+    _ descriptor: UnsafePointer<pcclReduceDescriptor_t>!, _ communicator: OpaquePointer!, _ onLoss: pcclOnLoss_t,
+    _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?, _ partsOut: UnsafeMutablePointer<pcclReducePart_t>?,
+    _ partsCapacity: Int, _ partCountOut: UnsafeMutablePointer<Int>?
+) -> pcclResult_t {
+    result("pcclAllReduceOnLoss") { () throws(PCCLError) in
+        let communicator = try Handles.communicator(communicator)
+        let parts = try PartsOut(partsOut, partsCapacity, partCountOut)
+        let policy = try policy(onLoss)
+        let info = try launch(sendbuf, recvbuf, descriptor, communicator, policy).wait()
+        reduceInfoOut?.pointee = pcclReduceInfo_t(info)
+        parts.write(info, count: Int(descriptor.pointee.count))
     }
 }
 
@@ -21,11 +38,18 @@ public func pcclAllReduceAsync(
     _ reduceHandleOut: UnsafeMutablePointer<pcclAsyncReduceOp_t>!
 ) -> pcclResult_t {
     result("pcclAllReduceAsync") { () throws(PCCLError) in
-        let object = try Handles.communicator(communicator)
-        try object.requireMembership()
-        let out = try required(reduceHandleOut, "reduce_handle_out")
-        let handle = try launch(sendbuf, recvbuf, descriptor, object)
-        out.pointee = pcclAsyncReduceOp_t(comm: communicator, tag: handle.tag)
+        try launchAsync(sendbuf, recvbuf, descriptor, communicator, .abort, reduceHandleOut)
+    }
+}
+
+@implementation @c
+public func pcclAllReduceAsyncOnLoss(
+    _ sendbuf: UnsafeRawPointer!, _ recvbuf: UnsafeMutableRawPointer!,
+    _ descriptor: UnsafePointer<pcclReduceDescriptor_t>!, _ communicator: OpaquePointer!, _ onLoss: pcclOnLoss_t,
+    _ reduceHandleOut: UnsafeMutablePointer<pcclAsyncReduceOp_t>!
+) -> pcclResult_t {
+    result("pcclAllReduceAsyncOnLoss") { () throws(PCCLError) in
+        try launchAsync(sendbuf, recvbuf, descriptor, communicator, try policy(onLoss), reduceHandleOut)
     }
 }
 
@@ -34,17 +58,23 @@ public func pcclAwaitAsyncReduce(
     _ reduceHandle: UnsafePointer<pcclAsyncReduceOp_t>!, _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?
 ) -> pcclResult_t {
     result("pcclAwaitAsyncReduce") { () throws(PCCLError) in
-        guard Handles.isInitialized.withLock({ $0 }) else {
-            throw PCCLError(.notInitialized, "pcclInit was not called")
-        }
-        let handle = try required(reduceHandle, "reduce_handle").pointee
-        let communicator = try Handles.communicator(handle.comm)
-        guard let operation = communicator.handle(tag: handle.tag) else {
-            throw PCCLError(
-                .invalidArgument, "no operation with tag \(handle.tag) is in flight: it was awaited, or never launched")
-        }
+        let info = try operation(reduceHandle).wait()
+        reduceInfoOut?.pointee = pcclReduceInfo_t(info)
+    }
+}
+
+@implementation @c
+public func pcclAwaitAsyncReduceParts(
+    _ reduceHandle: UnsafePointer<pcclAsyncReduceOp_t>!, _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?,
+    _ partsOut: UnsafeMutablePointer<pcclReducePart_t>?, _ partsCapacity: Int,
+    _ partCountOut: UnsafeMutablePointer<Int>?
+) -> pcclResult_t {
+    result("pcclAwaitAsyncReduceParts") { () throws(PCCLError) in
+        let operation = try operation(reduceHandle)
+        let parts = try PartsOut(partsOut, partsCapacity, partCountOut)
         let info = try operation.wait()
         reduceInfoOut?.pointee = pcclReduceInfo_t(info)
+        parts.write(info, count: operation.count)
     }
 }
 
@@ -54,28 +84,107 @@ public func pcclAllReduceMultipleWithRetry(
     _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?, _ maxInFlight: CInt
 ) -> pcclResult_t {
     result("pcclAllReduceMultipleWithRetry") { () throws(PCCLError) in
-        let communicator = try Handles.communicator(communicator)
-        try communicator.requireMembership()
-        let descriptors = try required(descriptors, "descriptors")
-        guard count > 0 else { throw PCCLError(.invalidArgument, "no operands are given") }
-        guard maxInFlight > 0 else { throw PCCLError(.invalidArgument, "max_in_flight is \(maxInFlight)") }
-        var operands: [ReduceOperand] = []
-        for i in 0..<count {
-            let one = descriptors[i]
-            operands.append(try operand(one.sendbuf, one.recvbuf, one.descriptor))
+        try reduceMultiple(descriptors, count, communicator, onLoss: nil, reduceInfoOut, maxInFlight)
+    }
+}
+
+@implementation @c
+public func pcclAllReduceMultipleOnLoss(
+    _ descriptors: UnsafePointer<pcclReduceOpDescriptor_t>!, _ count: Int, _ communicator: OpaquePointer!,
+    _ onLoss: pcclOnLoss_t, _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?, _ maxInFlight: CInt
+) -> pcclResult_t {
+    result("pcclAllReduceMultipleOnLoss") { () throws(PCCLError) in
+        let onLoss = try policy(onLoss)
+        try reduceMultiple(descriptors, count, communicator, onLoss: onLoss, reduceInfoOut, maxInFlight)
+    }
+}
+
+private func reduceMultiple(
+    _ descriptors: UnsafePointer<pcclReduceOpDescriptor_t>?, _ count: Int, _ communicator: OpaquePointer?,
+    onLoss: LossPolicy?, _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?, _ maxInFlight: CInt
+) throws(PCCLError) {
+    let communicator = try Handles.communicator(communicator)
+    try communicator.requireMembership()
+    let descriptors = try required(descriptors, "descriptors")
+    guard count > 0 else { throw PCCLError(.invalidArgument, "no operands are given") }
+    guard maxInFlight > 0 else { throw PCCLError(.invalidArgument, "max_in_flight is \(maxInFlight)") }
+    var operands: [ReduceOperand] = []
+    for i in 0..<count {
+        let one = descriptors[i]
+        operands.append(try operand(one.sendbuf, one.recvbuf, one.descriptor))
+    }
+    let info = try communicator.allReduceWithRetry(operands, maxInFlight: Int(maxInFlight), onLoss: onLoss)
+    reduceInfoOut?.pointee = pcclReduceInfo_t(info)
+}
+
+private func launchAsync(
+    _ sendbuf: UnsafeRawPointer?, _ recvbuf: UnsafeMutableRawPointer?,
+    _ descriptor: UnsafePointer<pcclReduceDescriptor_t>?, _ communicator: OpaquePointer?, _ onLoss: LossPolicy,
+    _ reduceHandleOut: UnsafeMutablePointer<pcclAsyncReduceOp_t>?
+) throws(PCCLError) {
+    let object = try Handles.communicator(communicator)
+    try object.requireMembership()
+    let out = try required(reduceHandleOut, "reduce_handle_out")
+    let handle = try launch(sendbuf, recvbuf, descriptor, object, onLoss)
+    out.pointee = pcclAsyncReduceOp_t(comm: communicator, tag: handle.tag)
+}
+
+private func operation(_ reduceHandle: UnsafePointer<pcclAsyncReduceOp_t>?) throws(PCCLError) -> AllReduceHandle {
+    guard Handles.isInitialized.withLock({ $0 }) else {
+        throw PCCLError(.notInitialized, "pcclInit was not called")
+    }
+    let handle = try required(reduceHandle, "reduce_handle").pointee
+    let communicator = try Handles.communicator(handle.comm)
+    guard let operation = communicator.handle(tag: handle.tag) else {
+        throw PCCLError(
+            .invalidArgument, "no operation with tag \(handle.tag) is in flight: it was awaited, or never launched")
+    }
+    return operation
+}
+
+private func policy(_ onLoss: pcclOnLoss_t) throws(PCCLError) -> LossPolicy {
+    switch onLoss {
+    case pcclOnLossAbort: return .abort
+    case pcclOnLossResume: return .resume
+    case pcclOnLossResumeWhole: return .resumeWhole
+    default: throw PCCLError(.invalidArgument, "\(onLoss.rawValue) is nothing that a loss could do")
+    }
+}
+
+/// Where a caller wants to be told of the parts of a result.
+private struct PartsOut {
+    let parts: UnsafeMutableBufferPointer<pcclReducePart_t>
+    let count: UnsafeMutablePointer<Int>?
+
+    init(
+        _ parts: UnsafeMutablePointer<pcclReducePart_t>?, _ capacity: Int, _ count: UnsafeMutablePointer<Int>?
+    ) throws(PCCLError) {
+        guard parts != nil || capacity == 0 else {
+            throw PCCLError(.invalidArgument, "parts_out is null, and parts_capacity \(capacity)")
         }
-        let info = try communicator.allReduceWithRetry(operands, maxInFlight: Int(maxInFlight))
-        reduceInfoOut?.pointee = pcclReduceInfo_t(info)
+        self.parts = UnsafeMutableBufferPointer(start: parts, count: max(capacity, 0))
+        self.count = count
+    }
+
+    func write(_ info: ReduceInfo, count elementCount: Int) {
+        let all =
+            info.parts.isEmpty ? [ResultPart(elements: 0..<elementCount, worldSize: info.worldSize)] : info.parts
+        for (index, part) in all.prefix(parts.count).enumerated() {
+            parts[index] = pcclReducePart_t(
+                first_element: UInt64(part.elements.lowerBound), element_count: UInt64(part.elements.count),
+                world_size: UInt32(part.worldSize))
+        }
+        count?.pointee = all.count
     }
 }
 
 private func launch(
     _ sendbuf: UnsafeRawPointer?, _ recvbuf: UnsafeMutableRawPointer?,
-    _ descriptor: UnsafePointer<pcclReduceDescriptor_t>?, _ communicator: Communicator
+    _ descriptor: UnsafePointer<pcclReduceDescriptor_t>?, _ communicator: Communicator, _ onLoss: LossPolicy
 ) throws(PCCLError) -> AllReduceHandle {
     try communicator.requireMembership()
     let descriptor = try required(descriptor, "descriptor").pointee
-    return try communicator.allReduceAsync(try operand(sendbuf, recvbuf, descriptor))
+    return try communicator.allReduceAsync(try operand(sendbuf, recvbuf, descriptor), onLoss: onLoss)
 }
 
 /// Checks a descriptor in the order that the header gives.

@@ -1,20 +1,23 @@
-/// What becomes of an operation that every survivor had entered when a member was lost.
-package enum LossPolicy: UInt8, Sendable, CaseIterable {
-    /// Inputs are made whole and the callers told.
+/// What becomes of an operation that every survivor had entered when a member was lost. If callers differ, that of the first
+/// in this order of them holds for all: `abort`, `resumeWhole`, `resume`.
+public enum LossPolicy: UInt8, Sendable, CaseIterable {
+    /// Inputs are made whole and the callers told: `rankConnectionLost`.
     case abort = 0
-    /// The survivors finish it: what is final at any of them is kept, all else is reduced again from their contributions.
+    /// The survivors finish it and no call returns before: what is final at any of them is kept, with the lost member's
+    /// contribution, and travels to those who lack it; all else is reduced from the contributions of those who are left.
     case resume = 1
-    /// The same, but all elements have the contributions of one view: what is final is kept if all is, or if it was made
-    /// by the members who are left.
+    /// The same, but all elements have the contributions of the same members: what is final is kept if everything is final
+    /// somewhere, or was made by the members who are left. Otherwise the operation begins again.
     case resumeWhole = 2
 }
 
-/// Elements of a result, one after the other, that were reduced in one view. Once final they do not change any more.
-package struct ResultPart: Hashable, Sendable {
-    package var elements: Range<Int>
+/// Elements of a result, one after the other, that the same members have made.
+public struct ResultPart: Hashable, Sendable {
+    /// Counted from the start of the buffer.
+    public var elements: Range<Int>
     /// Of how many members the contributions are.
-    package var worldSize: Int
-    package init(elements: Range<Int>, worldSize: Int) {
+    public var worldSize: Int
+    public init(elements: Range<Int>, worldSize: Int) {
         self.elements = elements
         self.worldSize = worldSize
     }

@@ -80,7 +80,7 @@ package final class Engine {
 
     // MARK: views and links
 
-    /// A new epoch begins. All operations have been finished.
+    /// A new epoch begins. All operations have been finished, but those that are resumed next.
     package func adopt(epoch: Epoch, members: [PeerID]) {
         self.epoch = epoch
         self.members = members
@@ -131,6 +131,24 @@ package final class Engine {
         let execution = Execution(
             tag: tag, launch: launch, descriptor: descriptor, place: place, buffers: buffers,
             configuration: configuration, pools: pools)
+        executions[launch] = execution
+        for (rank, peer) in place.members.enumerated() where rank != place.rank { enter(execution, at: peer) }
+    }
+
+    /// Of operations that stand still.
+    package func final(_ launches: [LaunchNumber]) -> [LaunchNumber: [ResultPart]] {
+        var final: [LaunchNumber: [ResultPart]] = [:]
+        for launch in launches { final[launch] = executions[launch]?.final }
+        return final
+    }
+
+    /// An operation that was halted as `from`, in an earlier epoch, goes on in this one.
+    package func resume(
+        _ from: LaunchNumber, as launch: LaunchNumber, descriptor: OperationDescriptor, place: Place,
+        _ resumption: Resumption
+    ) {
+        guard let halted = executions.removeValue(forKey: from) else { return }
+        let execution = halted.resumed(as: launch, descriptor, place, resumption, configuration)
         executions[launch] = execution
         for (rank, peer) in place.members.enumerated() where rank != place.rank { enter(execution, at: peer) }
     }

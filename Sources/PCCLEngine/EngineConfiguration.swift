@@ -40,9 +40,9 @@ package struct EngineConfiguration: Sendable {
         return max(min(eagerBytesPerOperationFarAway, share), eagerBytesPerOperation)
     }
 
-    /// How much of a chunk that we reduce a sender may send before we have granted more.
-    func windowBytes(worldSize: Int, segmentWireBytes: Int) -> Int {
-        let share = stagingBytesPerOperation / max(worldSize - 1, 1)
+    /// How much of a chunk that we reduce a sender may send before we have granted more; so many such streams come in.
+    func windowBytes(streams: Int, segmentWireBytes: Int) -> Int {
+        let share = stagingBytesPerOperation / max(streams, 1)
         return max(share / segmentWireBytes, 2) * segmentWireBytes
     }
 }

@@ -194,6 +194,7 @@ extension Execution {
         switch target {
         case .result:
             missingSegments -= 1
+            folds[arrival.chunk]?.isDone[arrival.segment] = true
             notePaced(chunk: arrival.chunk, elements: count, &progress)
             offerResult(arrival.chunk, arrival.segment, &progress)
         case .partial(let to):

@@ -33,9 +33,15 @@ final class Execution {
     let launch: LaunchNumber
     let descriptor: OperationDescriptor
     let place: Place
+    private let lent: ReduceBuffers
+    /// Those lent, but for a one-shot in place.
     private(set) var buffers: ReduceBuffers
     let reducer: Reducer
     let chunks: ChunkLayout
+    /// By chunk: what was final from the start; none unless the operation was resumed.
+    private let held: [Bool]
+    /// By chunk, and by those alone that were kept from an earlier view: its size.
+    private let keptWorldSizes: [Int: Int]
     let elementsPerSegment: Int
     /// Offered to each rank that sends us contributions.
     let windowBytes: Int
@@ -96,6 +102,8 @@ final class Execution {
         let segments: SegmentLayout
         /// Segments that something has arrived for, and that are not done.
         var active: [Int: Segment] = [:]
+        /// By segment, of results.
+        var isDone: [Bool]
         /// By operand: what came, what was freed again, and up to where the sender may send.
         var streams: [IncomingStream]
 
@@ -219,9 +227,10 @@ final class Execution {
         }
     }
 
+    /// With `resumed` it goes on with what that execution, which was halted and is not used any more, has left.
     init(
         tag: Tag, launch: LaunchNumber, descriptor: OperationDescriptor, place: Place, buffers: ReduceBuffers,
-        configuration: EngineConfiguration, pools: Pools
+        configuration: EngineConfiguration, pools: Pools, resumed: (from: Execution, Resumption)? = nil
     ) {
         self.tag = tag
         self.launch = launch
@@ -229,19 +238,35 @@ final class Execution {
         self.place = place
         self.buffers = buffers
         self.pools = pools
+        lent = buffers
         let reducer = Reducer(
             type: descriptor.type, operation: descriptor.operation, worldSize: place.worldSize)
         self.reducer = reducer
-        let chunks = AllReduceSchedule.layout(
-            descriptor.algorithm, elementCount: Int(descriptor.count), worldSize: place.worldSize,
-            shares: place.shares, sites: place.sites)
-        self.chunks = chunks
+        let count = Int(descriptor.count)
+        let steps: [Step]
+        if let (_, resumption) = resumed {
+            let schedule = ResumedSchedule(resumption, elementCount: count, worldSize: place.worldSize)
+            chunks = schedule.layout
+            held = schedule.held(by: place.rank)
+            let reduced = chunks.chunkCount - resumption.kept.count
+            keptWorldSizes = Dictionary(
+                uniqueKeysWithValues: resumption.kept.enumerated().map {
+                    (reduced + $0.offset, $0.element.part.worldSize)
+                })
+            steps = schedule.steps(rank: place.rank)
+        } else {
+            chunks = AllReduceSchedule.layout(
+                descriptor.algorithm, elementCount: count, worldSize: place.worldSize, shares: place.shares,
+                sites: place.sites)
+            held = []
+            keptWorldSizes = [:]
+            steps = AllReduceSchedule.steps(
+                descriptor.algorithm, rank: place.rank, worldSize: place.worldSize, sites: place.sites)
+        }
         let elementsPerSegment = max(configuration.segmentBytes / reducer.elementBytes, 1)
         self.elementsPerSegment = elementsPerSegment
         windowBytes = configuration.windowBytes(
-            // The ring folds as many chunks as there are beside the two that begin here.
-            worldSize: max(place.worldSize, chunks.chunkCount),
-            segmentWireBytes: elementsPerSegment * reducer.accumulatorBytes)
+            streams: Execution.contributions(steps), segmentWireBytes: elementsPerSegment * reducer.accumulatorBytes)
         peers = Array(repeating: PeerState(), count: place.worldSize)
         folds = Array(repeating: nil, count: chunks.chunkCount)
         gathers = Array(repeating: nil, count: chunks.chunkCount)
@@ -252,9 +277,16 @@ final class Execution {
             Log.write(.error, "\(tag): no memory is left to keep the input in")
             return
         }
-        lay(
-            AllReduceSchedule.steps(
-                descriptor.algorithm, rank: place.rank, worldSize: place.worldSize, sites: place.sites))
+        if let (from, _) = resumed { takeOver(from) }
+        lay(steps)
+    }
+
+    /// How many streams of others are folded here.
+    private static func contributions(_ steps: [Step]) -> Int {
+        steps.reduce(0) { sum, step in
+            guard case .fold(_, let operands, _) = step else { return sum }
+            return sum + operands.count { $0 != .own }
+        }
     }
 
     /// In one-shot this rank's results overwrite what it has not sent to a slow rank yet, so in place it sends from a copy.
@@ -283,7 +315,9 @@ final class Execution {
                 outgoing[to].append(stream(chunk, .input, reducer.elementBytes))
             case .sendResult(let chunk, let to):
                 // Results before inputs: see `nextSegment`.
-                outgoing[to].insert(stream(chunk, .result, reducer.elementBytes), at: 0)
+                var stream = stream(chunk, .result, reducer.elementBytes)
+                if isHeld(chunk) { for segment in 0..<stream.segments.segmentCount { stream.offer(segment, nil) } }
+                outgoing[to].insert(stream, at: 0)
             case .receiveResult(let chunk, let from):
                 let layout = segments(chunk)
                 gathers[chunk] = Gather(
@@ -302,7 +336,9 @@ final class Execution {
                         unitBytes: unit, claimed: Array(repeating: 0, count: layout.segmentCount),
                         grantedBytes: windowBytes, totalBytes: layout.elementCount * unit)
                 }
-                folds[chunk] = Fold(operands: operands, target: target, segments: layout, streams: streams)
+                folds[chunk] = Fold(
+                    operands: operands, target: target, segments: layout,
+                    isDone: Array(repeating: false, count: layout.segmentCount), streams: streams)
                 switch target {
                 case .result: missingSegments += layout.segmentCount
                 case .partial(let to):
@@ -336,5 +372,80 @@ final class Execution {
             (buffers.receive + original.offset).copyMemory(from: original.piece.base, byteCount: original.count)
         }
         originals = []
+    }
+
+    // MARK: going on
+
+    private func isHeld(_ chunk: Int) -> Bool { held.indices.contains(chunk) && held[chunk] }
+
+    /// What of the result lies in the receive buffer for good.
+    var final: [ResultPart] {
+        var parts: [ResultPart] = []
+        for chunk in 0..<chunks.chunkCount {
+            let elements = chunks.elements(ofChunk: chunk)
+            let worldSize = keptWorldSizes[chunk] ?? place.worldSize
+            if isHeld(chunk) {
+                parts.append(ResultPart(elements: elements, worldSize: worldSize))
+                continue
+            }
+            let segments = SegmentLayout(elementCount: elements.count, elementsPerSegment: elementsPerSegment)
+            for segment in 0..<segments.segmentCount {
+                let range = segments.elements(ofSegment: segment)
+                let isFinal =
+                    gathers[chunk].map { $0.landed[segment] == range.count }
+                    ?? folds[chunk].map { $0.target == .result && $0.isDone[segment] } ?? false
+                guard isFinal else { continue }
+                let start = elements.lowerBound + range.lowerBound
+                parts.append(ResultPart(elements: start..<start + range.count, worldSize: worldSize))
+            }
+        }
+        return parts.sorted { $0.elements.lowerBound < $1.elements.lowerBound }.joined
+    }
+
+    func resumed(
+        as launch: LaunchNumber, _ descriptor: OperationDescriptor, _ place: Place, _ resumption: Resumption,
+        _ configuration: EngineConfiguration
+    ) -> Execution {
+        Execution(
+            tag: tag, launch: launch, descriptor: descriptor, place: place, buffers: lent,
+            configuration: configuration, pools: pools, resumed: (self, resumption))
+    }
+
+    /// What is held stays in the buffer, and its originals aside; all else is the caller's input again.
+    private func takeOver(_ halted: Execution) {
+        traffic = halted.traffic
+        let kept = held.indices.filter { held[$0] }.map { chunks.elements(ofChunk: $0) }
+            .map { $0.lowerBound * reducer.elementBytes..<$0.upperBound * reducer.elementBytes }
+            .sorted { $0.lowerBound < $1.lowerBound }
+        for original in halted.originals {
+            let range = original.offset..<original.offset + original.count
+            func restore(_ part: Range<Int>) {
+                guard !part.isEmpty else { return }
+                (lent.receive + part.lowerBound).copyMemory(
+                    from: original.piece.base + (part.lowerBound - range.lowerBound), byteCount: part.count)
+            }
+            var start = range.lowerBound
+            var isKept = false
+            for part in kept[Execution.firstEnding(after: start, kept)...] {
+                guard part.lowerBound < range.upperBound else { break }
+                isKept = true
+                restore(start..<max(part.lowerBound, start))
+                start = min(part.upperBound, range.upperBound)
+            }
+            restore(start..<range.upperBound)
+            // What was put back in part may be put back again: it is the input in any case.
+            if isKept { originals.append(original) }
+        }
+        halted.originals = []
+    }
+
+    /// The first of ascending ranges that ends beyond this offset.
+    private static func firstEnding(after offset: Int, _ ranges: [Range<Int>]) -> Int {
+        var (low, high) = (0, ranges.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if ranges[middle].upperBound > offset { high = middle } else { low = middle + 1 }
+        }
+        return low
     }
 }

@@ -40,6 +40,8 @@ package final class PeerSession: @unchecked Sendable {
     package struct OperationResult: Sendable {
         package var outcome: OperationOutcome
         package var traffic: Traffic
+        /// How often it was interrupted and went on.
+        package var resumptions = 0
     }
     package typealias OperationCompletion = Completion<OperationResult>
     package typealias CallCompletion = Completion<CallAnswer>
@@ -48,6 +50,7 @@ package final class PeerSession: @unchecked Sendable {
         var buffers: ReduceBuffers
         var completion: OperationCompletion
         var traffic = Traffic()
+        var resumptions = 0
     }
 
     private let loop: EventLoop
@@ -109,13 +112,14 @@ package final class PeerSession: @unchecked Sendable {
 
     /// The buffers are lent until the completion is set.
     package func launch(
-        _ tag: Tag, _ descriptor: OperationDescriptor, _ buffers: ReduceBuffers, _ completion: OperationCompletion
+        _ tag: Tag, _ descriptor: OperationDescriptor, _ buffers: ReduceBuffers, onLoss: LossPolicy = .abort,
+        _ completion: OperationCompletion
     ) {
         let isTaken = loop.submit { [self] in
             let id = OperationID(nextID)
             nextID += 1
             operations[id] = PendingOperation(buffers: buffers, completion: completion)
-            pump(.launch(id, tag, descriptor))
+            pump(.launch(id, tag, descriptor, onLoss: onLoss))
         }
         if !isTaken { completion.set(OperationResult(outcome: .destroyed, traffic: Traffic())) }
     }
@@ -244,9 +248,8 @@ package final class PeerSession: @unchecked Sendable {
             engine?.adopt(epoch: assignment.epoch, members: assignment.members)
         case .halt:
             engine?.halt()
-        case .listFinal(_, let epoch):
-            pump(.final([:], epoch))
-        case .resume: break
+        case .listFinal(let launches, let epoch):
+            pump(.final(engine?.final(launches) ?? [:], epoch))
         case .measureLinks(let peers):
             prober?.probe(inRounds(peers)) { [weak self] in
                 guard let self else { return }
@@ -256,11 +259,13 @@ package final class PeerSession: @unchecked Sendable {
             guard let operation = operations[id] else { return }
             operationsByLaunch[launch] = id
             engine?.start(
-                tag: tag, launch: launch, descriptor: descriptor,
-                place: Place(
-                    epoch: assignment.epoch, members: assignment.members, rank: assignment.rank,
-                    shares: assignment.arrangement.shares, sites: assignment.arrangement.sites),
+                tag: tag, launch: launch, descriptor: descriptor, place: Place(assignment),
                 buffers: operation.buffers)
+        case .resume(let id, _, let from, let launch, let descriptor, let assignment, let resumption):
+            operationsByLaunch[from] = nil
+            operationsByLaunch[launch] = id
+            operations[id]?.resumptions += 1
+            engine?.resume(from, as: launch, descriptor: descriptor, place: Place(assignment), resumption)
         case .bind(let launch, let peer, let theirs):
             engine?.bind(launch, peer, theirs: theirs)
         case .ignore(let peer, let theirs):
@@ -272,7 +277,8 @@ package final class PeerSession: @unchecked Sendable {
             engine?.announcePrepared(tag, launch, epoch, to: peers)
         case .complete(let id, let outcome):
             guard let operation = operations.removeValue(forKey: id) else { return }
-            operation.completion.set(OperationResult(outcome: outcome, traffic: operation.traffic))
+            operation.completion.set(
+                OperationResult(outcome: outcome, traffic: operation.traffic, resumptions: operation.resumptions))
         case .answer(let id, let answer):
             calls.removeValue(forKey: id)?.set(answer)
         case .view(let snapshot):
@@ -391,6 +397,14 @@ extension PeerSession: EngineDelegate {
         pump(.prepared(peer, epoch, tag, launch))
     }
     package func engineHoldsResult(_ tag: Tag, _ launch: LaunchNumber) { pump(.resultWhole(tag, launch)) }
+}
+
+extension Place {
+    fileprivate init(_ assignment: Assignment) {
+        self.init(
+            epoch: assignment.epoch, members: assignment.members, rank: assignment.rank,
+            shares: assignment.arrangement.shares, sites: assignment.arrangement.sites)
+    }
 }
 
 extension Log.Level {

@@ -33,6 +33,12 @@ static void beforeInit(void) {
     EXPECT(pcclNotInitialized, pcclAwaitAsyncReduce(&handle, NULL));
     EXPECT(pcclNotInitialized, pcclAllReduceMultipleWithRetry(&operation, 1, fake, NULL, 1));
     EXPECT(pcclNotInitialized,
+           pcclAllReduceOnLoss(send, receive, &descriptor, fake, pcclOnLossResume, NULL, NULL, 0, NULL));
+    EXPECT(pcclNotInitialized,
+           pcclAllReduceAsyncOnLoss(send, receive, &descriptor, fake, pcclOnLossResume, &handle));
+    EXPECT(pcclNotInitialized, pcclAwaitAsyncReduceParts(&handle, NULL, NULL, 0, NULL));
+    EXPECT(pcclNotInitialized, pcclAllReduceMultipleOnLoss(&operation, 1, fake, pcclOnLossResume, NULL, 1));
+    EXPECT(pcclNotInitialized,
            pcclSynchronizeSharedState(fake, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
     EXPECT(pcclNotInitialized, pcclDestroyCommunicator(fake));
     CHECK(made == NULL && number == 77 && pending && receive[0] == 3 && receive[1] == 4);
@@ -155,6 +161,13 @@ static void nullPointers(void) {
     EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduce(&handle, NULL));
     EXPECT(pcclInvalidArgument, pcclAllReduceMultipleWithRetry(&operation, 1, NULL, NULL, 1));
     EXPECT(pcclInvalidArgument,
+           pcclAllReduceOnLoss(send, receive, &descriptor, NULL, pcclOnLossResume, NULL, NULL, 0, NULL));
+    EXPECT(pcclInvalidArgument,
+           pcclAllReduceAsyncOnLoss(send, receive, &descriptor, NULL, pcclOnLossResume, &handle));
+    EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduceParts(NULL, NULL, NULL, 0, NULL));
+    EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduceParts(&handle, NULL, NULL, 0, NULL));
+    EXPECT(pcclInvalidArgument, pcclAllReduceMultipleOnLoss(&operation, 1, NULL, pcclOnLossResume, NULL, 1));
+    EXPECT(pcclInvalidArgument,
            pcclSynchronizeSharedState(NULL, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
     EXPECT(pcclInvalidArgument, pcclDestroyCommunicator(NULL));
     CHECK(made == NULL);
@@ -188,6 +201,12 @@ static void notConnected(void) {
     EXPECT(pcclInvalidUsage, pcclAllReduceAsync(send, receive, &descriptor, communicator, &handle));
     EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduce(&unknown, NULL));
     EXPECT(pcclInvalidUsage, pcclAllReduceMultipleWithRetry(&operation, 1, communicator, NULL, 1));
+    EXPECT(pcclInvalidUsage,
+           pcclAllReduceOnLoss(send, receive, &descriptor, communicator, pcclOnLossResume, NULL, NULL, 0, NULL));
+    EXPECT(pcclInvalidUsage,
+           pcclAllReduceAsyncOnLoss(send, receive, &descriptor, communicator, pcclOnLossResume, &handle));
+    EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduceParts(&unknown, NULL, NULL, 0, NULL));
+    EXPECT(pcclInvalidUsage, pcclAllReduceMultipleOnLoss(&operation, 1, communicator, pcclOnLossResume, NULL, 1));
     EXPECT(pcclInvalidUsage,
            pcclSynchronizeSharedState(communicator, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
     CHECK(number == 77 && pending && receive[0] == 3 && receive[1] == 4);
@@ -301,6 +320,21 @@ static void reduceArguments(pcclComm_t *communicator) {
     pcclAsyncReduceOp_t unknown = {communicator, 12345};
     EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduce(&unknown, NULL));
 
+    operation.recvbuf = receive;
+    static const int noPolicies[] = {-1, 3};
+    for (int i = 0; i < 2; i++) {
+        pcclOnLoss_t none = (pcclOnLoss_t)noPolicies[i];
+        EXPECT(pcclInvalidArgument,
+               pcclAllReduceOnLoss(send, receive, &right, communicator, none, NULL, NULL, 0, NULL));
+        EXPECT(pcclInvalidArgument, pcclAllReduceAsyncOnLoss(send, receive, &right, communicator, none, &handle));
+        EXPECT(pcclInvalidArgument, pcclAllReduceMultipleOnLoss(&operation, 1, communicator, none, NULL, 1));
+    }
+    EXPECT(pcclInvalidArgument, // No place for parts.
+           pcclAllReduceOnLoss(send, receive, &right, communicator, pcclOnLossResume, NULL, NULL, 1, NULL));
+    EXPECT(pcclInvalidArgument,
+           pcclAllReduceAsyncOnLoss(send, receive, &right, communicator, pcclOnLossResume, NULL));
+    EXPECT(pcclInvalidArgument, pcclAllReduceMultipleOnLoss(NULL, 1, communicator, pcclOnLossResume, NULL, 1));
+
     testing_phase = "reductions in a group of one";
     operation.recvbuf = receive;
     pcclReduceInfo_t info;
@@ -308,6 +342,14 @@ static void reduceArguments(pcclComm_t *communicator) {
     EXPECT(pcclTooFewPeers, pcclAllReduce(send, send, &right, communicator, NULL));
     EXPECT(pcclTooFewPeers, pcclAllReduceAsync(send, receive, &right, communicator, &handle));
     EXPECT(pcclTooFewPeers, pcclAllReduceMultipleWithRetry(&operation, 1, communicator, &info, 1));
+    pcclReducePart_t part = {7, 8, 9};
+    size_t parts = 10;
+    EXPECT(pcclTooFewPeers,
+           pcclAllReduceOnLoss(send, receive, &right, communicator, pcclOnLossResume, &info, &part, 1, &parts));
+    CHECK(part.first_element == 7 && part.element_count == 8 && part.world_size == 9 && parts == 10);
+    EXPECT(pcclTooFewPeers,
+           pcclAllReduceAsyncOnLoss(send, receive, &right, communicator, pcclOnLossResumeWhole, &handle));
+    EXPECT(pcclTooFewPeers, pcclAllReduceMultipleOnLoss(&operation, 1, communicator, pcclOnLossAbort, NULL, 1));
     pcclReduceDescriptor_t ignored = right;
     ignored.quantization_options.quantized_datatype = (pcclDataType_t)12;
     EXPECT(pcclTooFewPeers, pcclAllReduce(send, receive, &ignored, communicator, NULL));

@@ -21,8 +21,13 @@
 #include <ccoip.h>
 
 #include <pccl.h>
+#elif ORDER == 6
+#include <pccl_ext.h>
+
+#include <ccoip.h>
+#include <pccl.h>
 #else
-#error "ORDER is 1 to 5"
+#error "ORDER is 1 to 6"
 #endif
 
 #if ORDER == 1 || ORDER >= 3

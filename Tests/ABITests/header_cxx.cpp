@@ -2,6 +2,7 @@
 #include <ccoip.h>
 #include <ccoip_inet.h>
 #include <pccl.h>
+#include <pccl_ext.h>
 
 #include <cstdio>
 #include <type_traits>
@@ -9,6 +10,7 @@
 static_assert(std::is_standard_layout<pcclReduceDescriptor_t>::value, "shared with C");
 static_assert(std::is_trivially_copyable<ccoip_socket_address_t>::value, "passed by value");
 static_assert(sizeof(pcclReduceOpDescriptor_t) == 56, "as in C");
+static_assert(sizeof(pcclReducePart_t) == 24, "as in C");
 static_assert(sizeof(pcclBuildInfo_t) == 1, "bool has one byte here too");
 static_assert(sizeof(pcclResult_t) == 4, "enums have four bytes here too");
 

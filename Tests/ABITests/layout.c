@@ -2,6 +2,7 @@
 // every enumerator, every port, and that the library has every function. The numbers are those of 64-bit Linux.
 #include <ccoip.h>
 #include <pccl.h>
+#include <pccl_ext.h>
 
 #include <stddef.h>
 #include <stdio.h>
@@ -99,6 +100,11 @@ static void checkStructs(void) {
     MEMBER(pcclSharedStateSyncInfo_t, tx_bytes, 0, 8);
     MEMBER(pcclSharedStateSyncInfo_t, rx_bytes, 8, 8);
 
+    SIZE(pcclReducePart_t, 24);
+    MEMBER(pcclReducePart_t, first_element, 0, 8);
+    MEMBER(pcclReducePart_t, element_count, 8, 8);
+    MEMBER(pcclReducePart_t, world_size, 16, 4);
+
     SIZE(pcclBuildInfo_t, 1);
     MEMBER(pcclBuildInfo_t, has_cuda_support, 0, 1);
 }
@@ -154,6 +160,11 @@ static void checkEnums(void) {
     VALUE(PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, 0);
     VALUE(PCCL_SHARED_STATE_SYNC_STRATEGY_RECEIVE_ONLY, 1);
     VALUE(PCCL_SHARED_STATE_SYNC_STRATEGY_SEND_ONLY, 2);
+
+    SIZE(pcclOnLoss_t, 4);
+    VALUE(pcclOnLossAbort, 0);
+    VALUE(pcclOnLossResume, 1);
+    VALUE(pcclOnLossResumeWhole, 2);
 
     SIZE(pcclDistributionHint_t, 4);
     VALUE(pcclDistributionNone, 0);

@@ -57,7 +57,7 @@ self_contained() {
     fi
 }
 
-for order in 1 2 3 4 5; do
+for order in 1 2 3 4 5 6; do
     check "header_c99_order_$order" c99 -DORDER=$order -fsyntax-only "$here/header_c99.c"
 done
 

@@ -4,6 +4,7 @@
 #define PCCL_ABI_TESTING_H
 
 #include <pccl.h>
+#include <pccl_ext.h>
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

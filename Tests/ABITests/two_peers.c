@@ -403,6 +403,43 @@ static void severalWithRetry(Peer *peer) {
     }
 }
 
+// Nobody is lost here: the result is one part, however it is asked for.
+static void partsOfResults(Peer *peer) {
+    phase(peer, "parts of a result that nothing has interrupted");
+    static const pcclOnLoss_t policies[] = {pcclOnLossAbort, pcclOnLossResume, pcclOnLossResumeWhole};
+    for (int i = 0; i < 3; i++) {
+        Tensor tensor = makeContribution(pcclFloat, 1000, peer->index);
+        pcclReduceDescriptor_t descriptor = reduction(5, 1000, pcclFloat, pcclSum);
+        pcclReduceInfo_t info = {0, 0, 0};
+        pcclReducePart_t parts[2] = {{7, 7, 7}, {7, 7, 7}};
+        size_t count = 0;
+        EXPECT(pcclSuccess, pcclAllReduceOnLoss(tensor.elements, tensor.elements, &descriptor, peer->communicator,
+                                                policies[i], &info, parts, 2, &count));
+        checkReduced(&tensor, pcclSum);
+        CHECK(info.local_world_size == 2 && count == 1 && parts[1].element_count == 7);
+        CHECK(parts[0].first_element == 0 && parts[0].element_count == 1000 && parts[0].world_size == 2);
+        free(tensor.memory);
+
+        tensor = makeContribution(pcclFloat, 1000, peer->index);
+        pcclAsyncReduceOp_t handle;
+        EXPECT(pcclSuccess, pcclAllReduceAsyncOnLoss(tensor.elements, tensor.elements, &descriptor,
+                                                     peer->communicator, policies[i], &handle));
+        EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduceParts(&handle, NULL, NULL, 1, &count)); // It is still in flight.
+        count = 0;
+        EXPECT(pcclSuccess, pcclAwaitAsyncReduceParts(&handle, NULL, NULL, 0, &count));
+        CHECK(count == 1);
+        checkReduced(&tensor, pcclSum);
+        free(tensor.memory);
+
+        tensor = makeContribution(pcclFloat, 1000, peer->index);
+        pcclReduceOpDescriptor_t operation = {tensor.elements, tensor.elements, descriptor};
+        EXPECT(pcclSuccess,
+               pcclAllReduceMultipleOnLoss(&operation, 1, peer->communicator, policies[i], &info, 1));
+        checkReduced(&tensor, pcclSum);
+        free(tensor.memory);
+    }
+}
+
 /* ---- Mistakes ---- */
 
 static void localMistakes(Peer *peer) {
@@ -581,6 +618,7 @@ static void *live(void *argument) {
     asynchronous(peer);
     twoWaiters(peer);
     severalWithRetry(peer);
+    partsOfResults(peer);
     localMistakes(peer);
     mistakesBetweenPeers(peer);
     optimise(peer);

@@ -125,6 +125,45 @@ final class Node: @unchecked Sendable {
         return completion
     }
 
+    /// As after a flush began: everything stops. Returns what is final, by tag.
+    func halt() throws -> [UInt64: [ResultPart]] {
+        try onLoop { node in
+            node.engine.halt()
+            let final = node.engine.final(node.operations.keys.sorted())
+            return Dictionary(uniqueKeysWithValues: node.operations.values.map { ($0.tag, final[$0.launch] ?? []) })
+        }
+    }
+
+    func hasFinal() throws -> Bool {
+        try onLoop { node in node.engine.final(node.operations.keys.sorted()).values.contains { !$0.isEmpty } }
+    }
+
+    /// After `adopt`, all that was halted goes on.
+    func resume(_ descriptors: [UInt64: OperationDescriptor], _ resumptions: [UInt64: Resumption]) throws {
+        try onLoop { node in
+            node.work {
+                for halted in node.operations.values.sorted(by: { $0.launch < $1.launch }) {
+                    guard let resumption = resumptions[halted.tag], let descriptor = descriptors[halted.tag] else {
+                        continue
+                    }
+                    let launch = LaunchNumber(node.nextLaunch)
+                    node.nextLaunch += 1
+                    node.operations[halted.launch] = nil
+                    node.operations[launch] = Operation(
+                        tag: halted.tag, launch: launch, completion: halted.completion, lent: halted.lent)
+                    node.byTag[halted.tag] = launch
+                    node.engine.resume(
+                        halted.launch, as: launch, descriptor: descriptor,
+                        place: Place(
+                            epoch: node.epoch, members: node.members,
+                            rank: node.members.firstIndex(of: PeerID(node.id)) ?? -1),
+                        resumption)
+                    for peer in node.members where peer.value != node.id { node.bindIfEntered(launch, peer.value) }
+                }
+            }
+        }
+    }
+
     /// As after a loss: everything stops, and inputs are restored.
     func abandonAll() throws {
         try onLoop { node in

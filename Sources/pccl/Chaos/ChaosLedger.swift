@@ -4,6 +4,8 @@ struct ChaosLedger {
     struct Counts: Equatable {
         /// Operations that succeeded, each counted once for all members.
         var operations = 0
+        /// Times that operations were interrupted and went on.
+        var resumes = 0
         /// Attempts that a loss undid.
         var aborts = 0
         /// Attempts after the first one.
@@ -42,6 +44,7 @@ struct ChaosLedger {
         case .memberLost: counts.aborts += 1
         case .alone: break
         }
+        counts.resumes += report.resumptions
         if report.name.attempt > 0 { counts.retries += 1 }
         outcomes[report.name] = (report.outcome, peer)
         names.append(report.name)

@@ -49,6 +49,31 @@ struct ChaosPattern {
         }
     }
 
+    /// Of elements that begin here in the buffer.
+    func beginning(at element: Int) -> ChaosPattern {
+        // The sum would pass the end of the numbers, where the period breaks.
+        ChaosPattern(type: type, operation: operation, salt: (salt % UInt64(Self.period)) + UInt64(element))
+    }
+
+    /// Whether each element is what some set of two or more members makes, one after the other in stretches; `member` is
+    /// one of each set.
+    func isMadeInParts(_ memory: UnsafeRawBufferPointer, member: Int) -> Bool {
+        let width = type.byteCount
+        var element = 0
+        while element < memory.count / width {
+            let rest = UnsafeRawBufferPointer(rebasing: memory[(element * width)...])
+            let pattern = beginning(at: element)
+            let stretches = Slots.all.filter { $0.contains(Slots(slot: member)) && $0.size > 1 }.map { candidate in
+                guard pattern.result(0, candidate.members).elementsEqual(rest[..<width]) else { return 0 }
+                let end = pattern.result(of: candidate, count: rest.count / width).firstDifference(in: rest)
+                return (end ?? rest.count) / width
+            }
+            guard let longest = stretches.max(), longest > 0 else { return false }
+            element += longest
+        }
+        return true
+    }
+
     // MARK: - Values
 
     /// Enough elements to rule out most wrong candidates, for a whole block takes long to make.
@@ -69,7 +94,7 @@ struct ChaosPattern {
 
     /// Which of seven values a slot contributes at an index; each slot another one.
     private func turn(_ index: Int, _ slot: Int) -> Int {
-        let place = (UInt64(index) &+ salt) % UInt64(Self.period) &+ 1
+        let place = (UInt64(index) &+ salt % UInt64(Self.period)) % UInt64(Self.period) &+ 1
         return (Int(place &* 0x9e37_79b9_7f4a_7c15 >> 40) + slot) % Slots.count
     }
 

@@ -90,10 +90,14 @@ final class ChaosPeer {
         tell(.entering(phase, round: state?.round ?? 0, at: monotonicNanoseconds()))
     }
 
-    private func tell(_ job: Job, attempt: Int, _ outcome: ChaosReport.Outcome, began: UInt64, ended: UInt64) {
+    private func tell(
+        _ job: Job, attempt: Int, _ outcome: ChaosReport.Outcome, resumptions: Int = 0, began: UInt64, ended: UInt64
+    ) {
         let name = ChaosReport.OperationName(
             lineage: state?.lineage ?? 0, round: state?.round ?? 0, index: job.index, attempt: attempt)
-        tell(.operation(.init(name: name, outcome: outcome, began: began, ended: ended)))
+        tell(
+            .operation(
+                .init(name: name, outcome: outcome, resumptions: resumptions, began: began, ended: ended)))
     }
 
     // MARK: - Membership
@@ -244,7 +248,7 @@ final class ChaosPeer {
         switch work.style {
         case .blocking: for job in jobs where !isAlone { try finish([job], asking: false) }
         case .concurrent(let asking): try finish(jobs, asking: asking)
-        case .retried(let maxInFlight): try finish(jobs, maxInFlight: maxInFlight)
+        case .retried(let maxInFlight, let onLoss): try finish(jobs, maxInFlight: maxInFlight, onLoss: onLoss)
         }
     }
 
@@ -282,7 +286,8 @@ final class ChaosPeer {
         for job in jobs {
             let began = monotonicNanoseconds()
             do throws(PCCLError) {
-                launched.append((job, began, try communicator.allReduceAsync(job.operand)))
+                let handle = try communicator.allReduceAsync(job.operand, onLoss: job.operation.onLoss)
+                launched.append((job, began, handle))
             } catch {
                 judge(job, error, began: began, ended: monotonicNanoseconds())
             }
@@ -299,7 +304,9 @@ final class ChaosPeer {
             }
             let ended = monotonicNanoseconds()
             do {
-                tell(job, attempt: attempt, try check(job, worldSize: info.worldSize), began: began, ended: ended)
+                tell(
+                    job, attempt: attempt, try check(job, info), resumptions: info.resumptions, began: began,
+                    ended: ended)
             } catch { failure = error }
         }
         if let failure { throw failure }
@@ -307,14 +314,16 @@ final class ChaosPeer {
     }
 
     /// Leaves the retry to the library. Who was in which result it does not say; the results do.
-    private func finish(_ jobs: [Job], maxInFlight: Int) throws {
+    private func finish(_ jobs: [Job], maxInFlight: Int, onLoss: LossPolicy?) throws {
         enter(.reducing)
         let began = monotonicNanoseconds()
+        let info: ReduceInfo
         do throws(PCCLError) {
-            _ = try communicator.allReduceWithRetry(jobs.map(\.operand), maxInFlight: maxInFlight)
+            info = try communicator.allReduceWithRetry(
+                jobs.map(\.operand), maxInFlight: maxInFlight, onLoss: onLoss)
         } catch {
             // What was reduced before may be so in place.
-            for job in jobs where !isReducedInPlace(job) { try checkInput(job, after: error) }
+            for job in jobs where !isReducedInPlace(job, onLoss) { try checkInput(job, after: error) }
             guard error.code == .tooFewPeers else {
                 throw operationFailed("allReduceWithRetry of \(jobs.count)", error)
             }
@@ -322,7 +331,11 @@ final class ChaosPeer {
             return
         }
         let ended = monotonicNanoseconds()
-        for job in jobs { tell(job, attempt: 0, try check(job, worldSize: nil), began: began, ended: ended) }
+        for (index, job) in jobs.enumerated() {
+            let outcome = try check(job, mayHaveParts: info.resumptions > 0 && mayHaveParts(job, onLoss))
+            tell(
+                job, attempt: 0, outcome, resumptions: index == 0 ? info.resumptions : 0, began: began, ended: ended)
+        }
     }
 
     private func operationFailed(_ call: String, _ error: PCCLError) -> any Error {
@@ -344,8 +357,22 @@ final class ChaosPeer {
             violation: .input, text: "\(describe(job)): the input has changed at byte \(place), after \(error)")
     }
 
-    private func isReducedInPlace(_ job: Job) -> Bool {
-        job.operation.isInPlace && contributors(to: job, worldSize: nil) != nil
+    private func isReducedInPlace(_ job: Job, _ onLoss: LossPolicy?) -> Bool {
+        job.operation.isInPlace
+            && (contributors(to: job, worldSize: nil) != nil
+                || mayHaveParts(job, onLoss) && isMadeInParts(job))
+    }
+
+    /// What the library's retry chooses by itself is part of its contract.
+    private func mayHaveParts(_ job: Job, _ onLoss: LossPolicy?) -> Bool {
+        switch job.operation.operation {
+        case .sum, .product: onLoss == .resume
+        case .average, .maximum, .minimum: onLoss == nil || onLoss == .resume
+        }
+    }
+
+    private func isMadeInParts(_ job: Job) -> Bool {
+        job.operation.pattern.isMadeInParts(UnsafeRawBufferPointer(job.buffers.receive), member: options.slot)
     }
 
     private func contributors(to job: Job, worldSize: Int?) -> Slots? {
@@ -353,13 +380,38 @@ final class ChaosPeer {
             in: UnsafeRawBufferPointer(job.buffers.receive), worldSize: worldSize, member: options.slot)
     }
 
-    private func check(_ job: Job, worldSize: Int?) throws -> ChaosReport.Outcome {
-        let result = UnsafeRawBufferPointer(job.buffers.receive)
-        guard let slots = contributors(to: job, worldSize: worldSize) else {
-            let of = worldSize.map { "of \($0) members" } ?? "of any members"
-            throw BrokenPromise(
-                violation: .wrong, text: "\(describe(job)): no result \(of): begins \(Array(result.prefix(64)))")
+    /// The library has said who is in which elements.
+    private func check(_ job: Job, _ info: ReduceInfo) throws -> ChaosReport.Outcome {
+        guard !info.parts.isEmpty else { return try check(job, worldSize: info.worldSize) }
+        let (unit, result) = (job.operation.type.byteCount, UnsafeRawBufferPointer(job.buffers.receive))
+        var slots = Slots()
+        for part in info.parts {
+            let range = part.elements.lowerBound * unit..<part.elements.upperBound * unit
+            let made = job.operation.pattern.beginning(at: part.elements.lowerBound).contributors(
+                in: UnsafeRawBufferPointer(rebasing: result[range]), worldSize: part.worldSize, member: options.slot)
+            guard let made else { throw wrong(job, "\(part)") }
+            slots.formUnion(made)
         }
+        guard info.parts.reduce(0, { $0 + $1.elements.count }) == job.operation.count, job.operation.onLoss == .resume
+        else { throw wrong(job, "\(info.parts)") }
+        return try success(job, slots)
+    }
+
+    private func check(
+        _ job: Job, worldSize: Int? = nil, mayHaveParts: Bool = false
+    ) throws -> ChaosReport.Outcome {
+        if let slots = contributors(to: job, worldSize: worldSize) { return try success(job, slots) }
+        if mayHaveParts, isMadeInParts(job) { return try success(job, Slots()) }
+        throw wrong(job, worldSize.map { "of \($0) members" } ?? "of any members")
+    }
+
+    private func wrong(_ job: Job, _ of: String) -> BrokenPromise {
+        let begin = Array(UnsafeRawBufferPointer(job.buffers.receive).prefix(64))
+        return BrokenPromise(violation: .wrong, text: "\(describe(job)): no result \(of): begins \(begin)")
+    }
+
+    private func success(_ job: Job, _ slots: Slots) throws -> ChaosReport.Outcome {
+        let result = UnsafeRawBufferPointer(job.buffers.receive)
         if !job.operation.isInPlace,
             let place = contribution(to: job).firstDifference(in: UnsafeRawBufferPointer(job.buffers.send))
         {

@@ -28,6 +28,8 @@ enum ChaosReport: Equatable {
     struct OperationReport: Equatable {
         var name: OperationName
         var outcome: Outcome
+        /// How often it was interrupted and went on.
+        var resumptions = 0
         var began: UInt64
         var ended: UInt64
     }
@@ -70,6 +72,7 @@ enum ChaosReport: Equatable {
             case .memberLost: line["outcome"] = "lost"
             case .alone: line["outcome"] = "alone"
             }
+            line["resumptions"] = "\(report.resumptions)"
             line["began"] = "\(report.began)"
             line["at"] = "\(report.ended)"
         case .expelled(let reason, let at):
@@ -95,7 +98,8 @@ enum ChaosReport: Equatable {
             self = .entering(phase, round: round, at: at)
         case "operation":
             guard let lineage = number("lineage"), let round = count("round"), let index = count("index"),
-                let attempt = count("attempt"), let began = number("began"), let ended = number("at")
+                let attempt = count("attempt"), let resumptions = count("resumptions"), let began = number("began"),
+                let ended = number("at")
             else { return nil }
             let outcome: Outcome
             switch line["outcome"] {
@@ -111,7 +115,7 @@ enum ChaosReport: Equatable {
             self = .operation(
                 OperationReport(
                     name: OperationName(lineage: lineage, round: round, index: index, attempt: attempt),
-                    outcome: outcome, began: began, ended: ended))
+                    outcome: outcome, resumptions: resumptions, began: began, ended: ended))
         case "expelled":
             guard let reason = line["text"], let at = number("at") else { return nil }
             self = .expelled(reason: reason, at: at)

@@ -39,6 +39,7 @@ struct ChaosResult {
             [violation == nil ? "ok" : "FAILED", "faults=\(faultCount)"], faults,
             [
                 "operations=\(counts.operations)", "compared=\(counts.comparisons)", "aborts=\(counts.aborts)",
+                "resumes=\(counts.resumes)",
                 "retries=\(counts.retries)", "expelled=\(expulsions)", "wrong=\(count(.wrong))",
                 "disagreements=\(count(.disagreement))", "hangs=\(count(.hang))", "stalls=\(count(.stall))",
                 "unexpected=\(count(.unexpected) + count(.crash))",

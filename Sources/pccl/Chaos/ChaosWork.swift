@@ -18,8 +18,8 @@ struct ChaosWork: Equatable {
         case blocking
         /// All at once, each with its own tag; with `asking`, `arePeersPending` is called meanwhile.
         case concurrent(asking: Bool)
-        /// The library's own retry, so many at a time.
-        case retried(maxInFlight: Int)
+        /// The library's own retry, so many at a time; nil: it chooses what a loss does.
+        case retried(maxInFlight: Int, onLoss: LossPolicy?)
     }
 
     struct Operation: Equatable {
@@ -31,6 +31,8 @@ struct ChaosWork: Equatable {
         var misalignment: Int
         var tag: UInt64
         var salt: UInt64
+        /// Of a call of its own.
+        var onLoss: LossPolicy
 
         var byteCount: Int { count * type.byteCount }
         var pattern: ChaosPattern { ChaosPattern(type: type, operation: operation, salt: salt) }
@@ -59,10 +61,15 @@ struct ChaosWork: Equatable {
             style = .concurrent(asking: random.oneIn(4))
             count = 2 + random.below(3)
         case _:
-            style = .retried(maxInFlight: random.below(4))
+            style = .retried(
+                maxInFlight: random.below(4), onLoss: random.oneIn(2) ? nil : Self.policy(&random))
             count = 2 + random.below(4)
         }
         operations = (0..<count).map { Self.operation(&random, tag: UInt64($0)) }
+    }
+
+    private static func policy(_ random: inout RandomSource) -> LossPolicy {
+        LossPolicy.allCases[random.below(LossPolicy.allCases.count)]
     }
 
     private static func operation(_ random: inout RandomSource, tag: UInt64) -> Operation {
@@ -73,6 +80,6 @@ struct ChaosWork: Equatable {
         let bytes = 1 + random.below(largest)
         return Operation(
             type: type, operation: operation, count: max(1, bytes / type.byteCount), isInPlace: random.oneIn(2),
-            misalignment: random.oneIn(4) ? 1 : 0, tag: tag, salt: random.next())
+            misalignment: random.oneIn(4) ? 1 : 0, tag: tag, salt: random.next(), onLoss: policy(&random))
     }
 }

@@ -1,0 +1,160 @@
+import Glibc
+import PCCLBase
+import PCCLMembership
+import PCCLSchedule
+import PCCLTestSupport
+import PCCLTransport
+import PCCLWire
+import Testing
+
+@testable import PCCLEngine
+
+@Suite("Operations that go on after an interruption", .timeLimit(.minutes(10)))
+struct ResumingTests {
+    private func small() -> EngineConfiguration {
+        var configuration = EngineConfiguration()
+        configuration.segmentBytes = 256
+        configuration.stagingBytesPerOperation = 1
+        return configuration
+    }
+
+    private func resumption(of holdings: [[ResultPart]], _ count: Int, limit: Int = 256) -> Resumption {
+        Resumption(
+            number: 1,
+            kept: KeptParts.choose(
+                from: holdings, elementCount: count, worldSize: holdings.count, isOneViewDemanded: false, limit: limit))
+    }
+
+    /// Every element has the contributions of the view that its part names, as that view folds them.
+    private func mistake(
+        _ reduction: Reduction, _ target: Memory, _ parts: [ResultPart], worldSize: Int
+    ) -> String? {
+        let descriptor = reduction.descriptor
+        let unit = descriptor.type.byteCount
+        // The references are slow: so many-th elements will do.
+        let stride = 37
+        var references: [Int: [UInt8]] = [:]
+        for size in Set(parts.map(\.worldSize)) {
+            references[size] = ScalarReference(
+                type: descriptor.type, operation: descriptor.operation,
+                algorithm: size == worldSize ? descriptor.algorithm : .direct, stride: stride
+            ).result(Array(reduction.inputs.prefix(size)))
+        }
+        let result = target.bytes
+        for part in parts {
+            for element in part.elements where element % stride == 0 {
+                let range = element * unit..<(element + 1) * unit
+                guard result[range] == references[part.worldSize]?[range] else {
+                    return "\(descriptor), element \(element) of \(part): \(result[range])"
+                }
+            }
+        }
+        return nil
+    }
+
+    @Test(
+        "what is final stays, the rest is made by who is left, the same bits everywhere", arguments: [3, 4, 5],
+        Algorithm.allCases)
+    func goesOn(worldSize: Int, algorithm: Algorithm) throws {
+        let cluster = try Cluster(worldSize, stripes: 2, small())
+        try cluster.log()
+        let count = 30_000
+        let survivors = Array(cluster.nodes.dropLast())
+        let reductions = (0..<3).map {
+            Reduction(
+                tag: 10 + UInt64($0), [.float32, .bfloat16, .int8][$0], .average, algorithm, count: count,
+                isInPlace: $0 != 1, worldSize: worldSize)
+        }
+        let silent = cluster.nodes[worldSize - 1]
+        let allowance = 200
+        try silent.allowSending(allowance)
+        var completions: [[Completion<Traffic>]] = []
+        for rank in 0..<worldSize {
+            completions.append(try reductions.map { try $0.start(cluster.nodes[rank], rank: rank) })
+        }
+        try silent.events.waitUntil { $0.count { if case .sending = $0 { true } else { false } } == allowance }
+        // Some of it becomes final, or nothing would be tested.
+        while try !survivors.contains(where: { try $0.hasFinal() }) { usleep(1000) }
+
+        let final = try survivors.map { try $0.halt() }
+        var resumptions: [UInt64: Resumption] = [:]
+        var descriptors: [UInt64: OperationDescriptor] = [:]
+        for reduction in reductions {
+            resumptions[reduction.tag] = resumption(of: final.map { $0[reduction.tag] ?? [] }, count)
+            descriptors[reduction.tag] = reduction.descriptor
+            descriptors[reduction.tag]?.algorithm = .direct
+        }
+        #expect(resumptions.values.contains { !$0.kept.isEmpty }, "something was final")
+        try silent.abandonAll()
+        for node in survivors { try node.adopt(2, survivors.map(\.id)) }
+        for node in survivors { try node.resume(descriptors, resumptions) }
+        for (index, reduction) in reductions.enumerated() {
+            for rank in survivors.indices {
+                _ = try completions[rank][index].value("tag \(reduction.tag) at rank \(rank)")
+            }
+            let parts = resumptions[reduction.tag]?.parts(elementCount: count, worldSize: worldSize - 1) ?? []
+            #expect(mistake(reduction, reduction.targets[0], parts, worldSize: worldSize) == nil)
+            for rank in survivors.indices {
+                #expect(reduction.targets[rank].bytes == reduction.targets[0].bytes)
+                #expect(reduction.targets[rank].isIntactAround)
+                if !reduction.isInPlace { #expect(reduction.sources[rank].bytes == reduction.inputs[rank]) }
+            }
+        }
+        #expect(cluster.violations == [])
+        try cluster.stop()
+    }
+
+    @Test(
+        "it is interrupted again, and given up: the input is whole, what was kept as well",
+        arguments: Algorithm.allCases)
+    func givenUp(algorithm: Algorithm) throws {
+        let cluster = try Cluster(3, small())
+        try cluster.log()
+        let reduction = Reduction(tag: 1, .float32, .sum, algorithm, count: 20_000, isInPlace: true, worldSize: 3)
+        for node in cluster.nodes[1...] { try node.allowSending(60) }
+        for rank in 0..<3 { _ = try reduction.start(cluster.nodes[rank], rank: rank) }
+        for node in cluster.nodes[1...] {
+            try node.events.waitUntil { $0.count { if case .sending = $0 { true } else { false } } == 60 }
+        }
+        let final = try cluster.nodes.map { try $0.halt()[1] ?? [] }
+        // One of them has said less than it has, as it must when there is too much to say.
+        let resumption = resumption(of: [final[0], [], final[2]], 20_000, limit: 3)
+        try cluster.adopt(2)
+        var descriptor = reduction.descriptor
+        descriptor.algorithm = .direct
+        try cluster.nodes[1].allowSending(20)
+        for node in cluster.nodes { try node.resume([1: descriptor], [1: resumption]) }
+        try cluster.nodes[0].events.waitUntil { events in
+            events.contains { if case .placed(_, let header) = $0 { header.epoch == Epoch(2) } else { false } }
+        }
+        for node in cluster.nodes { try node.abandonAll() }
+        for rank in 0..<3 { #expect(reduction.targets[rank].bytes == reduction.inputs[rank], "rank \(rank)") }
+        try cluster.stop()
+    }
+
+    @Test("a member that has all of it sends it to the others, and nothing else travels")
+    func wholeAtOne() throws {
+        let cluster = try Cluster(3, small())
+        let count = 10_000
+        let reduction = Reduction(tag: 1, .int32, .sum, .direct, count: count, isInPlace: false, worldSize: 3)
+        // The second says to nobody that it is prepared, so all wait for it with their results.
+        let completions = try (0..<3).map { try reduction.start(cluster.nodes[$0], rank: $0) }
+        for completion in completions { _ = try completion.value("the first run") }
+        let again = Reduction(tag: 2, .int32, .sum, .direct, count: count, isInPlace: true, worldSize: 3)
+        try cluster.nodes[2].allowSending(0)
+        let stuck = try (0..<3).map { try again.start(cluster.nodes[$0], rank: $0) }
+        for node in cluster.nodes { _ = try node.halt() }
+        // As if the first rank had had the result of the run before.
+        let result = reduction.targets[0].bytes
+        again.targets[0].base.copyMemory(from: result, byteCount: result.count)
+        let kept = [KeptPart(ResultPart(elements: 0..<count, worldSize: 3), holders: [0])]
+        try cluster.adopt(2)
+        try cluster.nodes[2].allowSending(.max)
+        for node in cluster.nodes { try node.resume([2: again.descriptor], [2: Resumption(number: 1, kept: kept)]) }
+        let traffic = try stuck.map { try $0.value("the second run") }
+        for rank in 0..<3 { #expect(again.targets[rank].bytes == result) }
+        // What was sent before the interruption counts too.
+        #expect(traffic[0].sentBytes >= UInt64(2 * result.count) && traffic[2].sentBytes == 0)
+        try cluster.stop()
+    }
+}
