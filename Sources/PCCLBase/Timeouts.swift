@@ -4,9 +4,14 @@ package struct Timeouts: Hashable, Sendable {
     package let deadTime: Interval
     /// How long members wait for a master that is gone. Zero: not at all, and nobody attaches again.
     package let masterGrace: Interval
-    package init(deadTime: Interval, masterGrace: Interval = .milliseconds(0)) {
+    /// A member that others have waited for this long, in an operation that it does not call, is lost. Zero: never.
+    package let stragglerDeadline: Interval
+    package init(
+        deadTime: Interval, masterGrace: Interval = .milliseconds(0), stragglerDeadline: Interval = .milliseconds(0)
+    ) {
         self.deadTime = deadTime
         self.masterGrace = masterGrace
+        self.stragglerDeadline = stragglerDeadline
     }
 
     package static let defaultDeadTime = Interval.seconds(5)
@@ -21,6 +26,12 @@ package struct Timeouts: Hashable, Sendable {
     /// A caller that waits for this long names the members who have not come, and members that wait for each other in
     /// different calls are told so.
     package var stragglerPatience: Interval { deadTime / 3 }
+    /// When a caller that began to wait at one instant and has waited until another is to look again who is missing.
+    package func nextStragglerCheck(since: Instant, at now: Instant) -> Instant {
+        let next = now + stragglerPatience
+        let deadline = since + stragglerDeadline
+        return stragglerDeadline.nanoseconds > 0 && now < deadline ? min(next, deadline) : next
+    }
     /// How long a broken connection between two peers may wait for the news that one of them is dead, before the view
     /// is rebuilt with both. A killed process resets all its connections within a millisecond or two of each other.
     package var repairGrace: Interval { deadTime / 50 }

@@ -6,6 +6,7 @@ package struct Environment: Sendable {
     /// `PCCL_TIMEOUT`: the dead time in seconds, between 0.1 and 3600. `PCCL_MASTER_GRACE`: how long members wait for a
     /// master that is gone, in seconds; six dead times if it is not set.
     package var timeouts = Timeouts.standard
+    /// `PCCL_STRAGGLER_DEADLINE`: after how many seconds a member that others wait for is lost; never if it is not set.
     /// `PCCL_PORT_BASE`: the first port tried for connections from other peers.
     package var portBase: UInt16 = 48150
     /// `PCCL_ADVERTISE`: where other peers are to dial, ADDRESS or ADDRESS:PORT, separated by commas. Port 0: the port that
@@ -38,6 +39,18 @@ package struct Environment: Sendable {
                     .error,
                     "PCCL_MASTER_GRACE=\(text) is not a number of seconds from 0 to 86400; "
                         + "\(timeouts.masterGrace.seconds) is used")
+            }
+        }
+        if let text = environment("PCCL_STRAGGLER_DEADLINE") {
+            if let seconds = Double(text), (0...86_400).contains(seconds) {
+                timeouts = Timeouts(
+                    deadTime: timeouts.deadTime, masterGrace: timeouts.masterGrace, stragglerDeadline: .seconds(seconds)
+                )
+            } else {
+                Log.write(
+                    .error,
+                    "PCCL_STRAGGLER_DEADLINE=\(text) is not a number of seconds from 0 to 86400; nobody is lost for being late"
+                )
             }
         }
         if let text = environment("PCCL_PORT_BASE") {

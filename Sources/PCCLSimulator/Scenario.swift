@@ -78,7 +78,12 @@ struct Scenario {
     var masterReturnsAfter: Interval?
     var keepsJournal = true
 
-    var timeouts: Timeouts { Timeouts(deadTime: deadTime, masterGrace: masterGrace) }
+    /// Zero: nobody is lost for being late.
+    var stragglerDeadline = Interval.milliseconds(0)
+
+    var timeouts: Timeouts {
+        Timeouts(deadTime: deadTime, masterGrace: masterGrace, stragglerDeadline: stragglerDeadline)
+    }
     var master: Int { slots }
     /// Long after the last fault and the slowest caller.
     var horizon: Instant { Instant(nanoseconds: 0) + deadTime * 150 }
@@ -150,6 +155,7 @@ struct Scenario {
             // Long enough to be interrupted.
             if r.oneIn(2) { lanes[lane].descriptor.count = UInt64(10 + r.below(50)) }
         }
+        if r.oneIn(8) { stragglerDeadline = deadTime / 10 * UInt64(1 + r.below(30)) }
     }
 
     /// From a source of its own, so that all else is as it was when nobody came back.

@@ -342,7 +342,7 @@ final class World {
         let lineage = Checker.Lineage(run: master.run, group: host.group)
         var message = original
         switch message {
-        case .welcome(let peer, let run, _, _, _):
+        case .welcome(let peer, let run, _, _, _, _):
             checker.register(peer, Checker.Lineage(run: run, group: host.group))
         case .view(let epoch, let members, let world, let arrangement):
             checker.decide(lineage, epoch, members.map(\.id), arrangement, &counts, isVerdict: false)

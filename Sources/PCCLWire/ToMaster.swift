@@ -22,8 +22,8 @@ package enum ToMaster: Hashable, Sendable {
     case mendedLink(epoch: Epoch, peer: PeerID)
     /// The answer to a flush: every operation in flight here, and what has failed here in the epoch that ends.
     case flushReport(epoch: Epoch, operations: [OperationReport], failed: [FailedCalls] = [])
-    /// An operation has waited for a third of the time-out for members that did not enter it.
-    case stalled(epoch: Epoch, tag: Tag, missing: [PeerID])
+    /// An operation has waited, so long by now, for members that did not enter it. Said from a third of the time-out on.
+    case stalled(epoch: Epoch, tag: Tag, missing: [PeerID], waitedMilliseconds: UInt32 = 0)
     case leave
     /// The caller asks, jointly with its group, for better use of the links; this is what is known of those from here.
     case voteOptimize(figures: [LinkFigure])
@@ -118,11 +118,12 @@ extension ToMaster {
             w.write(epoch.value)
             w.write(operations) { $0.write($1) }
             w.write(failed)
-        case .stalled(let epoch, let tag, let missing):
+        case .stalled(let epoch, let tag, let missing, let waited):
             w.write(UInt8(9))
             w.write(epoch.value)
             w.write(tag.value)
             w.write(missing) { $0.write($1.value) }
+            w.write(waited)
         case .leave:
             w.write(UInt8(10))
         case .voteOptimize(let figures):
@@ -168,7 +169,9 @@ extension ToMaster {
                 },
                 failed: try r.readFailedCalls())
         case 9:
-            self = .stalled(epoch: Epoch(try r.read()), tag: Tag(try r.read()), missing: try r.readPeers())
+            self = .stalled(
+                epoch: Epoch(try r.read()), tag: Tag(try r.read()), missing: try r.readPeers(),
+                waitedMilliseconds: try r.read())
         case 10: self = .leave
         case 11: self = .voteOptimize(figures: try r.readFigures())
         case 12: self = .attach(try r.readAttachment())

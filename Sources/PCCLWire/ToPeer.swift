@@ -4,7 +4,8 @@ import PCCLBase
 package enum ToPeer: Hashable, Sendable {
     /// The answer to `hello`. The time-outs are the master's: the same knobs for the whole run.
     case welcome(
-        peer: PeerID, run: RunID, secret: PeerSecret, deadTimeMilliseconds: UInt32, masterGraceMilliseconds: UInt32)
+        peer: PeerID, run: RunID, secret: PeerSecret, deadTimeMilliseconds: UInt32, masterGraceMilliseconds: UInt32,
+        stragglerDeadlineMilliseconds: UInt32 = 0)
     /// The peer is not, or no longer, part of the run. The connection ends with this message.
     case turnedAway(reason: String)
     case heartbeat
@@ -65,13 +66,14 @@ extension ToPeer {
     package var bytes: [UInt8] {
         var w = ByteWriter()
         switch self {
-        case .welcome(let peer, let run, let secret, let deadTime, let masterGrace):
+        case .welcome(let peer, let run, let secret, let deadTime, let masterGrace, let stragglerDeadline):
             w.write(UInt8(1))
             w.write(peer.value)
             w.write(run)
             w.write(secret)
             w.write(deadTime)
             w.write(masterGrace)
+            w.write(stragglerDeadline)
         case .turnedAway(let reason):
             w.write(UInt8(2))
             w.write(reason)
@@ -128,7 +130,7 @@ extension ToPeer {
             let (run, secret) = (try r.readRun(), try r.readSecret())
             self = .welcome(
                 peer: peer, run: run, secret: secret, deadTimeMilliseconds: try r.read(),
-                masterGraceMilliseconds: try r.read())
+                masterGraceMilliseconds: try r.read(), stragglerDeadlineMilliseconds: try r.read())
         case 2: self = .turnedAway(reason: try r.readText())
         case 3: self = .heartbeat
         case 4: self = .propose(epoch: Epoch(try r.read()), members: try r.readMembers())

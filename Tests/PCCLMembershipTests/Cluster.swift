@@ -126,14 +126,18 @@ struct Cluster {
     private var operationCallers: [OperationID: Name] = [:]
     private var isMasterDead = false
 
-    init(grace: Interval = Cluster.timeouts.masterGrace) {
-        timeouts = Timeouts(deadTime: Cluster.timeouts.deadTime, masterGrace: grace)
+    init(grace: Interval = Cluster.timeouts.masterGrace, stragglerDeadline: Interval = .milliseconds(0)) {
+        timeouts = Timeouts(
+            deadTime: Cluster.timeouts.deadTime, masterGrace: grace, stragglerDeadline: stragglerDeadline)
         master = MasterMachine(run: Cluster.run, timeouts: timeouts, now: now)
     }
 
     /// A run whose first view has these members, all in one group.
-    init(of names: Name..., grace: Interval = Cluster.timeouts.masterGrace) {
-        self.init(grace: grace)
+    init(
+        of names: Name..., grace: Interval = Cluster.timeouts.masterGrace,
+        stragglerDeadline: Interval = .milliseconds(0)
+    ) {
+        self.init(grace: grace, stragglerDeadline: stragglerDeadline)
         connect(names[0])
         if names.count > 1 {
             for name in names.dropFirst() { connect(name) }
@@ -436,7 +440,7 @@ struct Cluster {
         switch packet {
         case .toPeer(let message, let connection):
             guard connection == node.connection else { return }
-            if case .welcome(let id, _, _, _, _) = message { nodes[name]?.id = id }
+            if case .welcome(let id, _, _, _, _, _) = message { nodes[name]?.id = id }
             handle(name, .fromMaster(message))
         case .closed(let connection, let reason, _):
             guard connection == node.connection else { return }

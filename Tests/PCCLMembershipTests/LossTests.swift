@@ -428,3 +428,59 @@ struct LeastReachableTests {
         #expect(group([]).leastReachable() == nil)
     }
 }
+
+@Suite("Transcripts: a member is late")
+struct StragglerTests {
+    @Test("it is waited for, as long as it takes, and named", arguments: [Interval.seconds(4), .seconds(60)])
+    func waitedFor(late: Interval) {
+        var c = Cluster(of: "A", "B", "C")
+        c.reduce("A", "B")
+        c.pass(late)
+        #expect(c.view("C") == ["A", "B", "C"])
+        #expect(c.logs.contains { $0.hasPrefix("A: ") && $0.contains("peer 3") && $0.contains("to call it") })
+        c.reduce("C")
+        #expect(
+            c.outcomes == ["A": [.success(worldSize: 3)], "B": [.success(worldSize: 3)], "C": [.success(worldSize: 3)]])
+    }
+
+    @Test(
+        "a deadline was set: it is lost then, not before, learns why, and the others are told or go on without it",
+        arguments: LossPolicy.allCases)
+    func deadline(onLoss: LossPolicy) {
+        var c = Cluster(of: "A", "B", "C", stragglerDeadline: .seconds(8))
+        c.reduce("A", "B", onLoss: onLoss)
+        c.pass(.milliseconds(7900))
+        #expect(c.view("A") == ["A", "B", "C"] && c.outcomes.isEmpty)
+        c.pass(.milliseconds(200))
+        #expect(c.view("A") == ["A", "B"])
+        let outcome: OperationOutcome = onLoss == .abort ? .memberLost : .success(worldSize: 2)
+        #expect(c.outcomes == ["A": [outcome], "B": [outcome]])
+        #expect(c.nodes["C"]?.machine.departure?.contains("straggler deadline") == true)
+        c.reduce("C")
+        guard case .masterLost(let reason)? = c.outcomes["C"]?.first else {
+            Issue.record("C: \(String(describing: c.outcomes["C"]))")
+            return
+        }
+        #expect(reason.contains("tag 1"))
+    }
+
+    @Test("members wait for several, and who waits is no straggler")
+    func several() {
+        var c = Cluster(of: "A", "B", "C", stragglerDeadline: .seconds(8))
+        c.reduce("A")
+        c.pass(.seconds(4))
+        c.reduce("B", tag: 2)
+        // C has called neither; B is late for the first, A for the second, which is younger.
+        c.pass(.seconds(5))
+        #expect(c.view("A") == ["A"] && c.outcomes["A"] == [.memberLost])
+    }
+
+    @Test("a message that claims to have waited is nothing without a deadline")
+    func claim() {
+        var c = Cluster(of: "A", "B")
+        c.forge(
+            .stalled(epoch: Epoch(c.epoch("A")), tag: Tag(1), missing: [c.id("B")], waitedMilliseconds: .max), from: "A"
+        )
+        #expect(c.view("A") == ["A", "B"])
+    }
+}

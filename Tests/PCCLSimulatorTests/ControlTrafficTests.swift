@@ -5,7 +5,7 @@ import Testing
 struct ControlTrafficTests {
     // The tables of docs/protocol.md ("What it amounts to"), with the length before each message.
     private let hello = 17
-    private let welcome = 53
+    private let welcome = 57
     private let vote = 5
     private let linked = 9
     private let broken = 18

@@ -48,8 +48,18 @@ func average(_ values: inout [Float], with communicator: Communicator) throws {
 }
 // unquote
 
+// quote: resume
+/// Over whoever is left at the end of each part; says how many were in all of it, at least.
+func averageAnyway(_ values: inout [Float], with communicator: Communicator) throws -> Int {
+    try values.withUnsafeMutableBufferPointer { buffer in
+        let info = try communicator.allReduce(buffer, .average, tag: 0, onLoss: .resume)
+        return info.parts.map(\.worldSize).min() ?? info.worldSize
+    }
+}
+// unquote
+
 // quote: many
-/// Averages all layers, eight at a time; what a loss undoes is repeated.
+/// Averages all layers, eight at a time; what a loss interrupts goes on.
 func average(layers: [UnsafeMutableBufferPointer<Float>], with communicator: Communicator) throws -> ReduceInfo {
     let operands = layers.enumerated().map { ReduceOperand($1, .average, tag: UInt64($0)) }
     return try communicator.allReduceWithRetry(operands, maxInFlight: 8)
@@ -125,6 +135,9 @@ struct DocumentedExamples {
             values = [Float](repeating: Float(2 + 4 * index), count: 100)
             try average(&values, with: peer)
             #expect(values.allSatisfy { $0 == 4 })
+            values = [Float](repeating: Float(index), count: 100)
+            let worldSize = try averageAnyway(&values, with: peer)
+            #expect(worldSize == 2 && values.allSatisfy { $0 == 0.5 })
         }
         var alone: [Float] = [7]
         world.peers[0].destroy()

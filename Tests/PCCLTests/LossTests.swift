@@ -40,6 +40,49 @@ struct LossTests {
         #expect([0, 2].contains(losses.withLock { $0 }), "both survivors see the loss, or neither")
     }
 
+    @Test(
+        "or they go on without it: no call returns before, and each element is made by whom they are told",
+        arguments: [false, true])
+    func goOn(ofOneView: Bool) throws {
+        let onLoss: PCCL.LossPolicy = ofOneView ? .resumeWhole : .resume
+        let count = 1_000_000
+        for attempt in 0..<8 {
+            let world = try LoopbackWorld(3, stripes: 2)
+            defer { world.destroy() }
+            let isInPlace = attempt % 2 == 0
+            let seen = Guarded<[(info: ReduceInfo, result: Buffer<Float>)]>([])
+            try onThreads([0, 1, 2]) { [peers = world.peers] (_, index: Int) in
+                let send = Buffer<Float>(count, period: 1) { _ in Float(1 << index) }
+                let receive = isInPlace ? send : Buffer<Float>(count, period: 1) { _ in 99 }
+                let operand = ReduceOperand(
+                    from: UnsafeBufferPointer(send.elements), into: receive.elements, .sum, tag: 1)
+                if index == 2 {
+                    _ = try peers[2].allReduceAsync(operand, onLoss: onLoss)
+                    // At another moment each time. What it hits does not matter: the promise holds.
+                    usleep(UInt32(attempt * 400))
+                    peers[2].destroy()
+                    withExtendedLifetime((send, receive)) {}
+                    return
+                }
+                let info = try peers[index].allReduce(operand, onLoss: onLoss)
+                if !isInPlace { #expect(send.isAll(Float(1 << index))) }
+                seen.withLock { $0.append((info, receive)) }
+            }
+            let (first, second) = seen.withLock { ($0[0], $0[1]) }
+            #expect(first.info.parts == second.info.parts && first.info.worldSize == second.info.worldSize)
+            #expect(first.info.parts.isEmpty || onLoss == .resume)
+            let parts =
+                first.info.parts.isEmpty
+                ? [ResultPart(elements: 0..<count, worldSize: first.info.worldSize)] : first.info.parts
+            for part in parts {
+                let sum: Float = part.worldSize == 3 ? 7 : 3
+                for result in [first.result, second.result] {
+                    #expect(result.elements[part.elements].allSatisfy { $0 == sum }, "\(part)")
+                }
+            }
+        }
+    }
+
     @Test("what a loss undoes is repeated until all operands are reduced")
     func retryOfMany() throws {
         let world = try LoopbackWorld(3)

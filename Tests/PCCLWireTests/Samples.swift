@@ -46,7 +46,7 @@ enum Samples {
             ],
             failed: [FailedCalls(tag: Tag(1), count: .max), FailedCalls(tag: Tag(.max), count: 1)]),
         .mendedLink(epoch: Epoch(2), peer: PeerID(.max)), .downLink(epoch: Epoch(.max), peer: PeerID(1)),
-        .stalled(epoch: Epoch(4), tag: Tag(5), missing: [PeerID(6)]),
+        .stalled(epoch: Epoch(4), tag: Tag(5), missing: [PeerID(6)], waitedMilliseconds: .max),
         .voteOptimize(figures: []),
         .attach(
             Attachment(
@@ -74,7 +74,8 @@ enum Samples {
     static let toPeer: [ToPeer] = [
         .welcome(
             peer: PeerID(.max), run: RunID(high: 1, low: .max), secret: PeerSecret(high: .max, low: 2),
-            deadTimeMilliseconds: 5000, masterGraceMilliseconds: 30_000),
+            deadTimeMilliseconds: 5000, masterGraceMilliseconds: 30_000,
+            stragglerDeadlineMilliseconds: .max),
         .attached(world: WorldCounts(globalWorldSize: 3, groupCount: 2, largestGroupWorldSize: .max)),
         .turnedAway(reason: "the run is full: größer geht nicht"), .turnedAway(reason: ""),
         .heartbeat,

@@ -191,8 +191,10 @@ package struct MasterMachine: Sendable {
             collect(
                 FlushResolution.Report(peer: peer.id, operations: operations, failed: failed), g, epoch, at: now,
                 &effects)
-        case .stalled(let epoch, let tag, let missing):
-            judgeStall(g, from: peer.id, epoch, tag, missing: missing, at: now, &effects)
+        case .stalled(let epoch, let tag, let missing, let waited):
+            judgeStall(
+                g, from: peer.id, epoch, tag, missing: missing, waited: .milliseconds(UInt64(waited)), at: now, &effects
+            )
         }
     }
 
@@ -241,7 +243,8 @@ package struct MasterMachine: Sendable {
                 .welcome(
                     peer: id, run: run, secret: stranger.secret,
                     deadTimeMilliseconds: UInt32(clamping: timeouts.deadTime.milliseconds),
-                    masterGraceMilliseconds: UInt32(clamping: timeouts.masterGrace.milliseconds))))
+                    masterGraceMilliseconds: UInt32(clamping: timeouts.masterGrace.milliseconds),
+                    stragglerDeadlineMilliseconds: UInt32(clamping: timeouts.stragglerDeadline.milliseconds))))
         effects.append(.log(LogLine(.info, "\(id) at \(address(id)) registered for \(group)")))
         advance(g, at: now, &effects)
     }
@@ -522,13 +525,22 @@ package struct MasterMachine: Sendable {
     }
 
     private mutating func judgeStall(
-        _ g: Int, from: PeerID, _ epoch: Epoch, _ tag: Tag, missing: [PeerID], at now: Instant,
+        _ g: Int, from: PeerID, _ epoch: Epoch, _ tag: Tag, missing: [PeerID], waited: Interval, at now: Instant,
         _ effects: inout [Effect]
     ) {
         guard isCurrentMember(from, g, epoch), case .settled = groups[g].phase else { return }
         let joining = missing.filter { groups[g].absentees.contains($0) }
         let asking = missing.filter { groups[g].pendingVotes.contains($0) }
-        guard !joining.isEmpty || hasStalledLong(g, from, tag, asking: asking, at: now) else { return }
+        guard !joining.isEmpty || hasStalledLong(g, from, tag, asking: asking, at: now) else {
+            let deadline = timeouts.stragglerDeadline
+            guard deadline.nanoseconds > 0, waited >= deadline else { return }
+            for peer in missing where peer != from && groups[g].isMember(peer) && !asking.contains(peer) {
+                turnAway(
+                    peer, "others have waited for its call of \(tag) for \(waited.seconds) s, the straggler deadline",
+                    at: now, &effects)
+            }
+            return
+        }
         effects.append(
             .log(
                 LogLine(

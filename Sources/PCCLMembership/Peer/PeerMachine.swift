@@ -378,10 +378,14 @@ package struct PeerMachine: Sendable {
         switch (message, phase) {
         case (.heartbeat, _):
             break
-        case (.welcome(let peer, let run, let secret, let deadTime, let masterGrace), .registering(let call)):
+        case (
+            .welcome(let peer, let run, let secret, let deadTime, let masterGrace, let stragglerDeadline),
+            .registering(let call)
+        ):
             // The master's dead time counts for all: a peer that waits longer than its master would be declared lost.
             timeouts = Timeouts(
-                deadTime: .milliseconds(UInt64(max(deadTime, 1))), masterGrace: .milliseconds(UInt64(masterGrace)))
+                deadTime: .milliseconds(UInt64(max(deadTime, 1))), masterGrace: .milliseconds(UInt64(masterGrace)),
+                stragglerDeadline: .milliseconds(UInt64(stragglerDeadline)))
             let registration = Registration(peer: peer, run: run, secret: secret, timeouts: timeouts)
             phase = .newcomer(Newcomer(call: call, registration: registration, proposal: nil))
         case (.welcome, .newcomer(let newcomer)) where detachment != nil:
@@ -635,7 +639,8 @@ package struct PeerMachine: Sendable {
         }
         let operation = OperationLedger.Operation(
             id: id, tag: tag, launch: launch, descriptor: descriptor, since: now,
-            nextStallCheck: now + timeouts.stragglerPatience, onLoss: call.onLoss, resumption: resumed?.1)
+            nextStallCheck: timeouts.nextStragglerCheck(since: now, at: now), onLoss: call.onLoss,
+            resumption: resumed?.1)
         let mismatch = m.ledger.launch(operation, members: m.assignment.others)
         let entered = m.ledger[tag]?.entered ?? []
         if let mismatch {
@@ -763,7 +768,8 @@ package struct PeerMachine: Sendable {
     private func reportStalls(_ m: inout Membership, at now: Instant, _ effects: inout [Effect]) {
         guard m.flushing == nil else { return }
         for operation in m.ledger.inLaunchOrder where operation.nextStallCheck <= now {
-            m.ledger.postponeStallCheck(operation.tag, to: now + timeouts.stragglerPatience)
+            m.ledger.postponeStallCheck(
+                operation.tag, to: timeouts.nextStragglerCheck(since: operation.since, at: now))
             let missing = m.assignment.others.filter { !operation.hasEntered($0) }
             guard !missing.isEmpty else { continue }
             effects.append(
@@ -773,7 +779,10 @@ package struct PeerMachine: Sendable {
                         "\(operation.tag) has waited \((now - operation.since).milliseconds) ms for "
                             + "\(missing.map(\.description).joined(separator: ", ")) to call it")))
             effects.append(
-                .sendToMaster(.stalled(epoch: m.assignment.epoch, tag: operation.tag, missing: missing)))
+                .sendToMaster(
+                    .stalled(
+                        epoch: m.assignment.epoch, tag: operation.tag, missing: missing,
+                        waitedMilliseconds: UInt32(clamping: (now - operation.since).milliseconds))))
         }
     }
 

@@ -149,7 +149,7 @@ struct ChaosReportTests {
         arguments: [
             ChaosReport.entering(.updating, round: 7, at: 12),
             .operation(.init(name: name, outcome: .success(Slots(rawValue: 5), digest: .max), began: 9, ended: 10)),
-            .operation(.init(name: name, outcome: .memberLost, began: 9, ended: 10)),
+            .operation(.init(name: name, outcome: .memberLost, resumptions: 2, began: 9, ended: 10)),
             .operation(.init(name: name, outcome: .alone, began: 9, ended: 10)),
             .expelled(reason: "declared lost: nothing was heard", at: 5),
             .violation(.input, text: "a sum=1 of two"),

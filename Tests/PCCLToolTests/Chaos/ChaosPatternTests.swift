@@ -99,6 +99,26 @@ struct ChaosPatternTests {
         #expect(!isResult { result in for index in 900..<1000 { result[index] += third[index] } })
     }
 
+    @Test("a result that several sets have made is known as such, and not taken for that of one")
+    func parts() {
+        let pattern = pattern(.float32, .average)
+        let (before, after) = (Slots(rawValue: 0b1110), Slots(rawValue: 0b0110))
+        var result = pattern.result(of: before, count: Self.count).bytes
+        let later = pattern.result(of: after, count: Self.count).bytes
+        result[400..<2400] = later[400..<2400]
+        result.withUnsafeBytes { memory in
+            #expect(pattern.contributors(in: memory, worldSize: nil, member: 1) == nil)
+            #expect(pattern.isMadeInParts(memory, member: 1))
+            // The third slot is not in all of it.
+            #expect(!pattern.isMadeInParts(memory, member: 3))
+            let part = UnsafeRawBufferPointer(rebasing: memory[400..<2400])
+            #expect(pattern.beginning(at: 100).contributors(in: part, worldSize: 2, member: 1) == after)
+            #expect(pattern.beginning(at: 101).contributors(in: part, worldSize: 2, member: 1) == nil)
+        }
+        result[1000] ^= 1
+        result.withUnsafeBytes { #expect(!pattern.isMadeInParts($0, member: 1)) }
+    }
+
     @Test("the result of another operation is none of this one")
     func otherOperation() {
         let slots = Slots(rawValue: 0b11)

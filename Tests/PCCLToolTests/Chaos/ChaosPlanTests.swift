@@ -119,7 +119,10 @@ struct ChaosWorkTests {
         for style in [ChaosWork.Style.blocking, .concurrent(asking: true), .concurrent(asking: false)] {
             #expect(rounds.contains { $0.style == style })
         }
-        #expect(rounds.contains { $0.style == .retried(maxInFlight: 2) })
+        for onLoss in [nil, LossPolicy.abort, .resume, .resumeWhole] {
+            #expect(rounds.contains { $0.style == .retried(maxInFlight: 2, onLoss: onLoss) })
+        }
+        for onLoss in LossPolicy.allCases { #expect(operations.contains { $0.onLoss == onLoss }) }
         for meeting in [ChaosWork.Meeting.none, .askFirst, .updateTopology, .optimizeTopology] {
             #expect(rounds.contains { $0.meeting == meeting })
         }
