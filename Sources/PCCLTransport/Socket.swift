@@ -53,6 +53,7 @@ package struct Socket: ~Copyable {
     /// Begins to connect. The socket becomes writable when it is connected or has failed: see `connectError`.
     package static func connecting(to address: SocketAddress) throws(SystemError) -> Socket {
         let socket = try stream(like: address)
+        socket.sendAtOnce()
         let status = address.withSockAddr { connect(socket.descriptor, $0, $1) }
         guard status == 0 || errno == EINPROGRESS else { throw SystemError(doing: "connecting to \(address)") }
         return socket
@@ -82,13 +83,18 @@ package struct Socket: ~Copyable {
             }
         }
         if descriptor >= 0 {
-            return .accepted(Socket(owning: descriptor), from: SocketAddress(storage)?.host ?? .v4(0))
+            let socket = Socket(owning: descriptor)
+            socket.sendAtOnce()
+            return .accepted(socket, from: SocketAddress(storage)?.host ?? .v4(0))
         }
         switch errno {
         case EMFILE, ENFILE, ENOBUFS, ENOMEM: return .exhausted(SystemError(doing: "accepting a connection"))
         default: return .nothing  // None waits, or it was gone before it was taken.
         }
     }
+
+    /// A second small message would wait for the acknowledgement of the first, which its receiver delays by 40 ms.
+    private func sendAtOnce() { set(CInt(IPPROTO_TCP), TCP_NODELAY, 1) }
 
     /// Whenever it is closed, the other end sees a reset.
     package func resetWhenClosed() {
@@ -114,7 +120,6 @@ package struct Socket: ~Copyable {
 
     /// Options of a connection that stands. `SO_RCVBUF` stays unset: setting it ends the kernel's own tuning.
     package func tune(deadTime: Interval, _ configuration: LinkConfiguration) {
-        set(CInt(IPPROTO_TCP), TCP_NODELAY, 1)
         if let name = configuration.congestionControl, pccl_shim_set_congestion_control(descriptor, name) != 0 {
             Log.write(.warning, "PCCL_CONGESTION=\(name): \(SystemError.text(errno)); the system's is used")
         }
