@@ -106,6 +106,7 @@ package final class Mesh {
         for (peer, link) in links where !ids.contains(peer) {
             link.close()
             links[peer] = nil
+            attempts[peer] = nil
             wayOut.forget(peer)
             forgetExtras(of: peer)
         }
@@ -367,6 +368,7 @@ package final class Mesh {
     private func dropBroken(_ link: Link, _ reason: String) {
         guard links[link.peer] === link else { return }
         links[link.peer] = nil
+        attempts[link.peer] = nil
         wayOut.forget(link.peer)
         forgetExtras(of: link.peer)
         if let identity, link.peer < identity.me, let member = wanted.first(where: { $0.id == link.peer }) {
