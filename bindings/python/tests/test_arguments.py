@@ -177,6 +177,34 @@ def test_an_unknown_operation_attribute_or_strategy_is_refused(communicator: pcc
         communicator.all_reduce(numpy.zeros(1), quantization="uint8")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("on_loss", [-1, 3, "RESUME"])
+def test_an_unknown_policy_for_a_loss_is_refused(communicator: pccl.Communicator, on_loss: Any) -> None:
+    with pytest.raises(ValueError, match="OnLoss"):
+        communicator.all_reduce(numpy.zeros(1), on_loss=on_loss)
+    with pytest.raises(ValueError, match="OnLoss"):
+        communicator.all_reduce_async(numpy.zeros(1), on_loss=on_loss)
+    with pytest.raises(ValueError, match="OnLoss"):
+        communicator.all_reduce_multiple_with_retry([pccl.ReduceOperand(numpy.zeros(1))], on_loss=on_loss)
+
+
+def test_only_several_tensors_have_a_policy_of_their_own(communicator: pccl.Communicator) -> None:
+    with pytest.raises(ValueError, match="OnLoss"):
+        communicator.all_reduce(numpy.zeros(1), on_loss=None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="OnLoss"):
+        communicator.all_reduce_async(numpy.zeros(1), on_loss=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("on_loss", [*pccl.OnLoss, 1])
+def test_every_policy_for_a_loss_reaches_the_library(communicator: pccl.Communicator, on_loss: Any) -> None:
+    # All arguments are accepted; what is wrong is only that the communicator is not connected.
+    with pytest.raises(pccl.InvalidUsageError, match="^pcclAllReduce.*connected"):
+        communicator.all_reduce(numpy.zeros(1), on_loss=on_loss)
+    with pytest.raises(pccl.InvalidUsageError, match="^pcclAllReduceAsync.*connected"):
+        communicator.all_reduce_async(numpy.zeros(1), on_loss=on_loss)
+    with pytest.raises(pccl.InvalidUsageError, match="^pcclAllReduceMultipleOnLoss.*connected"):
+        communicator.all_reduce_multiple_with_retry([pccl.ReduceOperand(numpy.zeros(1))], on_loss=on_loss)
+
+
 def test_operands_are_checked_together(communicator: pccl.Communicator) -> None:
     operand = pccl.ReduceOperand(numpy.zeros(1), tag=3)
     with pytest.raises(ValueError, match="empty"):

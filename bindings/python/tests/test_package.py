@@ -68,6 +68,7 @@ SIZES = {
     "pcclSharedState_t": 24,
     "pcclSharedStateSyncInfo_t": 16,
     "pcclBuildInfo_t": 1,
+    "pcclReducePart_t": 24,
 }
 
 
@@ -91,6 +92,7 @@ OFFSETS: Dict[str, Dict[str, int]] = {
         "device_type": 28,
         "allow_content_inequality": 32,
     },
+    "pcclReducePart_t": {"first_element": 0, "element_count": 8, "world_size": 16},
 }
 
 
@@ -107,6 +109,7 @@ ENUMERATIONS = {
     "pcclSharedStateSyncStrategy_t": pccl.SharedStateSyncStrategy,
     "pcclDistributionHint_t": pccl.DistributionHint,
     "pcclQuantizationAlgorithm_t": pccl.QuantizationAlgorithm,
+    "pcclOnLoss_t": pccl.OnLoss,
 }
 
 

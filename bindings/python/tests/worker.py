@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import faulthandler
+import hashlib
 import json
 import sys
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import numpy
 from cluster import join_until
@@ -21,6 +22,18 @@ def say(**answer: Any) -> None:
 def outcome(array: numpy.ndarray, info: pccl.ReduceInfo) -> Dict[str, Any]:
     """What a success gave; the array must hold one value only."""
     return {"ok": True, "world_size": info.world_size, "values": numpy.unique(array).tolist()}
+
+
+def described(array: numpy.ndarray, info: pccl.ReduceInfo) -> Dict[str, Any]:
+    """What a success gave: its parts, the runs of equal elements (first, count, value), and a digest of all bits."""
+    starts = [0, *(numpy.flatnonzero(array[1:] != array[:-1]) + 1).tolist(), array.size]
+    return {
+        "ok": True,
+        "world_size": info.world_size,
+        "parts": [[part.first, part.count, part.world_size] for part in info.parts],
+        "runs": [[start, end - start, float(array[start])] for start, end in zip(starts, starts[1:])],
+        "bits": hashlib.sha256(array.data).hexdigest(),
+    }
 
 
 class Peer:
@@ -60,21 +73,40 @@ class Peer:
         self.array = numpy.full(count, value, dtype=numpy.float32)
         return outcome(self.array, self.communicator.all_reduce(self.array))
 
-    def launch(self, value: float, count: int) -> Dict[str, Any]:
+    def launch(self, value: float, count: int, on_loss: str = "ABORT") -> Dict[str, Any]:
         self.array = numpy.full(count, value, dtype=numpy.float32)
-        self.handle = self.communicator.all_reduce_async(self.array)
+        self.handle = self.communicator.all_reduce_async(self.array, on_loss=pccl.OnLoss[on_loss])
         return {"ok": True}
+
+    def fence(self) -> Dict[str, Any]:
+        """A small reduction beside what is in flight."""
+        self.communicator.all_reduce(numpy.ones(1), tag=1)
+        return {"ok": True}
+
+    def await_some(self, value: float) -> Dict[str, Any]:
+        """Blocks until an element of what is in flight is no longer ``value``, the input, and gives that element."""
+        while True:
+            changed = self.array[::1009]
+            changed = changed[changed != value]
+            if changed.size:
+                return {"ok": True, "value": float(changed[0])}
 
     def wait(self) -> Dict[str, Any]:
         assert self.handle is not None
         return outcome(self.array, self.handle.wait())
 
+    def wait_described(self) -> Dict[str, Any]:
+        assert self.handle is not None
+        return described(self.array, self.handle.wait())
+
     def values(self) -> Dict[str, Any]:
         return {"ok": True, "values": numpy.unique(self.array).tolist()}
 
-    def reduce_many(self, value: float, count: int, tensors: int) -> Dict[str, Any]:
+    def reduce_many(self, value: float, count: int, tensors: int, on_loss: Optional[str] = None) -> Dict[str, Any]:
         arrays = [numpy.full(count, value * (i + 1), dtype=numpy.float32) for i in range(tensors)]
-        info = self.communicator.all_reduce_multiple_with_retry([pccl.ReduceOperand(a) for a in arrays], 4)
+        operands = [pccl.ReduceOperand(array) for array in arrays]
+        policy = None if on_loss is None else pccl.OnLoss[on_loss]
+        info = self.communicator.all_reduce_multiple_with_retry(operands, 4, policy)
         return {"ok": True, "world_size": info.world_size, "values": [numpy.unique(a).tolist() for a in arrays]}
 
     def loop(self, value: float, count: int, until_size: int, successes: int) -> Dict[str, Any]:
@@ -96,6 +128,22 @@ class Peer:
             done += result["world_size"] == until_size
             say(progress=total, **result)
         return {"ok": True, "finished": True, "losses": lost, "total": total}
+
+    def loop_on_loss(self, value: float, count: int, on_loss: str, until_size: int) -> Dict[str, Any]:
+        """Reduces until a result was made by ``until_size`` peers. No loss is told."""
+        results: List[Dict[str, Any]] = []
+        while not results or results[-1]["world_size"] != until_size:
+            array = numpy.full(count, value, dtype=numpy.float32)
+            results.append(described(array, self.communicator.all_reduce(array, on_loss=pccl.OnLoss[on_loss])))
+        return {"ok": True, "results": results}
+
+    def loop_halfway(self, value: float, count: int, on_loss: str) -> None:
+        """Takes part in that for ever, and tells of each operation when the first elements of its result are there."""
+        while True:
+            self.launch(value, count, on_loss)
+            self.await_some(value)
+            say(halfway=True)
+            self.wait_described()
 
 
 def main() -> None:

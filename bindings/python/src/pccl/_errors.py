@@ -75,7 +75,10 @@ class RankConnectionFailedError(PCCLError):
 
 
 class RankConnectionLostError(PCCLError):
-    """A peer was lost during the operation. The input is whole and the world size is already the new one: retry."""
+    """A peer was lost during the operation. The input is whole and the world size is already the new one: retry.
+
+    With an ``on_loss`` that resumes only when no second peer is left, or another peer's call has ``OnLoss.ABORT``.
+    """
 
     code = Result.RANK_CONNECTION_LOST
 
@@ -163,6 +166,10 @@ _MEANINGS: Dict[int, str] = {
     ),
 }
 
+_MISMATCH = (
+    "the peers' arguments of this operation do not match. All must pass the same count, type, operation and "
+    "quantisation for a tag; the log on stderr has both descriptions."
+)
 # Where a function gives a code a narrower meaning than the others do.
 _NARROWER_MEANINGS: Dict[Tuple[str, int], str] = {
     ("pcclRunMaster", Result.INVALID_USAGE): (
@@ -172,10 +179,8 @@ _NARROWER_MEANINGS: Dict[Tuple[str, int], str] = {
     ("pcclMasterAwaitTermination", Result.INVALID_USAGE): "the master is not running. Call run() first.",
     ("pcclConnect", Result.INVALID_USAGE): "the communicator is connected already.",
     ("pcclGetAttribute", Result.INVALID_USAGE): "the communicator is not connected. Call connect() first.",
-    ("pcclAwaitAsyncReduce", Result.INVALID_ARGUMENT): (
-        "the peers' arguments of this operation do not match. All must pass the same count, type, operation and "
-        "quantisation for a tag; the log on stderr has both descriptions."
-    ),
+    ("pcclAwaitAsyncReduce", Result.INVALID_ARGUMENT): _MISMATCH,
+    ("pcclAwaitAsyncReduceParts", Result.INVALID_ARGUMENT): _MISMATCH,
     ("pcclSynchronizeSharedState", Result.INVALID_USAGE): (
         "the shared state is not in this release; leave the call out."
     ),

@@ -13,7 +13,7 @@ from typing import Any
 
 from cffi import FFI
 
-__all__ = ["BuildInfo", "build_info", "ffi", "initialized_library", "library", "library_path"]
+__all__ = ["BuildInfo", "build_info", "ffi", "initialized_library", "library", "library_path", "require_extension"]
 
 ffi = FFI()
 ffi.cdef(
@@ -118,6 +118,18 @@ ffi.cdef(
     pcclResult_t pcclMasterAwaitTermination(pcclMasterInstance_t *);
     pcclResult_t pcclDestroyMaster(pcclMasterInstance_t *);
     pcclResult_t pcclGetBuildInfo(pcclBuildInfo_t *);
+
+    typedef enum { pcclOnLossAbort = 0, pcclOnLossResume = 1, pcclOnLossResumeWhole = 2 } pcclOnLoss_t;
+    typedef struct { uint64_t first_element; uint64_t element_count; uint32_t world_size; } pcclReducePart_t;
+
+    pcclResult_t pcclAllReduceOnLoss(const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *,
+                                     pcclOnLoss_t, pcclReduceInfo_t *, pcclReducePart_t *, size_t, size_t *);
+    pcclResult_t pcclAllReduceAsyncOnLoss(const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *,
+                                          pcclOnLoss_t, pcclAsyncReduceOp_t *);
+    pcclResult_t pcclAwaitAsyncReduceParts(const pcclAsyncReduceOp_t *, pcclReduceInfo_t *, pcclReducePart_t *, size_t,
+                                           size_t *);
+    pcclResult_t pcclAllReduceMultipleOnLoss(const pcclReduceOpDescriptor_t *, size_t, const pcclComm_t *, pcclOnLoss_t,
+                                             pcclReduceInfo_t *, int);
     """
 )
 
@@ -141,6 +153,14 @@ FUNCTIONS = (
     "pcclMasterAwaitTermination",
     "pcclDestroyMaster",
     "pcclGetBuildInfo",
+)
+
+# What pccl_ext.h has beyond PCCL 1.0. Another library may lack it, and is good for everything else.
+EXTENSION_FUNCTIONS = (
+    "pcclAllReduceOnLoss",
+    "pcclAllReduceAsyncOnLoss",
+    "pcclAwaitAsyncReduceParts",
+    "pcclAllReduceMultipleOnLoss",
 )
 
 _loading = threading.Lock()
@@ -199,6 +219,16 @@ def initialized_library() -> Any:
             check(lib.pcclInit(), "pcclInit")
             _initialized = True
     return lib
+
+
+def require_extension(lib: Any, argument: str) -> None:
+    """Raises NotImplementedError, which names ``argument``, when the library lacks a function of pccl_ext.h."""
+    for name in EXTENSION_FUNCTIONS:
+        if not hasattr(lib, name):
+            raise NotImplementedError(
+                f"{argument} is not possible with {library_path()}, which has no function {name}. Leave the argument "
+                "out, or unset PCCL_LIBRARY."
+            )
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any, List, Mapping, Optional
+from typing import Any, List, Mapping, Optional, Tuple
 
 __all__ = [
     "Attribute",
     "DataType",
     "DistributionHint",
+    "OnLoss",
     "QuantizationAlgorithm",
     "QuantizationOptions",
     "ReduceInfo",
     "ReduceOp",
     "ReduceOperand",
     "Result",
+    "ResultPart",
     "SharedState",
     "SharedStateSyncInfo",
     "SharedStateSyncStrategy",
@@ -100,6 +102,25 @@ class ReduceOp(enum.IntEnum):
     MIN = 4
 
 
+class OnLoss(enum.IntEnum):
+    """What becomes of an operation that all survivors had entered when a peer was lost.
+
+    Peers may differ: ABORT at one of them holds for all, else RESUME_WHOLE at one of them. Whatever it is, an operation
+    that some survivor had not entered begins again by itself, one whose result all survivors hold is a success, and one
+    of whose peers a single one is left ends with :class:`RankConnectionLostError`.
+    """
+
+    ABORT = 0
+    """All survivors get :class:`RankConnectionLostError`, and their inputs are whole."""
+    RESUME = 1
+    """The survivors finish it. What is final at any of them is kept, with the lost peer's contribution; the rest is
+    reduced from the contributions of those who are left. So elements may have those of more or fewer peers:
+    :attr:`ReduceInfo.parts` says which have what."""
+    RESUME_WHOLE = 2
+    """The survivors finish it, and all elements have the contributions of the same peers. What is final is kept if all
+    of the result is final somewhere, or if those who are left made it; otherwise the operation begins again."""
+
+
 class Attribute(enum.IntEnum):
     """What :meth:`Communicator.get_attribute` can be asked. Only admitted peers count."""
 
@@ -149,15 +170,30 @@ class QuantizationOptions:
 
 
 @dataclass(frozen=True)
+class ResultPart:
+    """Elements of a result, one after the other, that the same peers have made."""
+
+    first: int
+    """Index of the first one, counted from the start of the tensor, of whatever shape, in C order."""
+    count: int
+    """Number of elements, 1 or more."""
+    world_size: int
+    """Peers that contributed to these elements. AVG was divided by it."""
+
+
+@dataclass(frozen=True)
 class ReduceInfo:
     """About a collective that succeeded."""
 
     world_size: int
-    """Peers that contributed to the result. AVG was divided by it."""
+    """Peers that contributed to the result; AVG was divided by it. If parts differ, it is that of those made last."""
     tx_bytes: int
-    """Payload bytes that this peer sent."""
+    """Payload bytes that this peer sent, for attempts that a loss undid too."""
     rx_bytes: int
-    """Payload bytes that this peer received."""
+    """Payload bytes that this peer received, for attempts that a loss undid too."""
+    parts: Tuple[ResultPart, ...] = ()
+    """Which elements have how many peers' contributions: in order, each element in one of them, alike on every peer.
+    Empty when all elements have those of ``world_size`` peers, as always unless :attr:`OnLoss.RESUME` met a loss."""
 
 
 @dataclass

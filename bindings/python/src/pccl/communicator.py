@@ -8,23 +8,25 @@ import time
 import warnings
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Deque, List, Optional, Sequence, Type, Union
+from typing import Any, Deque, List, Optional, Sequence, Tuple, Type, Union
 
 from ._address import Address, describe_address, resolve_address, split_address
 from ._buffers import Region, region_of
-from ._errors import InvalidUsageError, MasterConnectionFailedError, PCCLError, check, error
+from ._errors import InternalError, InvalidUsageError, MasterConnectionFailedError, PCCLError, check, error
 from ._lifetime import Lifetime
-from ._native import ffi, initialized_library
+from ._native import ffi, initialized_library, require_extension
 from ._types import (
     Attribute,
     DeviceType,
     DistributionHint,
+    OnLoss,
     QuantizationAlgorithm,
     QuantizationOptions,
     ReduceInfo,
     ReduceOp,
     ReduceOperand,
     Result,
+    ResultPart,
     SharedState,
     SharedStateSyncInfo,
     SharedStateSyncStrategy,
@@ -35,6 +37,10 @@ __all__ = ["AsyncReduceHandle", "Communicator"]
 _UINT32_MAX = 2**32 - 1
 _UINT64_MAX = 2**64 - 1
 _INT_MAX = 2**31 - 1
+
+# The library keeps up to 256 parts of an operation that was interrupted, however often, and reduces what lies between
+# them: 513 parts at most.
+_PARTS_AT_MOST = 1024
 
 
 class Communicator:
@@ -177,6 +183,7 @@ class Communicator:
         *,
         quantization: Optional[QuantizationOptions] = None,
         distribution_hint: DistributionHint = DistributionHint.NONE,
+        on_loss: OnLoss = OnLoss.ABORT,
     ) -> ReduceInfo:
         """Combines the tensors of all peers of the group, element by element; all get the same bits.
 
@@ -191,33 +198,47 @@ class Communicator:
             quantization: how elements are made smaller for the network; the same on every peer. None: not at all.
                 **Not in this release: InvalidUsageError.**
             distribution_hint: how values are distributed.
+            on_loss: what is to become of it when a peer is lost. Peers may differ; :class:`OnLoss` tells whose holds.
 
         Returns:
-            The number of contributors and the bytes moved.
+            The number of contributors, the bytes moved, and the parts of the result if ``OnLoss.RESUME`` left several.
 
         Raises:
             RankConnectionLostError: a peer was lost. ``send`` is whole, the world size is new: call it again. All
-                surviving peers get this same error.
+                surviving peers get this same error. With an ``on_loss`` that resumes only when no second peer is left,
+                or another peer's call has ``OnLoss.ABORT``.
             TooFewPeersError: this peer is alone.
             InvalidArgumentError: the peers' arguments do not match, the tag is in use, or the buffers overlap.
             MasterConnectionFailedError: this peer was taken for lost and evicted. ``send`` is whole; ``connect()``
                 again to come back as a newcomer.
             InvalidUsageError: not connected, or the peers are in different calls.
             ValueError, TypeError: a buffer cannot be used; the text says what to do.
+            NotImplementedError: ``on_loss`` resumes, which the library that ``PCCL_LIBRARY`` names cannot.
+            InternalError: a bug; among others that the result has more than 1024 parts, as no release makes them. It is
+                there then, at all surviving peers, but which elements have what cannot be told.
         """
         request = _Request.of(send, recv, op, tag, quantization, distribution_hint)
+        on_loss = self._checked_on_loss(on_loss)
         self._settle_abandoned(tag)
         info = ffi.new("pcclReduceInfo_t *")
+        arguments = (
+            ffi.cast("void *", request.send.address),
+            ffi.cast("void *", request.recv.address),
+            request.native_descriptor(),
+        )
+        parts: Optional[_Parts] = None
         with self._lifetime.inside() as pointer:
-            code = self._library.pcclAllReduce(
-                ffi.cast("void *", request.send.address),
-                ffi.cast("void *", request.recv.address),
-                request.native_descriptor(),
-                pointer,
-                info,
-            )
-        check(code, "pcclAllReduce", f"tag {tag}, {self._subject}")
-        return _reduce_info(info)
+            if on_loss is OnLoss.ABORT:
+                function = "pcclAllReduce"
+                code = self._library.pcclAllReduce(*arguments, pointer, info)
+            else:
+                function = "pcclAllReduceOnLoss"
+                parts = _Parts(on_loss, request)
+                code = self._library.pcclAllReduceOnLoss(
+                    *arguments, pointer, on_loss, info, parts.array, parts.capacity, parts.count
+                )
+        check(code, function, f"tag {tag}, {self._subject}")
+        return _reduce_info(info, parts)
 
     def all_reduce_async(
         self,
@@ -228,6 +249,7 @@ class Communicator:
         *,
         quantization: Optional[QuantizationOptions] = None,
         distribution_hint: DistributionHint = DistributionHint.NONE,
+        on_loss: OnLoss = OnLoss.ABORT,
     ) -> AsyncReduceHandle:
         """Starts what :meth:`all_reduce` does, and returns at once.
 
@@ -235,39 +257,52 @@ class Communicator:
         the library until :meth:`AsyncReduceHandle.wait` has returned; the handle keeps them alive.
 
         Raises:
-            TooFewPeersError, InvalidArgumentError, InvalidUsageError, ValueError, TypeError: as ``all_reduce()``. What
-                is learnt later is raised by ``wait()``.
+            TooFewPeersError, InvalidArgumentError, InvalidUsageError, ValueError, TypeError, NotImplementedError: as
+                ``all_reduce()``. What is learnt later is raised by ``wait()``.
         """
         request = _Request.of(send, recv, op, tag, quantization, distribution_hint)
+        on_loss = self._checked_on_loss(on_loss)
         self._settle_abandoned(tag)
         native = ffi.new("pcclAsyncReduceOp_t *")
+        arguments = (
+            ffi.cast("void *", request.send.address),
+            ffi.cast("void *", request.recv.address),
+            request.native_descriptor(),
+        )
         with self._lifetime.inside() as pointer:
-            code = self._library.pcclAllReduceAsync(
-                ffi.cast("void *", request.send.address),
-                ffi.cast("void *", request.recv.address),
-                request.native_descriptor(),
-                pointer,
-                native,
-            )
-        check(code, "pcclAllReduceAsync", f"tag {tag}, {self._subject}")
-        return AsyncReduceHandle(self, _Operation(native, request))
+            if on_loss is OnLoss.ABORT:
+                function = "pcclAllReduceAsync"
+                code = self._library.pcclAllReduceAsync(*arguments, pointer, native)
+            else:
+                function = "pcclAllReduceAsyncOnLoss"
+                code = self._library.pcclAllReduceAsyncOnLoss(*arguments, pointer, on_loss, native)
+        check(code, function, f"tag {tag}, {self._subject}")
+        return AsyncReduceHandle(self, _Operation(native, request, on_loss))
 
-    def all_reduce_multiple_with_retry(self, operands: Sequence[ReduceOperand], max_in_flight: int = 16) -> ReduceInfo:
+    def all_reduce_multiple_with_retry(
+        self, operands: Sequence[ReduceOperand], max_in_flight: int = 16, on_loss: Optional[OnLoss] = None
+    ) -> ReduceInfo:
         """Reduces several tensors, ``max_in_flight`` of them at a time, and goes on among the survivors after a loss.
 
-        Returns only when every tensor is reduced. A tensor that was finished before a loss has the lost peer's
-        contribution, one that was finished after it has not.
+        Returns only when every tensor is reduced, whoever is lost meanwhile. What was finished before a loss keeps the
+        lost peer's contribution. So tensors may have the contributions of more or fewer peers, and with
+        ``OnLoss.RESUME`` the elements of one tensor may; the library does not tell which.
 
         Args:
             operands: what to reduce; the same list, but for the buffers, on every peer. Tags must differ.
             max_in_flight: most operations at once, 1 or more.
+            on_loss: what becomes of a tensor that a loss interrupts. None: ``OnLoss.RESUME`` for AVG, MAX and MIN, and
+                ``OnLoss.RESUME_WHOLE`` for SUM and PROD, all elements of which then have the contributions of the same
+                peers. Else this, for all of them; with ``OnLoss.ABORT`` an interrupted tensor is reduced again from its
+                beginning.
 
         Returns:
-            The traffic of all, and the world size at the end.
+            The traffic of all, and the world size at the end. It has no parts.
 
         Raises:
             TooFewPeersError: nobody else is left. Buffers of unfinished tensors are whole.
             InvalidArgumentError, InvalidUsageError, ValueError, TypeError: as :meth:`all_reduce`.
+            NotImplementedError: ``on_loss`` is not None, and the library that ``PCCL_LIBRARY`` names offers no choice.
         """
         if not operands:
             raise ValueError("operands is empty")
@@ -290,6 +325,9 @@ class Communicator:
         repeated = sorted(tag for tag, uses in tags.items() if uses > 1)
         if repeated:
             raise ValueError(f"tags {repeated[:8]} are used by several operands; each needs its own")
+        if on_loss is not None:
+            on_loss = OnLoss(on_loss)
+            require_extension(self._library, f"on_loss={on_loss.name}")
         for tag in tags:
             self._settle_abandoned(tag)
         natives = ffi.new("pcclReduceOpDescriptor_t[]", len(requests))
@@ -299,8 +337,17 @@ class Communicator:
             request.fill(native.descriptor)
         info = ffi.new("pcclReduceInfo_t *")
         with self._lifetime.inside() as pointer:
-            code = self._library.pcclAllReduceMultipleWithRetry(natives, len(requests), pointer, info, max_in_flight)
-        check(code, "pcclAllReduceMultipleWithRetry", f"{len(requests)} tensors, {self._subject}")
+            if on_loss is None:
+                function = "pcclAllReduceMultipleWithRetry"
+                code = self._library.pcclAllReduceMultipleWithRetry(
+                    natives, len(requests), pointer, info, max_in_flight
+                )
+            else:
+                function = "pcclAllReduceMultipleOnLoss"
+                code = self._library.pcclAllReduceMultipleOnLoss(
+                    natives, len(requests), pointer, on_loss, info, max_in_flight
+                )
+        check(code, function, f"{len(requests)} tensors, {self._subject}")
         return _reduce_info(info)
 
     # Shared state
@@ -367,6 +414,12 @@ class Communicator:
     def _subject(self) -> str:
         return f"master {self._address}"
 
+    def _checked_on_loss(self, on_loss: OnLoss) -> OnLoss:
+        on_loss = OnLoss(on_loss)
+        if on_loss is not OnLoss.ABORT:
+            require_extension(self._library, f"on_loss={on_loss.name}")
+        return on_loss
+
     def _settle_abandoned(self, tag: Optional[int] = None) -> None:
         """Awaits operations whose handles were dropped: all, or the one of ``tag``.
 
@@ -432,26 +485,40 @@ class AsyncReduceHandle:
         """Blocks until the operation has ended. Any thread may call it, several at once, and again: same outcome.
 
         Raises:
-            RankConnectionLostError: a peer was lost. The input is whole, the world size is new: launch it again.
+            RankConnectionLostError: a peer was lost, and the operation is not resumed, as with
+                :meth:`Communicator.all_reduce`. The input is whole, the world size is new: launch it again.
             InvalidArgumentError: the peers' arguments do not match.
             MasterConnectionFailedError: this peer was taken for lost and evicted. The input is whole.
             InvalidUsageError: the communicator was destroyed before, or the peers are in different calls.
         """
         with self._waiting:
             if self._outcome is None:
-                communicator = self._communicator
-                info = ffi.new("pcclReduceInfo_t *")
-                with communicator._lifetime.inside():  # the native operation points to the communicator
-                    code = communicator._library.pcclAwaitAsyncReduce(self._operation.native, info)
-                if code == Result.SUCCESS:
-                    self._outcome = _reduce_info(info)
-                else:
-                    subject = f"tag {self.tag}, {communicator._subject}"
-                    self._outcome = error(code, "pcclAwaitAsyncReduce", subject)
+                self._outcome = self._await()
             outcome = self._outcome
         if isinstance(outcome, PCCLError):
             raise outcome
         return outcome
+
+    def _await(self) -> Union[ReduceInfo, PCCLError]:
+        communicator, operation = self._communicator, self._operation
+        info = ffi.new("pcclReduceInfo_t *")
+        parts: Optional[_Parts] = None
+        with communicator._lifetime.inside():  # the native operation points to the communicator
+            if operation.on_loss is OnLoss.ABORT:
+                function = "pcclAwaitAsyncReduce"
+                code = communicator._library.pcclAwaitAsyncReduce(operation.native, info)
+            else:
+                function = "pcclAwaitAsyncReduceParts"
+                parts = _Parts(operation.on_loss, operation.request)
+                code = communicator._library.pcclAwaitAsyncReduceParts(
+                    operation.native, info, parts.array, parts.capacity, parts.count
+                )
+        if code != Result.SUCCESS:
+            return error(code, function, f"tag {self.tag}, {communicator._subject}")
+        try:
+            return _reduce_info(info, parts)
+        except InternalError as reason:
+            return reason
 
     def __del__(self) -> None:
         communicator: Optional[Communicator] = getattr(self, "_communicator", None)
@@ -532,10 +599,40 @@ class _Operation:
 
     native: Any
     request: _Request
+    on_loss: OnLoss
 
 
-def _reduce_info(info: Any) -> ReduceInfo:
-    return ReduceInfo(int(info.local_world_size), int(info.tx_bytes), int(info.rx_bytes))
+class _Parts:
+    """Where the library tells of the parts of a result. It tells once, so there must be room for all of them before.
+
+    Only ``OnLoss.RESUME`` makes several; all others need no room. A result has at most as many as it has elements.
+    """
+
+    def __init__(self, on_loss: OnLoss, request: _Request) -> None:
+        self.capacity = min(request.recv.count, _PARTS_AT_MOST) if on_loss is OnLoss.RESUME else 0
+        self.array = ffi.new("pcclReducePart_t[]", self.capacity) if self.capacity else ffi.NULL
+        self.count = ffi.new("size_t *")
+
+    def told(self) -> Tuple[ResultPart, ...]:
+        """The parts after a success: empty if there is one only."""
+        count = int(self.count[0])
+        if count <= 1:
+            return ()
+        if count > self.capacity:
+            raise InternalError(
+                f"the result is there, but it has {count} parts, and {self.capacity} is the most that this package "
+                "knows the library to make. Which elements have how many contributions cannot be told."
+            )
+        return tuple(
+            ResultPart(int(part.first_element), int(part.element_count), int(part.world_size))
+            for part in self.array[0:count]
+        )
+
+
+def _reduce_info(info: Any, parts: Optional[_Parts] = None) -> ReduceInfo:
+    return ReduceInfo(
+        int(info.local_world_size), int(info.tx_bytes), int(info.rx_bytes), () if parts is None else parts.told()
+    )
 
 
 def _checked_integer(value: int, name: str, least: int, most: int) -> int:
