@@ -79,7 +79,10 @@ let package = Package(
         tests("PCCLTransportTests", ["PCCLBase", "PCCLWire", "PCCLTransport", "PCCLTestSupport"]),
         tests(
             "PCCLEngineTests",
-            ["PCCLBase", "PCCLWire", "PCCLSchedule", "PCCLMembership", "PCCLTransport", "PCCLEngine", "PCCLTestSupport"]),
+            [
+                "PCCLBase", "PCCLWire", "PCCLSchedule", "PCCLMembership", "PCCLTransport", "PCCLEngine",
+                "PCCLTestSupport",
+            ]),
         tests(
             "PCCLSessionTests",
             [

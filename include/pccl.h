@@ -521,9 +521,9 @@ PCCL_EXPORT pcclResult_t pcclAwaitAsyncReduce(const pcclAsyncReduceOp_t *reduce_
  * Reduces several tensors, some at a time, until all are reduced or this peer is alone, whoever is lost meanwhile.
  * Blocks. Every member passes the same descriptors.
  *
- * What a loss interrupts goes on, and what was finished before keeps the lost member's contribution. So tensors may have
- * different numbers of contributions, and in an average, a maximum or a minimum elements may; all elements of a sum or a
- * product have those of the same members. pccl_ext.h has a function with a choice.
+ * What a loss interrupts goes on, and what was finished before keeps the lost member's contribution. So tensors may
+ * have different numbers of contributions, and in an average, a maximum or a minimum elements may; all elements of a
+ * sum or a product have those of the same members. pccl_ext.h has a function with a choice.
  *
  * @param descriptors     the operations with their buffers; copied. The tags must differ from each other.
  * @param count           number of descriptors, at least 1.

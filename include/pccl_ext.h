@@ -14,11 +14,12 @@ extern "C" {
 
 /**
  * What becomes of an operation that every survivor had entered when a member was lost. It need not be the same at all
- * members: if one of them says pcclOnLossAbort, that holds for all, else if one says pcclOnLossResumeWhole, that.
+ * members: if one of the survivors says pcclOnLossAbort, that holds for all, else if one says pcclOnLossResumeWhole,
+ * that.
  *
- * Whatever it is, an operation that some survivor had not entered begins again by itself, one whose result all survivors
- * hold is a success, and one of whose members a single one is left ends with pcclRankConnectionLost. A broken connection
- * between members who live never ends an operation: it goes on with what was final.
+ * Whatever it is, an operation that some survivor had not entered begins again by itself, one whose result all
+ * survivors hold is a success, and one of whose members a single one is left ends with pcclRankConnectionLost. A broken
+ * connection between members who live never ends an operation: it goes on with what was final.
  */
 typedef enum pcclOnLoss_t {
     /** Inputs are made whole, and all survivors get pcclRankConnectionLost. What pcclAllReduce does. */
@@ -61,8 +62,8 @@ typedef struct pcclReducePart_t {
  * @param part_count_out  receives how many there are, which may be more.
  *
  * Results: those of pcclAllReduce, and pcclInvalidArgument also for a value of `on_loss` that does not exist, or for
- * parts_out being null while parts_capacity is not 0. pcclRankConnectionLost also with a policy to resume: when no second
- * member is left, or another member's call has pcclOnLossAbort.
+ * parts_out being null while parts_capacity is not 0. pcclRankConnectionLost also with a policy to resume: when no
+ * second member is left, or another member's call has pcclOnLossAbort.
  */
 PCCL_EXPORT pcclResult_t pcclAllReduceOnLoss(const void *sendbuf, void *recvbuf,
                                              const pcclReduceDescriptor_t *descriptor, const pcclComm_t *communicator,

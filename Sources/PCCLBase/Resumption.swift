@@ -1,5 +1,5 @@
-/// What becomes of an operation that every survivor had entered when a member was lost. If callers differ, that of the first
-/// in this order of them holds for all: `abort`, `resumeWhole`, `resume`.
+/// What becomes of an operation that every survivor had entered when a member was lost. If survivors differ, that of the
+/// first in this order holds for all: `abort`, `resumeWhole`, `resume`.
 public enum LossPolicy: UInt8, Sendable, CaseIterable {
     /// Inputs are made whole and the callers told: `rankConnectionLost`.
     case abort = 0

@@ -34,8 +34,7 @@ static void beforeInit(void) {
     EXPECT(pcclNotInitialized, pcclAllReduceMultipleWithRetry(&operation, 1, fake, NULL, 1));
     EXPECT(pcclNotInitialized,
            pcclAllReduceOnLoss(send, receive, &descriptor, fake, pcclOnLossResume, NULL, NULL, 0, NULL));
-    EXPECT(pcclNotInitialized,
-           pcclAllReduceAsyncOnLoss(send, receive, &descriptor, fake, pcclOnLossResume, &handle));
+    EXPECT(pcclNotInitialized, pcclAllReduceAsyncOnLoss(send, receive, &descriptor, fake, pcclOnLossResume, &handle));
     EXPECT(pcclNotInitialized, pcclAwaitAsyncReduceParts(&handle, NULL, NULL, 0, NULL));
     EXPECT(pcclNotInitialized, pcclAllReduceMultipleOnLoss(&operation, 1, fake, pcclOnLossResume, NULL, 1));
     EXPECT(pcclNotInitialized,
@@ -162,8 +161,7 @@ static void nullPointers(void) {
     EXPECT(pcclInvalidArgument, pcclAllReduceMultipleWithRetry(&operation, 1, NULL, NULL, 1));
     EXPECT(pcclInvalidArgument,
            pcclAllReduceOnLoss(send, receive, &descriptor, NULL, pcclOnLossResume, NULL, NULL, 0, NULL));
-    EXPECT(pcclInvalidArgument,
-           pcclAllReduceAsyncOnLoss(send, receive, &descriptor, NULL, pcclOnLossResume, &handle));
+    EXPECT(pcclInvalidArgument, pcclAllReduceAsyncOnLoss(send, receive, &descriptor, NULL, pcclOnLossResume, &handle));
     EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduceParts(NULL, NULL, NULL, 0, NULL));
     EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduceParts(&handle, NULL, NULL, 0, NULL));
     EXPECT(pcclInvalidArgument, pcclAllReduceMultipleOnLoss(&operation, 1, NULL, pcclOnLossResume, NULL, 1));
@@ -331,8 +329,7 @@ static void reduceArguments(pcclComm_t *communicator) {
     }
     EXPECT(pcclInvalidArgument, // No place for parts.
            pcclAllReduceOnLoss(send, receive, &right, communicator, pcclOnLossResume, NULL, NULL, 1, NULL));
-    EXPECT(pcclInvalidArgument,
-           pcclAllReduceAsyncOnLoss(send, receive, &right, communicator, pcclOnLossResume, NULL));
+    EXPECT(pcclInvalidArgument, pcclAllReduceAsyncOnLoss(send, receive, &right, communicator, pcclOnLossResume, NULL));
     EXPECT(pcclInvalidArgument, pcclAllReduceMultipleOnLoss(NULL, 1, communicator, pcclOnLossResume, NULL, 1));
 
     testing_phase = "reductions in a group of one";

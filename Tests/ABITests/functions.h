@@ -1,5 +1,5 @@
-// Every function of pccl.h and pccl_ext.h, once: FUNCTION(name, parameters). The tests expand it to pointers of exactly that
-// type, so a function that is missing does not link and one whose signature has changed does not compile.
+// Every function of pccl.h and pccl_ext.h, once: FUNCTION(name, parameters). The tests expand it to pointers of exactly
+// that type, so a function that is missing does not link and one whose signature has changed does not compile.
 FUNCTION(pcclInit, (void))
 FUNCTION(pcclCreateCommunicator, (const pcclCommCreateParams_t *, pcclComm_t **))
 FUNCTION(pcclGetAttribute, (const pcclComm_t *, pcclAttribute_t, int *))
@@ -22,12 +22,11 @@ FUNCTION(pcclInterruptMaster, (pcclMasterInstance_t *))
 FUNCTION(pcclMasterAwaitTermination, (pcclMasterInstance_t *))
 FUNCTION(pcclDestroyMaster, (pcclMasterInstance_t *))
 FUNCTION(pcclGetBuildInfo, (pcclBuildInfo_t *))
-FUNCTION(pcclAllReduceOnLoss,
-         (const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *, pcclOnLoss_t, pcclReduceInfo_t *,
-          pcclReducePart_t *, size_t, size_t *))
+FUNCTION(pcclAllReduceOnLoss, (const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *, pcclOnLoss_t,
+                               pcclReduceInfo_t *, pcclReducePart_t *, size_t, size_t *))
 FUNCTION(pcclAllReduceAsyncOnLoss, (const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *,
                                     pcclOnLoss_t, pcclAsyncReduceOp_t *))
 FUNCTION(pcclAwaitAsyncReduceParts,
          (const pcclAsyncReduceOp_t *, pcclReduceInfo_t *, pcclReducePart_t *, size_t, size_t *))
-FUNCTION(pcclAllReduceMultipleOnLoss, (const pcclReduceOpDescriptor_t *, size_t, const pcclComm_t *, pcclOnLoss_t,
-                                       pcclReduceInfo_t *, int))
+FUNCTION(pcclAllReduceMultipleOnLoss,
+         (const pcclReduceOpDescriptor_t *, size_t, const pcclComm_t *, pcclOnLoss_t, pcclReduceInfo_t *, int))

@@ -422,9 +422,10 @@ static void partsOfResults(Peer *peer) {
 
         tensor = makeContribution(pcclFloat, 1000, peer->index);
         pcclAsyncReduceOp_t handle;
-        EXPECT(pcclSuccess, pcclAllReduceAsyncOnLoss(tensor.elements, tensor.elements, &descriptor,
-                                                     peer->communicator, policies[i], &handle));
-        EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduceParts(&handle, NULL, NULL, 1, &count)); // It is still in flight.
+        EXPECT(pcclSuccess, pcclAllReduceAsyncOnLoss(tensor.elements, tensor.elements, &descriptor, peer->communicator,
+                                                     policies[i], &handle));
+        EXPECT(pcclInvalidArgument,
+               pcclAwaitAsyncReduceParts(&handle, NULL, NULL, 1, &count)); // It is still in flight.
         count = 0;
         EXPECT(pcclSuccess, pcclAwaitAsyncReduceParts(&handle, NULL, NULL, 0, &count));
         CHECK(count == 1);
@@ -433,8 +434,7 @@ static void partsOfResults(Peer *peer) {
 
         tensor = makeContribution(pcclFloat, 1000, peer->index);
         pcclReduceOpDescriptor_t operation = {tensor.elements, tensor.elements, descriptor};
-        EXPECT(pcclSuccess,
-               pcclAllReduceMultipleOnLoss(&operation, 1, peer->communicator, policies[i], &info, 1));
+        EXPECT(pcclSuccess, pcclAllReduceMultipleOnLoss(&operation, 1, peer->communicator, policies[i], &info, 1));
         checkReduced(&tensor, pcclSum);
         free(tensor.memory);
     }
