@@ -30,6 +30,10 @@ package final class Mesh {
     private var wayOut = WayOut()
     private var dials: [PeerID: Dial] = [:]
     private var assemblies: [PeerID: Assembly] = [:]
+    /// Ours, to peers that should have dialled us.
+    private var offers: [PeerID: Offer] = [:]
+    /// Theirs, until there are as many as the link has stripes.
+    private var offered: [PeerID: Assembly] = [:]
     private var handshakes: [StripeHandshake] = []
     private var nextAttempt: UInt32 = 1
     private var timer: LoopTimer?
@@ -52,6 +56,15 @@ package final class Mesh {
         var link: Link
         var number: UInt16
         var handshake: StripeHandshake
+    }
+
+    /// To a peer that has not dialled us for a while: it may not be able to.
+    private struct Offer {
+        var member: Member
+        var addressIndex = 0
+        var stripes: [StripeHandshake] = []
+        /// When the present one is given up, or the next one made.
+        var nextAt: Instant
     }
 
     private struct Dial {
@@ -118,6 +131,10 @@ package final class Mesh {
             assembly.stripes.forEach { $0.close() }
             assemblies[peer] = nil
         }
+        for peer in Array(offers.keys) + Array(offered.keys) where !ids.contains(peer) { forgetOffers(peer) }
+        for member in wanted where member.id > me && links[member.id] == nil && offers[member.id] == nil {
+            offerLater(member)
+        }
         for member in wanted where member.id < me && links[member.id] == nil && dials[member.id] == nil {
             dial(member)
         }
@@ -132,6 +149,7 @@ package final class Mesh {
         links.values.forEach { $0.close() }
         dials.values.forEach { $0.stripes.forEach { $0.close() } }
         assemblies.values.forEach { $0.stripes.forEach { $0.close() } }
+        for peer in Array(offers.keys) + Array(offered.keys) { forgetOffers(peer) }
         handshakes.forEach { $0.close() }
         extras.forEach { $0.handshake.close() }
         extras = []
@@ -250,6 +268,7 @@ package final class Mesh {
         guard hello.run == identity.run else { return refuse(handshake, .otherRun) }
         guard hello.to == identity.me else { return refuse(handshake, .notMe) }
         if hello.stripeCount == 0 { return settleExtra(handshake, hello) }
+        if hello.stripeCount == StripeHello.offer { return settleOffer(handshake, hello) }
         guard wanted.contains(where: { $0.id == hello.from }), hello.from > identity.me else { return }
         forget(handshake)
         var assembly = assemblies[hello.from] ?? Assembly(attempt: hello.attempt, stripes: [])
@@ -266,6 +285,101 @@ package final class Mesh {
         assembly.stripes.sort { ($0.hello?.stripe ?? 0) < ($1.hello?.stripe ?? 0) }
         assembly.stripes.forEach { $0.answer(.accepted) }
         establish(hello.from, assembly.stripes, attempt: hello.attempt, isMaker: false)
+    }
+
+    // MARK: dialling in reverse
+
+    /// A peer that can be dialled is, within a round trip. After this part of the dial patience it seems that it cannot.
+    private var offerPeriod: Interval { timeouts.dialPatience / 5 }
+
+    private func offerLater(_ member: Member) {
+        offers[member.id] = Offer(member: member, nextAt: loop.now + offerPeriod)
+        loop.atEndOfTurn { [weak self] in self?.tick() }
+    }
+
+    private func forgetOffers(_ peer: PeerID) {
+        offers.removeValue(forKey: peer)?.stripes.forEach { $0.close() }
+        offered.removeValue(forKey: peer)?.stripes.forEach { $0.close() }
+    }
+
+    private func offer(_ peer: PeerID) {
+        guard var offer = offers[peer], let identity, !offer.member.addresses.isEmpty else { return }
+        offer.stripes.forEach { $0.close() }
+        offer.stripes = []
+        offer.nextAt = loop.now + offerPeriod
+        let address = offer.member.addresses[offer.addressIndex % offer.member.addresses.count]
+        offer.addressIndex += 1
+        let number = nextAttempt
+        nextAttempt += 1
+        for stripe in 0..<max(stripes, offer.member.stripes, 1) {
+            let hello = StripeHello(
+                run: identity.run, from: identity.me, to: peer, attempt: number, stripe: stripe,
+                stripeCount: StripeHello.offer)
+            // What cannot be made is made at the next address.
+            guard let socket = try? Socket.connecting(to: address) else { break }
+            offer.stripes.append(
+                StripeHandshake(loop, socket, .offerer(hello), deadline: offer.nextAt) { [weak self] handshake, step in
+                    self?.advanceOffer(peer, handshake, step)
+                })
+        }
+        offers[peer] = offer
+    }
+
+    private func advanceOffer(_ peer: PeerID, _ handshake: StripeHandshake, _ step: StripeHandshake.Step) {
+        guard let index = offers[peer]?.stripes.firstIndex(where: { $0 === handshake }) else { return }
+        offers[peer]?.stripes.remove(at: index)
+        switch step {
+        case .hello(let hello):
+            // From here on it is one that they have dialled.
+            guard hello.from == peer, hello.to == identity?.me, hello.run == identity?.run, hello.stripeCount > 0,
+                hello.stripeCount != StripeHello.offer
+            else { return handshake.close() }
+            settle(handshake, hello)
+        case .answer, .failed: handshake.close()
+        }
+    }
+
+    /// Somebody whom we cannot reach, it seems, has reached us.
+    private func settleOffer(_ handshake: StripeHandshake, _ hello: StripeHello) {
+        guard let identity, hello.from < identity.me, wanted.contains(where: { $0.id == hello.from }) else { return }
+        forget(handshake)
+        // What has connected may yet be greeted.
+        guard let dial = dials[hello.from], dial.retryAt != nil || dial.stripes.allSatisfy(\.isConnecting) else {
+            return handshake.close()
+        }
+        var assembly = offered[hello.from] ?? Assembly(attempt: hello.attempt, stripes: [])
+        if hello.attempt < assembly.attempt { return handshake.close() }
+        if hello.attempt > assembly.attempt {
+            assembly.stripes.forEach { $0.close() }
+            assembly = Assembly(attempt: hello.attempt, stripes: [])
+        }
+        if assembly.stripes.contains(where: { $0.hello?.stripe == hello.stripe }) { return handshake.close() }
+        assembly.stripes.append(handshake)
+        offered[hello.from] = assembly
+        guard assembly.stripes.count == Int(max(stripes, dial.member.stripes, 1)) else { return }
+        offered[hello.from] = nil
+        takeUp(assembly.stripes, hello.from)
+    }
+
+    private func takeUp(_ handshakes: [StripeHandshake], _ peer: PeerID) {
+        guard var dial = dials[peer], let identity else { return }
+        dial.stripes.forEach { $0.close() }
+        dial.attempt = nextAttempt
+        nextAttempt += 1
+        dial.retryAt = nil
+        dial.answered = 0
+        dial.attemptDeadline = loop.now + timeouts.dialPatience / 2
+        dial.stripes = handshakes
+        dials[peer] = dial
+        for (stripe, handshake) in handshakes.enumerated() {
+            let hello = StripeHello(
+                run: identity.run, from: identity.me, to: peer, attempt: dial.attempt, stripe: UInt16(stripe),
+                stripeCount: UInt16(handshakes.count))
+            handshake.takeUp(hello) { [weak self, number = dial.attempt] _, step in
+                self?.advanceDial(peer, attempt: number, step)
+            }
+        }
+        keepTicking()
     }
 
     private func settleExtra(_ handshake: StripeHandshake, _ hello: StripeHello) {
@@ -333,6 +447,7 @@ package final class Mesh {
 
     private func establish(_ peer: PeerID, _ stripes: [StripeHandshake], attempt: UInt32, isMaker: Bool) {
         forgetExtras(of: peer)
+        forgetOffers(peer)
         if let old = links.removeValue(forKey: peer) {
             // The other side knew before us that it broke.
             let me = identity?.me
@@ -373,6 +488,9 @@ package final class Mesh {
         forgetExtras(of: link.peer)
         if let identity, link.peer < identity.me, let member = wanted.first(where: { $0.id == link.peer }) {
             dial(member)
+        }
+        if let identity, link.peer > identity.me, let member = wanted.first(where: { $0.id == link.peer }) {
+            offerLater(member)
         }
         delegate?.meshUnlinked(link.peer, reason: reason)
     }
@@ -415,11 +533,20 @@ package final class Mesh {
                 failAttempt(peer, "\(address): no answer")
             }
         }
+        for peer in offers.keys.sorted() {
+            if let nextAt = offers[peer]?.nextAt, nextAt <= now { offer(peer) }
+        }
+        for (peer, assembly) in offered where assembly.stripes.contains(where: { $0.deadline <= now }) {
+            assembly.stripes.forEach { $0.close() }
+            offered[peer] = nil
+        }
         for extra in extras where extra.handshake.deadline <= now {
             extra.handshake.close()
             extra.link.endStripe()
             extras.removeAll { $0.handshake === extra.handshake }
         }
-        if !handshakes.isEmpty || !dials.isEmpty || !extras.isEmpty { keepTicking() }
+        if !handshakes.isEmpty || !dials.isEmpty || !extras.isEmpty || !offers.isEmpty || !offered.isEmpty {
+            keepTicking()
+        }
     }
 }

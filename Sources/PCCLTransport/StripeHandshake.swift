@@ -7,12 +7,20 @@ import PCCLWire
 /// ```
 ///   dialler: connect, preamble + StripeHello ──▶            listener: preamble at once
 ///            ◀── preamble, StripeAnswer                               answer when all stripes of the attempt are there
+///
+///   offerer: connect, preamble + StripeHello (offer) ──▶    listener: preamble at once
+///            ◀── preamble, StripeHello                                `takeUp`: it is the dialler from here on
+///            StripeAnswer ──▶
 /// ```
 /// Not a byte more than that is read here: frames may follow at once.
 final class StripeHandshake {
     enum Role {
         case dialler(StripeHello)
         case listener
+        /// Connects, and then is greeted as a listener is.
+        case offerer(StripeHello)
+        /// Has taken up an offer, and waits for the answer.
+        case taker
     }
     enum Step {
         /// A stranger told us who it is.
@@ -23,12 +31,12 @@ final class StripeHandshake {
 
     let deadline: Instant
     private(set) var hello: StripeHello?
-    private let role: Role
+    private var role: Role
     private var socket: Socket?
     private var poll: Poll?
-    private var isConnecting: Bool
+    private(set) var isConnecting: Bool
     private var received: [UInt8] = []
-    private let onStep: (StripeHandshake, Step) -> Void
+    private var onStep: (StripeHandshake, Step) -> Void
 
     init(
         _ loop: EventLoop, _ socket: consuming Socket, _ role: Role, deadline: Instant,
@@ -37,7 +45,10 @@ final class StripeHandshake {
         self.role = role
         self.deadline = deadline
         self.onStep = onStep
-        isConnecting = if case .dialler = role { true } else { false }
+        switch role {
+        case .dialler, .offerer: isConnecting = true
+        case .listener, .taker: isConnecting = false
+        }
         let descriptor = socket.descriptor
         self.socket = consume socket
         poll = Poll(loop, descriptor: descriptor) { [weak self] _ in self?.act() }
@@ -60,10 +71,20 @@ final class StripeHandshake {
 
     func answer(_ answer: StripeAnswer) { send([answer.rawValue]) }
 
+    /// What came in was an offer: greets over it, and tells of the answer.
+    func takeUp(_ hello: StripeHello, onStep: @escaping (StripeHandshake, Step) -> Void) {
+        role = .taker
+        self.onStep = onStep
+        received = []
+        poll?.watch(.read)
+        send(hello.bytes)
+    }
+
     private var expectedBytes: Int {
         switch role {
         case .dialler: Preamble.byteCount + 1
-        case .listener: Preamble.byteCount + StripeHello.byteCount
+        case .listener, .offerer: Preamble.byteCount + StripeHello.byteCount
+        case .taker: 1
         }
     }
 
@@ -97,7 +118,10 @@ final class StripeHandshake {
             guard code == 0 else { return fail(SystemError.text(code)) }
             isConnecting = false
             poll?.watch(.read)
-            if case .dialler(let hello) = role { send(Preamble(role: .stripe).bytes + hello.bytes) }
+            switch role {
+            case .dialler(let hello), .offerer(let hello): send(Preamble(role: .stripe).bytes + hello.bytes)
+            case .listener, .taker: break
+            }
             return
         }
         var bytes = [UInt8](repeating: 0, count: expectedBytes - received.count)
@@ -113,20 +137,23 @@ final class StripeHandshake {
     }
 
     private func digest() {
-        do {
-            guard try Preamble.check(received, expecting: .stripe), received.count == expectedBytes else { return }
-        } catch {
-            return fail(error.description)
+        if case .taker = role {
+        } else {
+            do {
+                guard try Preamble.check(received, expecting: .stripe), received.count == expectedBytes else { return }
+            } catch {
+                return fail(error.description)
+            }
         }
         // Whatever comes next is for the link.
         poll?.watch([])
         switch role {
-        case .dialler:
-            guard let answer = StripeAnswer(rawValue: received[Preamble.byteCount]) else {
+        case .dialler, .taker:
+            guard let answer = received.last.flatMap({ StripeAnswer(rawValue: $0) }) else {
                 return fail("an unknown answer came back")
             }
             onStep(self, .answer(answer))
-        case .listener:
+        case .listener, .offerer:
             do {
                 let hello = try StripeHello(Array(received[Preamble.byteCount...]))
                 self.hello = hello

@@ -1,6 +1,7 @@
 import PCCLBase
 
-/// The first thing a dialling peer says on a stripe, after the preamble.
+/// The first thing a dialling peer says on a stripe, after the preamble. Of two peers the one with the greater id dials; the
+/// other may offer it a connection, on which it is then greeted as if it had been dialled.
 package struct StripeHello: Hashable, Sendable {
     package static let byteCount = 40
     package var run: RunID
@@ -11,6 +12,9 @@ package struct StripeHello: Hashable, Sendable {
     package var stripe: UInt16
     /// How many stripes make the link. 0: the link of that attempt stands, and this is a further stripe of it.
     package var stripeCount: UInt16
+
+    /// As a stripe count: this is an offer, one of as many as the link will have stripes. `attempt` tells offers apart.
+    package static let offer = UInt16.max
 
     package init(run: RunID, from: PeerID, to: PeerID, attempt: UInt32, stripe: UInt16, stripeCount: UInt16) {
         self.run = run
@@ -41,7 +45,8 @@ package struct StripeHello: Hashable, Sendable {
         attempt = try r.read()
         stripe = try r.read()
         stripeCount = try r.read()
-        guard stripeCount <= WireLimits.stripesPerLink, stripeCount == 0 || stripe < stripeCount else {
+        let isOffer = stripeCount == StripeHello.offer && stripe < WireLimits.stripesPerLink
+        guard isOffer || (stripeCount <= WireLimits.stripesPerLink && (stripeCount == 0 || stripe < stripeCount)) else {
             throw .unknownValue(field: "stripe", value: UInt64(stripe))
         }
         try r.finish()

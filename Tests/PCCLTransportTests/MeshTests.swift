@@ -329,6 +329,66 @@ struct MeshTests {
         try target.stop()
     }
 
+    @Test(
+        "of two peers only the one that is to be dialled can dial: it does, and again when the link breaks",
+        arguments: [1, 3])
+    func reversed(stripes: UInt16) throws {
+        let (a, b) = (try MeshEnd(1, deadTime: .seconds(2)), try MeshEnd(2, stripes: stripes, deadTime: .seconds(2)))
+        let nowhere = Member(id: PeerID(1), addresses: [.loopback(port: try Socket.freePort())], stripes: 1)
+        try b.want([nowhere, b.member])
+        try a.want([a.member, b.member])
+        func linked() throws {
+            #expect(try a.events.take { $0 == .linked(2, stripes: Int(stripes)) } == .linked(2, stripes: Int(stripes)))
+            #expect(try b.events.take { $0 == .linked(1, stripes: Int(stripes)) } == .linked(1, stripes: Int(stripes)))
+            try a.send(7, to: 2)
+            try b.send(8, to: 1)
+            #expect(try b.events.take { $0 == .frame(from: 1, tag: 7) } == .frame(from: 1, tag: 7))
+            #expect(try a.events.take { $0 == .frame(from: 2, tag: 8) } == .frame(from: 2, tag: 8))
+        }
+        try linked()
+        try a.send(666, to: 2)
+        _ = try b.events.take { if case .unlinked(1, let reason) = $0 { reason.contains("tag 666") } else { false } }
+        try linked()
+        try a.addStripe(to: 2)
+        while try b.stripeCount(to: 1) != Int(stripes) + 1 {}
+        try a.stop()
+        try b.stop()
+    }
+
+    @Test("offers that nobody waits for come to nothing")
+    func strangeOffers() throws {
+        let offer = StripeHello.offer
+        let end = try MeshEnd(2, stripes: 2, deadTime: .seconds(1))
+        let nowhere = Member(id: PeerID(1), addresses: [.loopback(port: try Socket.freePort())], stripes: 1)
+        try end.want([nowhere, Member(id: PeerID(3), addresses: [], stripes: 1)])
+        // Who is to dial us has nothing to offer; who is not known may become so, and is told after a while that it is not.
+        for stranger in [3, 4] as [UInt64] {
+            #expect(
+                try greeted(end, hello(from: stranger, to: 2, count: offer)).1 == [StripeAnswer.unknownPeer.rawValue])
+        }
+        // One of two, and a second time the same one: the link does not come of it, and it ends.
+        let (half, first) = (try RawSocket(port: end.port), hello(from: 1, to: 2, attempt: 9, count: offer))
+        try half.write(first)
+        _ = try half.read(Preamble.byteCount)
+        #expect(try greeted(end, first).1 == [])
+        #expect(try greeted(end, hello(from: 1, to: 2, attempt: 8, stripe: 1, count: offer)).1 == [])
+        #expect(try half.read(1) == [])
+        // Both: each is greeted as if we had dialled.
+        let (left, right) = (try RawSocket(port: end.port), try RawSocket(port: end.port))
+        try left.write(hello(from: 1, to: 2, attempt: 10, count: offer))
+        try right.write(hello(from: 1, to: 2, attempt: 10, stripe: 1, count: offer))
+        for raw in [left, right] {
+            _ = try raw.read(Preamble.byteCount)
+            let greeting = try StripeHello(try raw.read(StripeHello.byteCount))
+            #expect(greeting.from == PeerID(2) && greeting.to == PeerID(1) && greeting.stripeCount == 2)
+            try raw.write([StripeAnswer.accepted.rawValue])
+        }
+        #expect(try end.events.take { $0 == .linked(1, stripes: 2) } == .linked(1, stripes: 2))
+        // It stands: another offer is not needed.
+        #expect(try greeted(end, hello(from: 1, to: 2, attempt: 11, count: offer)).1 == [])
+        try end.stop()
+    }
+
     @Test("making and ending meshes, links and listeners leaves no descriptor, and no thread")
     func nothingIsLeft() async {
         await #expect(processExitsWith: .success) {
