@@ -173,6 +173,10 @@ test-chaos: lib ## CHAOS_SECONDS (60, in CI 300) of random faults to real peers;
 # ---------------------------------------------------------------------------------------------------------------------
 ##@ Look closer
 
+.PHONY: coverage
+coverage: ## what of the two machines the simulator reaches, line by line; RUNS=6000
+	@scripts/coverage $(or $(RUNS),6000)
+
 .PHONY: simulate
 simulate: lib ## simulated runs with fresh seeds; RUNS=1000000 for a night
 	@$(DIST)/bin/pccl simulate --schedules $(or $(RUNS),100000) --fresh

@@ -3,7 +3,7 @@ import PCCLBase
 /// What a seed stands for: who takes part, what their programs are, how the network is and what goes wrong when.
 ///
 /// Each place ("slot") is an address at which processes may live one after the other.
-struct Scenario {
+package struct Scenario {
     enum Fault {
         /// Bytes from one node to the other wait until the end of the block.
         case block(from: Int, to: Int, Interval)
@@ -144,6 +144,17 @@ struct Scenario {
         addTopology(&r)
         addReturns(r, unit)
         addPolicies(r)
+        addSwarm(r, unit)
+    }
+
+    /// Where all kinds of faults come now and then, few come twice. So in some scenarios there are a few kinds only, and many
+    /// of each: a swarm, after Groce and others, 2012.
+    private mutating func addSwarm(_ source: RandomSource, _ unit: Interval) {
+        var copy = source
+        var r = RandomSource(seed: copy.next() ^ 0x7377_6172)
+        guard r.oneIn(4) else { return }
+        let kinds = (0..<1 + r.below(3)).map { _ in r.below(20) }
+        for _ in 0..<4 + r.below(9) { addFault(kinds[r.below(kinds.count)], &r, unit) }
     }
 
     /// From a source of its own, so that all else is as it was when everybody gave up.
@@ -206,34 +217,38 @@ struct Scenario {
     }
 
     private mutating func addFaults(_ r: inout RandomSource, _ unit: Interval) {
-        for _ in 0..<r.below(5) {
-            // Most of a schedule happens in its first second; losses have their consequences a dead time later.
-            let window = r.oneIn(4) ? 12_000 : 1000
-            let at = Instant(nanoseconds: 0) + unit * UInt64(r.below(window))
-            let slot = r.below(slots)
-            let other = (slot + 1 + r.below(slots)) % (slots + 1)  // The master, or another slot.
-            let short = deadTime / 100 * UInt64(1 + r.below(70))
-            let long = deadTime / 10 * UInt64(12 + r.below(20))
-            switch r.below(20) {
-            case 0...2: faults.append((at, .block(from: slot, to: other, short)))
-            case 3: faults.append((at, .block(from: slot, to: other, long)))
-            case 4:
-                // Two peers may lose sight of each other for good: then one of them has to go. The master may not.
-                let length = other < slots && r.oneIn(2) ? deadTime * 1000 : long
-                faults.append((at, .block(from: slot, to: other, length)))
-                faults.append((at, .block(from: other, to: slot, length)))
-            case 5...7: if other < slots { faults.append((at, .resetLink(slot, other))) }
-            case 8: faults.append((at, .resetControl(slot)))
-            case 9...12:
-                faults.append((at, .crash(slot, silent: r.oneIn(3))))
-                if r.oneIn(2) { faults.append((at + unit * UInt64(1 + r.below(8000)), .spawn(slot))) }
-            case 13: faults.append((at, .hang(slot, r.oneIn(2) ? short : long)))
-            case 14, 15: faults.append((at, .leave(slot)))
-            case 16: faults.append((at, .garbage(slot)))
-            case 17: faults.append((at, .stranger))
-            case 18: if r.oneIn(2) { faults.append((at, r.oneIn(3) ? .masterCrash : .masterCrashInSending)) }
-            default: faults.append((at, .masterHang(r.oneIn(3) ? long : short)))
-            }
+        for _ in 0..<r.below(5) { addFault(nil, &r, unit) }
+    }
+
+    /// Of this kind, or of any.
+    private mutating func addFault(_ kind: Int?, _ r: inout RandomSource, _ unit: Interval) {
+        // Most of a schedule happens in its first second; losses have their consequences a dead time later.
+        let window = r.oneIn(4) ? 12_000 : 1000
+        let at = Instant(nanoseconds: 0) + unit * UInt64(r.below(window))
+        let slot = r.below(slots)
+        let other = (slot + 1 + r.below(slots)) % (slots + 1)  // The master, or another slot.
+        let short = deadTime / 100 * UInt64(1 + r.below(70))
+        let long = deadTime / 10 * UInt64(12 + r.below(20))
+        let drawn = r.below(20)
+        switch kind ?? drawn {
+        case 0...2: faults.append((at, .block(from: slot, to: other, short)))
+        case 3: faults.append((at, .block(from: slot, to: other, long)))
+        case 4:
+            // Two peers may lose sight of each other for good: then one of them has to go. The master may not.
+            let length = other < slots && r.oneIn(2) ? deadTime * 1000 : long
+            faults.append((at, .block(from: slot, to: other, length)))
+            faults.append((at, .block(from: other, to: slot, length)))
+        case 5...7: if other < slots { faults.append((at, .resetLink(slot, other))) }
+        case 8: faults.append((at, .resetControl(slot)))
+        case 9...12:
+            faults.append((at, .crash(slot, silent: r.oneIn(3))))
+            if r.oneIn(2) { faults.append((at + unit * UInt64(1 + r.below(8000)), .spawn(slot))) }
+        case 13: faults.append((at, .hang(slot, r.oneIn(2) ? short : long)))
+        case 14, 15: faults.append((at, .leave(slot)))
+        case 16: faults.append((at, .garbage(slot)))
+        case 17: faults.append((at, .stranger))
+        case 18: if r.oneIn(2) { faults.append((at, r.oneIn(3) ? .masterCrash : .masterCrashInSending)) }
+        default: faults.append((at, .masterHang(r.oneIn(3) ? long : short)))
         }
     }
 }

@@ -133,4 +133,30 @@ package enum Simulation {
                     trace: world.trace.suffix(reportedEvents)))
         )
     }
+
+    /// A failing schedule with as little as possible: what was left out did not matter for the check that fails. `parts` are
+    /// those that remain, in words. Nil if nothing fails.
+    package static func shrink(
+        seed: UInt64, sabotage: Sabotage? = nil
+    ) -> (parts: [String], leftOut: Int, failure: SimulationFailure)? {
+        func failure(without parts: Set<Scenario.Part>, tracing: Bool = false) -> (SimulationCheck, String, [String])? {
+            let world = World(seed: seed, sabotage: sabotage, tracing: tracing, without: parts)
+            world.run()
+            return world.failure.map { ($0.check, $0.text, world.trace.suffix(reportedEvents)) }
+        }
+        guard let (check, _, _) = failure(without: []) else { return nil }
+        var random = RandomSource(seed: seed)
+        let scenario = Scenario(&random)
+        var leftOut: Set<Scenario.Part> = []
+        var before = -1
+        while leftOut.count > before {
+            before = leftOut.count
+            for part in scenario.parts where !leftOut.contains(part) {
+                if let (found, _, _) = failure(without: leftOut.union([part])), found == check { leftOut.insert(part) }
+            }
+        }
+        guard let (_, text, trace) = failure(without: leftOut, tracing: true) else { return nil }
+        let remaining = scenario.parts.filter { !leftOut.contains($0) }.map(scenario.description)
+        return (remaining, leftOut.count, SimulationFailure(seed: seed, check: check, text: text, trace: trace))
+    }
 }

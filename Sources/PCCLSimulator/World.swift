@@ -83,9 +83,10 @@ final class World {
         var sites: [UInt16]
     }
 
-    init(seed: UInt64, sabotage: Sabotage?, tracing: Bool) {
+    init(seed: UInt64, sabotage: Sabotage?, tracing: Bool, without parts: Set<Scenario.Part> = []) {
         var random = RandomSource(seed: seed)
-        scenario = Scenario(&random)
+        let whole = Scenario(&random)
+        scenario = parts.isEmpty ? whole : whole.without(parts)
         self.random = random
         self.sabotage = sabotage
         isTracing = tracing

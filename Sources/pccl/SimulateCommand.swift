@@ -21,6 +21,9 @@ struct SimulateCommand: ParsableCommand {
     @Flag(help: "With --seed: print everything that happens.")
     var verbose = false
 
+    @Flag(help: "With --seed: leave out what does not matter for its failure, and tell what is left.")
+    var shrink = false
+
     @Option(name: [.customLong("schedules"), .customLong("count")], help: "How many schedules. (default: 1000)")
     var schedules: Int?
 
@@ -47,6 +50,9 @@ struct SimulateCommand: ParsableCommand {
         guard schedules == nil || time == nil else { throw ValidationError("--schedules goes without --time") }
         guard (0...1024).contains(jobs) else { throw ValidationError("--jobs goes from 0 to 1024") }
         guard !verbose || seed != nil else { throw ValidationError("--verbose goes with --seed") }
+        guard !shrink || (seed != nil && !verbose) else {
+            throw ValidationError("--shrink goes with --seed, and without --verbose")
+        }
     }
 
     func run() throws {
@@ -67,6 +73,12 @@ struct SimulateCommand: ParsableCommand {
     }
 
     private func replay(_ seed: UInt64) throws {
+        if shrink, let (parts, leftOut, failure) = Simulation.shrink(seed: seed) {
+            print(failure)
+            print("simulate: FAILED, also without \(leftOut) of \(leftOut + parts.count) parts of it. Left are:")
+            for part in parts { print("  \(part)") }
+            throw ExitCode.failure
+        }
         let result: SimulationResult
         if verbose {
             let trace = Simulation.trace(seed: seed)
@@ -114,7 +126,9 @@ struct SimulateCommand: ParsableCommand {
 
     private func report(_ failure: SimulationFailure) -> ExitCode {
         print(failure)
-        print("simulate: FAILED; again with\n  pccl simulate --seed \(failure.seed)")
+        print(
+            "simulate: FAILED; again, and with as little as it takes:\n  pccl simulate --seed \(failure.seed)\n"
+                + "  pccl simulate --seed \(failure.seed) --shrink")
         return ExitCode.failure
     }
 

@@ -97,6 +97,24 @@ struct SabotageTests {
         #expect(!seen.isEmpty)
     }
 
+    @Test("a failing schedule is told with as little as it takes, and that fails in the same way")
+    func shrinking() {
+        for seed in 1...200 as ClosedRange<UInt64> {
+            guard case .failed(let failure) = Simulation.run(seed: seed, sabotage: .skipRestore),
+                let (parts, leftOut, shrunk) = Simulation.shrink(seed: seed, sabotage: .skipRestore), leftOut > 5
+            else { continue }
+            #expect(shrunk.check == failure.check && !shrunk.trace.isEmpty)
+            // Two members at least have to come, and reduce something.
+            #expect(parts.count >= 3 && parts.count < leftOut, "\(parts)")
+            #expect(parts.contains { $0.contains("spawn") } && parts.contains { $0.contains("all-reduce") })
+            return
+        }
+        Issue.record("no schedule could be shrunk")
+    }
+
+    @Test("what passes cannot be shrunk")
+    func nothingToShrink() { #expect(Simulation.shrink(seed: 1) == nil) }
+
     @Test("every check watches for some defect")
     func everyCheckIsSeen() {
         let watching = Sabotage.allCases.reduce(into: Set<SimulationCheck>()) { $0.formUnion(Self.watchers(of: $1)) }
