@@ -80,7 +80,7 @@ let package = Package(
         tests(
             "PCCLEngineTests",
             [
-                "PCCLBase", "PCCLWire", "PCCLSchedule", "PCCLMembership", "PCCLTransport", "PCCLEngine",
+                "PCCLBase", "PCCLCompute", "PCCLWire", "PCCLSchedule", "PCCLMembership", "PCCLTransport", "PCCLEngine",
                 "PCCLTestSupport",
             ]),
         tests(

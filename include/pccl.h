@@ -94,7 +94,7 @@ typedef enum pcclResult_t {
     /** The join point could not be finished: this peer was evicted, or the master stayed away for too long. */
     pcclUpdateTopologyFailed = 11,
 
-    /** The topology could not be optimised. Not returned in this release. */
+    /** The topology could not be optimised. */
     pcclTopologyOptimizationFailed = 12
 } pcclResult_t;
 

@@ -64,6 +64,7 @@ public final class AllReduceHandle: Sendable {
         case .notConnected: result.error = PCCLError(.invalidUsage, "not connected")
         case .tagInUse: result.error = PCCLError(.invalidArgument, "tag \(tag) is in flight")
         case .masterLost(let text): result.error = PCCLError(.masterConnectionFailed, text)
+        case .outOfMemory(let text): result.error = PCCLError(.internalError, text)
         case .destroyed: result.error = PCCLError(.invalidUsage, "the communicator was destroyed")
         }
         return result

@@ -117,6 +117,7 @@ extension CallAnswer {
         case .masterUnreachable(let reason): throw PCCLError(.masterConnectionFailed, reason)
         case .turnedAway(let reason): throw PCCLError(lost, "turned away by the master: \(reason)")
         case .masterLost(let reason): throw PCCLError(lost, "the master is lost: \(reason)")
+        case .outOfMemory(let reason): throw PCCLError(.internalError, reason)
         case .refused(let reason): throw PCCLError(.invalidUsage, reason)
         case .destroyed: throw PCCLError(.invalidUsage, "the communicator was destroyed")
         }

@@ -56,7 +56,8 @@ public final class Communicator: Sendable {
     let session: PeerSession
     let handles = Guarded<[UInt64: AllReduceHandle]>([:])
 
-    private static let largestStripes = 256
+    /// Connections of one link.
+    public static let largestStripes = 256
 
     /// Opens a port for other peers and starts a thread. Does not connect yet.
     /// Throws `.invalidArgument` for a configuration out of range, `.internalError` when the system refuses.
@@ -155,6 +156,10 @@ public final class Communicator: Sendable {
         let tags = operands.map(\.tag).sorted()
         if let twice = zip(tags, tags.dropFirst()).first(where: { $0 == $1 }) {
             throw PCCLError(.invalidArgument, "tag \(twice.0) is given to two operands")
+        }
+        // Found later, others would wait for what is launched before it.
+        if let taken = tags.first(where: { handle(tag: $0) != nil }) {
+            throw PCCLError(.invalidArgument, "tag \(taken) was launched and not awaited")
         }
         var total = ReduceInfo(worldSize: try requireView().worldSize, sentBytes: 0, receivedBytes: 0)
         let limit = maxInFlight == 0 ? max(operands.count, 1) : maxInFlight

@@ -49,6 +49,7 @@ public func pcclAllReduceAsyncOnLoss(
     _ reduceHandleOut: UnsafeMutablePointer<pcclAsyncReduceOp_t>!
 ) -> pcclResult_t {
     result("pcclAllReduceAsyncOnLoss") { () throws(PCCLError) in
+        _ = try Handles.communicator(communicator)
         try launchAsync(sendbuf, recvbuf, descriptor, communicator, try policy(onLoss), reduceHandleOut)
     }
 }
@@ -94,6 +95,7 @@ public func pcclAllReduceMultipleOnLoss(
     _ onLoss: pcclOnLoss_t, _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?, _ maxInFlight: CInt
 ) -> pcclResult_t {
     result("pcclAllReduceMultipleOnLoss") { () throws(PCCLError) in
+        _ = try Handles.communicator(communicator)
         let onLoss = try policy(onLoss)
         try reduceMultiple(descriptors, count, communicator, onLoss: onLoss, reduceInfoOut, maxInFlight)
     }

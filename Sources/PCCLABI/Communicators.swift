@@ -20,7 +20,7 @@ public func pcclCreateCommunicator(
         let communicator = try Communicator(
             Communicator.Configuration(
                 master: try SocketAddress(params.master_address), peerGroup: params.peer_group,
-                stripesPerLink: Int(params.p2p_connection_pool_size)))
+                stripesPerLink: Int(min(params.p2p_connection_pool_size, UInt32(Communicator.largestStripes)))))
         let pointer = Handles.pointer(to: communicator)
         Handles.communicators.withLock { $0[pointer] = communicator }
         out.pointee = pointer

@@ -10,6 +10,8 @@ package protocol EngineDelegate: AnyObject {
     func enginePrepared(_ peer: PeerID, _ epoch: Epoch, _ tag: Tag, _ launch: LaunchNumber)
     /// This peer holds the whole result of its launch.
     func engineHoldsResult(_ tag: Tag, _ launch: LaunchNumber)
+    /// An operation of this peer cannot go on. Said once, until the engine is halted.
+    func engineIsOutOfMemory(_ text: String)
 }
 
 /// The data plane of one communicator: runs operations over links. It decides nothing about outcomes and knows views
@@ -26,6 +28,7 @@ package final class Engine {
 
     private var epoch = Epoch.none
     private var isHalted = true
+    private var isOutOfMemory = false
     private var members: [PeerID] = []
     private var executions: [LaunchNumber: Execution] = [:]
     private var inbound: [PeerID: Inbound] = [:]
@@ -74,8 +77,8 @@ package final class Engine {
         self.configuration = configuration
         self.delegate = delegate
         pools = Execution.Pools(
-            staging: StagingPool(keptBytesLimit: configuration.keptStagingBytes),
-            originals: StagingPool(keptBytesLimit: configuration.keptOriginalsBytes))
+            staging: StagingPool(keptBytesLimit: configuration.keptStagingBytes, memory: configuration.memory),
+            originals: StagingPool(keptBytesLimit: configuration.keptOriginalsBytes, memory: configuration.memory))
     }
 
     // MARK: views and links
@@ -98,6 +101,7 @@ package final class Engine {
     /// Nothing moves any more until `adopt`. Memory of operations stays lent until each is finished.
     package func halt() {
         isHalted = true
+        isOutOfMemory = false
         for execution in executions.values {
             for link in links.values { link.abandon(execution.launch) }
         }
@@ -131,8 +135,15 @@ package final class Engine {
         let execution = Execution(
             tag: tag, launch: launch, descriptor: descriptor, place: place, buffers: buffers,
             configuration: configuration, pools: pools)
-        executions[launch] = execution
-        for (rank, peer) in place.members.enumerated() where rank != place.rank { enter(execution, at: peer) }
+        begin(execution)
+    }
+
+    private func begin(_ execution: Execution) {
+        executions[execution.launch] = execution
+        if execution.lacksMemory { tellOutOfMemory(execution) }
+        for (rank, peer) in execution.place.members.enumerated() where rank != execution.place.rank {
+            enter(execution, at: peer)
+        }
     }
 
     /// Of operations that stand still.
@@ -148,9 +159,7 @@ package final class Engine {
         _ resumption: Resumption
     ) {
         guard let halted = executions.removeValue(forKey: from) else { return }
-        let execution = halted.resumed(as: launch, descriptor, place, resumption, configuration)
-        executions[launch] = execution
-        for (rank, peer) in place.members.enumerated() where rank != place.rank { enter(execution, at: peer) }
+        begin(halted.resumed(as: launch, descriptor, place, resumption, configuration))
     }
 
     private func enter(_ execution: Execution, at peer: PeerID) {
@@ -225,6 +234,18 @@ package final class Engine {
         return execution.traffic
     }
 
+    /// At the end of the turn: the links that this will end are in use.
+    private func tellOutOfMemory(_ execution: Execution) {
+        guard !isOutOfMemory else { return }
+        isOutOfMemory = true
+        let text = "no memory is left for \(execution.descriptor) with \(execution.tag): this peer leaves the run"
+        Log.write(.error, text)
+        loop.atEndOfTurn { [weak self] in
+            guard let self, isOutOfMemory else { return }
+            delegate?.engineIsOutOfMemory(text)
+        }
+    }
+
     private func tellIfWhole(_ execution: Execution) {
         guard execution.missingSegments == 0, !execution.isTold else { return }
         execution.isTold = true
@@ -262,6 +283,8 @@ extension Engine: LinkDelegate {
         guard let execution = executions[launch], let rank = execution.place.members.firstIndex(of: peer) else {
             return .discard
         }
+        // It has no plan to hold the frame against, and is about to end.
+        guard !execution.lacksMemory else { return .discard }
         do throws(Execution.Refusal) {
             let arrival = try execution.arrival(header, from: rank)
             execution.markReceived(arrival)
@@ -280,7 +303,9 @@ extension Engine: LinkDelegate {
         } catch {
             switch error {
             case .violation(let text): return .violation(text)
-            case .noMemory: return .violation("no memory is left to receive into")
+            case .noMemory:
+                tellOutOfMemory(execution)
+                return .discard
             }
         }
     }
@@ -382,7 +407,7 @@ extension Engine: LinkDelegate {
             }
             act(on: progress, of: execution)
         } catch {
-            Log.write(.error, "\(execution.tag): no memory is left to fold into")
+            tellOutOfMemory(execution)
         }
         tellIfWhole(execution)
     }

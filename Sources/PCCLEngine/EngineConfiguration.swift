@@ -1,4 +1,5 @@
 import PCCLBase
+import PCCLCompute
 
 /// The sizes of the data path, with their reasons.
 package struct EngineConfiguration: Sendable {
@@ -30,6 +31,9 @@ package struct EngineConfiguration: Sendable {
     /// Kept from one operation to the next: staging, and originals of in-place buffers.
     package var keptStagingBytes = 64 << 20
     package var keptOriginalsBytes = 256 << 20
+
+    /// Where all that comes from.
+    package var memory = StagingMemory.system
 
     package init() {}
 

@@ -55,6 +55,7 @@ final class Execution {
     /// Result segments that this rank does not hold yet.
     var missingSegments = 0
     var traffic = Traffic()
+    private(set) var lacksMemory = false
     /// The session knows that the result is whole.
     var isTold = false
 
@@ -272,9 +273,9 @@ final class Execution {
         gathers = Array(repeating: nil, count: chunks.chunkCount)
         outgoing = Array(repeating: [], count: place.worldSize)
         if descriptor.algorithm == .oneShot, buffers.isInPlace, !setInputApart() {
-            // Without a copy it cannot run; like one that finds no memory later, it waits for its abort.
+            // Without a copy it cannot run.
             missingSegments = 1
-            Log.write(.error, "\(tag): no memory is left to keep the input in")
+            lacksMemory = true
             return
         }
         if let (from, _) = resumed { takeOver(from) }

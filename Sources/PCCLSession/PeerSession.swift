@@ -397,6 +397,7 @@ extension PeerSession: EngineDelegate {
         pump(.prepared(peer, epoch, tag, launch))
     }
     package func engineHoldsResult(_ tag: Tag, _ launch: LaunchNumber) { pump(.resultWhole(tag, launch)) }
+    package func engineIsOutOfMemory(_ text: String) { pump(.outOfMemory(text)) }
 }
 
 extension Place {

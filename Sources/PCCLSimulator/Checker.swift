@@ -153,19 +153,19 @@ struct Checker {
         return index
     }
 
-    /// One ending for all who go on together. Two may differ only if both are failures and one of them went with the peer
-    /// that knew of it: a mismatch, which each finds out by itself, with a finder that was lost before the others heard of
-    /// it; a verdict, with the last that heard it, if the master forgot it too.
+    /// One ending for all who go on together. Two may differ only if one of them went with the peer that knew of it: a
+    /// mismatch, which each finds out by itself and which differs from a failure at most, with a finder that was lost before
+    /// the others heard of it; a verdict, with the last that heard it, if the master forgot it too.
     mutating func end(_ index: Int, _ ending: Ending, at host: Host) -> String? {
         let key = instances[index].key
-        let view = views[ViewKey(group: key.group, epoch: host.lastEpoch)]?.members ?? []
+        let view = lastView[key.group] ?? []
         for earlier in instances[index].endings where earlier.ending != ending {
             let isLostMismatch =
                 (ending == .mismatch || earlier.ending == .mismatch)
                 && !isMember(ending == .mismatch ? host.identity?.peer : earlier.peer, after: key)
             let isForgotten = hasForgetfulMaster && !(earlier.peer.map(view.contains) ?? false)
             let areFailures = ending != .success && earlier.ending != .success
-            if !areFailures || !(isLostMismatch || isForgotten) {
+            if !isForgotten && !(areFailures && isLostMismatch) {
                 return "\(instances[index].key.tag) in \(instances[index].key.epoch): \(ending) at \(host.name), "
                     + "\(earlier.ending) at host \(earlier.host)"
             }

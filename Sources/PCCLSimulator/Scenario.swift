@@ -20,6 +20,8 @@ package struct Scenario {
         /// Dies while it sends a view or a verdict, so that some have it and some have not.
         case masterCrashInSending
         case masterHang(Interval)
+        /// An engine has no memory for its operations.
+        case exhaust(Int)
     }
 
     /// One sequence of calls with the same tag; each begins when the one before has ended.
@@ -165,6 +167,9 @@ package struct Scenario {
             lanes[lane].onLoss = r.oneIn(3) ? .resumeWhole : .resume
             // Long enough to be interrupted.
             if r.oneIn(2) { lanes[lane].descriptor.count = UInt64(10 + r.below(50)) }
+        }
+        if r.oneIn(8) {
+            faults.append((Instant(nanoseconds: 0) + deadTime / 5000 * UInt64(r.below(1000)), .exhaust(r.below(slots))))
         }
         if r.oneIn(8) { stragglerDeadline = deadTime / 10 * UInt64(1 + r.below(30)) }
     }

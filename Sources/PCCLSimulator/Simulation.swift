@@ -139,19 +139,24 @@ package enum Simulation {
     package static func shrink(
         seed: UInt64, sabotage: Sabotage? = nil
     ) -> (parts: [String], leftOut: Int, failure: SimulationFailure)? {
+        var random = RandomSource(seed: seed)
+        let scenario = Scenario(&random)
         func failure(without parts: Set<Scenario.Part>, tracing: Bool = false) -> (SimulationCheck, String, [String])? {
             let world = World(seed: seed, sabotage: sabotage, tracing: tracing, without: parts)
             world.run()
             return world.failure.map { ($0.check, $0.text, world.trace.suffix(reportedEvents)) }
         }
+        /// Without any, callers would just wait, which is a failure of its own.
+        func isLastLane(_ part: Scenario.Part, _ leftOut: Set<Scenario.Part>) -> Bool {
+            guard case .lane = part else { return false }
+            return leftOut.count { if case .lane = $0 { true } else { false } } + 1 == scenario.lanes.count
+        }
         guard let (check, _, _) = failure(without: []) else { return nil }
-        var random = RandomSource(seed: seed)
-        let scenario = Scenario(&random)
         var leftOut: Set<Scenario.Part> = []
         var before = -1
         while leftOut.count > before {
             before = leftOut.count
-            for part in scenario.parts where !leftOut.contains(part) {
+            for part in scenario.parts where !leftOut.contains(part) && !isLastLane(part, leftOut) {
                 if let (found, _, _) = failure(without: leftOut.union([part])), found == check { leftOut.insert(part) }
             }
         }

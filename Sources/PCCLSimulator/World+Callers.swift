@@ -202,7 +202,7 @@ extension World {
             } else {
                 beginBatch(host)
             }
-        case .turnedAway, .notConnected, .masterUnreachable: restart(host)
+        case .turnedAway, .notConnected, .masterUnreachable, .outOfMemory: restart(host)
         case .alone: then(host, .round)
         case .destroyed: break
         case .refused:
@@ -226,7 +226,7 @@ extension World {
         case .misuse, .tagInUse:
             if scenario.isRight { return fail(.expectedOutcome, "\(host.name): \(outcome)") }
             return quit(host)
-        case .notConnected, .masterLost: return restart(host)
+        case .notConnected, .masterLost, .outOfMemory: return restart(host)
         case .destroyed: return
         }
         if host.caller.lanes[lane].left > 0 { then(host, .launch(lane: lane)) } else { launchNext(host) }

@@ -218,7 +218,7 @@ extension World {
         if let instance = call.instance {
             switch outcome {
             case .success(let worldSize, let parts): judge(call, worldSize, parts, at: host)
-            case .masterLost, .destroyed: break  // Nobody can say.
+            case .masterLost, .outOfMemory, .destroyed: break  // Nobody can say.
             case .memberLost: end(instance, .abort, at: host)
             case .mismatch: end(instance, .mismatch, at: host)
             case .misuse: end(instance, .misuse, at: host)

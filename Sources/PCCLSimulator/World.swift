@@ -418,6 +418,9 @@ final class World {
         case .leave(let slot):
             guard let host = running(slot) else { return }
             plan(host, .caller(life: host.caller.life, .quit), after: Interval(nanoseconds: 0))
+        case .exhaust(let slot):
+            guard let host = running(slot) else { return }
+            pump(host, .outOfMemory("no memory"))
         case .garbage(let slot):
             guard let host = running(slot) else { return }
             // A list that claims four thousand million members, and nothing after it.

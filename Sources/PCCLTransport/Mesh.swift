@@ -306,7 +306,7 @@ package final class Mesh {
         guard var offer = offers[peer], let identity, !offer.member.addresses.isEmpty else { return }
         offer.stripes.forEach { $0.close() }
         offer.stripes = []
-        offer.nextAt = loop.now + offerPeriod
+        offer.nextAt = loop.now + timeouts.dialPatience / 2
         let address = offer.member.addresses[offer.addressIndex % offer.member.addresses.count]
         offer.addressIndex += 1
         let number = nextAttempt
@@ -335,7 +335,15 @@ package final class Mesh {
                 hello.stripeCount != StripeHello.offer
             else { return handshake.close() }
             settle(handshake, hello)
-        case .answer, .failed: handshake.close()
+        case .answer: handshake.close()
+        case .failed(let reason):
+            Log.write(.debug, "\(peer) has not dialled, and cannot be dialled either: \(reason)")
+            guard var offer = offers[peer] else { return }
+            offer.stripes.forEach { $0.close() }
+            offer.stripes = []
+            let isRoundOver = offer.addressIndex % offer.member.addresses.count == 0
+            offer.nextAt = loop.now + (isRoundOver ? offerPeriod : .milliseconds(0))
+            offers[peer] = offer
         }
     }
 

@@ -162,12 +162,14 @@ extension ToMaster {
             self = .brokenLink(epoch: Epoch(try r.read()), peer: PeerID(try r.read()), gaveUp: try r.readBool())
         case 8:
             let epoch = Epoch(try r.read())
-            self = .flushReport(
-                epoch: epoch,
-                operations: try r.readList("operations", limit: WireLimits.operations) { (r) throws(WireError) in
-                    try r.readOperationReport()
-                },
-                failed: try r.readFailedCalls())
+            let operations = try r.readList("operations", limit: WireLimits.operations) { (r) throws(WireError) in
+                try r.readOperationReport()
+            }
+            let parts = operations.reduce(0) { $0 + $1.final.count }
+            guard parts <= ResultPart.limitOfAll else {
+                throw .tooMany(field: "final parts", count: parts, limit: ResultPart.limitOfAll)
+            }
+            self = .flushReport(epoch: epoch, operations: operations, failed: try r.readFailedCalls())
         case 9:
             self = .stalled(
                 epoch: Epoch(try r.read()), tag: Tag(try r.read()), missing: try r.readPeers(),

@@ -6,12 +6,14 @@ far away and only turns a hang into a failure.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import resource
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -19,9 +21,9 @@ from pathlib import Path
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set
 
 SUCCESS, INVALID_ARGUMENT, INVALID_USAGE, TOO_FEW_PEERS, MASTER_CONNECTION_FAILED = 0, 3, 4, 5, 6
-RANK_CONNECTION_LOST, UPDATE_TOPOLOGY_FAILED = 8, 11
+RANK_CONNECTION_LOST, UPDATE_TOPOLOGY_FAILED, TOPOLOGY_OPTIMIZATION_FAILED = 8, 11, 12
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """What this library says in its greeting; a test that greets by itself must say the same to be listened to."""
 
 # What a process may open on many machines, unless somebody changed it. Ours must do with that.
@@ -369,10 +371,62 @@ def peer_port(worker: Worker) -> int:
     raise AssertionError(f"{worker.name} listens nowhere")
 
 
+def listening_descriptor(worker: Worker) -> int:
+    """Of the socket at which other peers dial it."""
+    listening = {f"socket:[{columns[9]}]" for columns in _sockets(worker, "0A")}
+    for link in Path(f"/proc/{worker.pid}/fd").iterdir():
+        try:
+            if os.readlink(link) in listening:
+                return int(link.name)
+        except OSError:
+            continue
+    raise AssertionError(f"{worker.name} listens nowhere")
+
+
 def connected_to(worker: Worker) -> Set[str]:
     """The IPv4 addresses that it has connections to."""
     remotes = (columns[2].rsplit(":", 1)[0] for columns in _sockets(worker, "01"))
     return {socket.inet_ntoa(bytes.fromhex(remote)[::-1]) for remote in remotes if len(remote) == 8}
+
+
+# --- connections under the hands of their process
+
+
+def with_descriptor(worker: Worker, descriptor: int, action: Callable[[ctypes.CDLL, int], None]) -> None:
+    """Does something to a connection of another process, under its hands."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    pidfd_getfd = 438
+    process = os.pidfd_open(worker.pid)
+    try:
+        copy = libc.syscall(pidfd_getfd, process, descriptor, 0)
+        if copy < 0:
+            raise Skip(f"the kernel gives no descriptor of another process: {os.strerror(ctypes.get_errno())}")
+    finally:
+        os.close(process)
+    try:
+        action(libc, copy)
+    finally:
+        os.close(copy)
+
+
+def stall(libc: ctypes.CDLL, descriptor: int) -> None:
+    """The kernel drops whatever arrives for it from now on: a filter of one instruction, "keep 0 bytes"."""
+
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+    drop_all = struct.pack("HBBI", 6, 0, 0, 0)
+    program = Program(1, drop_all)
+    so_attach_filter = 26
+    if libc.setsockopt(descriptor, socket.SOL_SOCKET, so_attach_filter, ctypes.byref(program),
+                       ctypes.sizeof(program)) != 0:
+        raise Skip(f"no filter can be attached to a connection: {os.strerror(ctypes.get_errno())}")
+
+
+def unstall(libc: ctypes.CDLL, descriptor: int) -> None:
+    """It hears again."""
+    so_detach_filter, unused = 27, ctypes.c_int(0)
+    libc.setsockopt(descriptor, socket.SOL_SOCKET, so_detach_filter, ctypes.byref(unused), ctypes.sizeof(unused))
 
 
 # --- loops

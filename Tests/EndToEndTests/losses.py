@@ -6,14 +6,13 @@ import ctypes
 import os
 import signal
 import socket
-import struct
 import time
 from pathlib import Path
 from typing import Callable, List
 
 from harness import (INVALID_ARGUMENT, INVALID_USAGE, MASTER_CONNECTION_FAILED, RANK_CONNECTION_LOST, SUCCESS,
                      TOO_FEW_PEERS, Case, Skip, Worker, check, check_steps, check_whole, finish_reduce, mask_of,
-                     progress, reduce, settle, start_loop, start_reduce, stop_loop)
+                     progress, reduce, settle, stall, start_loop, start_reduce, stop_loop, with_descriptor)
 
 _ABSENT = -1.0
 """A moment: the victim is killed before it calls, and the others wait for it."""
@@ -383,23 +382,6 @@ def _descriptors_of_links(workers: List[Worker]) -> List[tuple]:
             if state == "01" and (local in listening or remote in listening)]
 
 
-def _with_descriptor(worker: Worker, descriptor: int, action: Callable[[ctypes.CDLL, int], None]) -> None:
-    """Does something to a connection of another process, under its hands."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    pidfd_getfd = 438
-    process = os.pidfd_open(worker.pid)
-    try:
-        copy = libc.syscall(pidfd_getfd, process, descriptor, 0)
-        if copy < 0:
-            raise Skip(f"the kernel gives no descriptor of another process: {os.strerror(ctypes.get_errno())}")
-    finally:
-        os.close(process)
-    try:
-        action(libc, copy)
-    finally:
-        os.close(copy)
-
-
 def _reset(libc: ctypes.CDLL, descriptor: int) -> None:
     # To connect a TCP socket to no family at all is to disconnect it, and the other side hears a reset.
     libc.connect(descriptor, bytes(16), 16)
@@ -407,20 +389,6 @@ def _reset(libc: ctypes.CDLL, descriptor: int) -> None:
 
 def _close(libc: ctypes.CDLL, descriptor: int) -> None:
     libc.shutdown(descriptor, socket.SHUT_RDWR)
-
-
-def _stall(libc: ctypes.CDLL, descriptor: int) -> None:
-    """The kernel drops whatever arrives for it from now on: a filter of one instruction, "keep 0 bytes"."""
-
-    class Program(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
-
-    drop_all = struct.pack("HBBI", 6, 0, 0, 0)
-    program = Program(1, drop_all)
-    so_attach_filter = 26
-    if libc.setsockopt(descriptor, socket.SOL_SOCKET, so_attach_filter, ctypes.byref(program),
-                       ctypes.sizeof(program)) != 0:
-        raise Skip(f"no filter can be attached to a connection: {os.strerror(ctypes.get_errno())}")
 
 
 def _connections_broken(case: Case, stripes: int, action: Callable[[ctypes.CDLL, int], None]) -> None:
@@ -433,7 +401,7 @@ def _connections_broken(case: Case, stripes: int, action: Callable[[ctypes.CDLL,
         links = _descriptors_of_links(members)
         if links:
             worker, descriptor = case.random.choice(links)
-            _with_descriptor(worker, descriptor, action)
+            with_descriptor(worker, descriptor, action)
         progress(members, steps=4)
     stop_loop(members)
     check(check_steps(members, may_lose=False) == 0, "a broken connection was seen by the caller")
@@ -462,7 +430,7 @@ def stripes_stalled(case: Case) -> None:
         progress(members)
         for _ in range(3):
             worker, descriptor = case.random.choice(_descriptors_of_links(members))
-            _with_descriptor(worker, descriptor, _stall)
+            with_descriptor(worker, descriptor, stall)
             progress(members, steps=40)
         stop_loop(members)
         check(check_steps(members, may_lose=False) == 0, "a stalled connection was seen by the caller")

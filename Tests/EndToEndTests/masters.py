@@ -11,7 +11,8 @@ import threading
 import time
 
 from harness import (INVALID_USAGE, MASTER_CONNECTION_FAILED, PROTOCOL_VERSION, RANK_CONNECTION_LOST, SUCCESS,
-                     UPDATE_TOPOLOGY_FAILED, Case, check, check_steps, check_whole, mask_of, progress, settle, start_loop, start_reduce, stop_loop)
+                     UPDATE_TOPOLOGY_FAILED, Case, check, check_steps, check_whole, mask_of, progress, reduce, settle,
+                     start_loop, start_reduce, stop_loop)
 
 
 def _membership_calls_fail(case: Case, members) -> None:
@@ -314,3 +315,95 @@ def master_that_talks_nonsense(case: Case) -> None:
     greeting = b"\x7fpccl-sw" + struct.pack("<HB5x", PROTOCOL_VERSION, 1)
     for nonsense in (b"\xff" * 64, b"\0" * 64, struct.pack("<I", 5) + b"hello", bytes(case.random.randbytes(4096))):
         _no_master(case, _answering(case, greeting + nonsense))
+
+
+class _Impostor:
+    """A server on a port of one's choice, which says the same to everybody until it is closed."""
+
+    def __init__(self, case: Case, port: int, answer: bytes) -> None:
+        self.listener = socket.create_server(("127.0.0.1", port))
+        case.cleanups.append(self.close)
+        self.kept = []
+        self.thread = threading.Thread(target=self._serve, args=(answer,), daemon=True)
+        self.thread.start()
+
+    def _serve(self, answer: bytes) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+                self.kept.append(connection)
+                connection.sendall(answer)
+            except OSError:
+                if self.listener.fileno() < 0:
+                    return
+
+    def close(self) -> None:
+        if self.listener.fileno() >= 0:
+            # Closing alone does not wake a thread that waits in accept.
+            self.listener.shutdown(socket.SHUT_RDWR)
+            self.listener.close()
+        self.thread.join()
+        for connection in self.kept:
+            connection.close()
+
+
+def connect_again_after_every_failure(case: Case) -> None:
+    """One communicator, and one address at which there is nobody, nobody who answers, several that are no master, and a
+    master that turns the peer away; with what is right in the end it becomes a member."""
+    case.env["PCCL_TIMEOUT"] = "1"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        worker = case.worker(0, port=port)
+
+        def fails(why: str, *words: str) -> None:
+            said_before = len(worker.log_text())
+            worker.send("connect", "attributes")
+            line = worker.expect("connect")
+            check(line.rc == MASTER_CONNECTION_FAILED and line.size == -1, f"{why}: {line}")
+            check(worker.expect("attributes").size == -1, f"{why}: it should not be connected")
+            said = worker.log_text()[said_before:]
+            for word in words:
+                check(word in said, f"{why}: the log should say {word!r}: {said}")
+
+        fails("a closed port", "refused")
+        # One connection that nobody accepts, and Linux answers no more of them.
+        probe.listen(0)
+        with socket.create_connection(("127.0.0.1", port)):
+            fails("a host that does not answer", "no greeting came")
+        fails("a port whose server has no time", "no greeting came")
+    greeting = b"\x7fpccl-sw" + struct.pack("<HB5x", PROTOCOL_VERSION, 1)
+    for why, answer, word in (
+            ("silence", b"", "no greeting came"), ("another protocol", b"220 mail.example.org ready\r\n", "220 mail"),
+            ("another version", b"\x7fpccl-sw" + struct.pack("<HB5x", 77, 1), "version 77"),
+            ("a peer", b"\x7fpccl-sw" + struct.pack("<HB5x", PROTOCOL_VERSION, 2), "peer"),
+            ("nonsense", greeting + b"\xff" * 64, str(port))):
+        impostor = _Impostor(case, port, answer)
+        fails(why, word)
+        impostor.close()
+        fails(f"nobody, after {why}", "refused")
+
+    case.start_master(port=port)
+    member = case.worker(1)
+    member.send("connect")
+    check(member.expect("connect").rc == SUCCESS, "the first peer of a group is a member at once")
+    worker.send("connect")
+    while True:
+        member.send("pending")
+        if member.expect("pending").pending:
+            break
+        check(case.seconds_left() > 0, "the newcomer never came to wait")
+    worker.signal(signal.SIGSTOP)
+    while True:
+        member.send("pending")
+        if not member.expect("pending").pending:
+            break
+        check(case.seconds_left() > 0, "the newcomer that hangs was never given up")
+        time.sleep(0.01)
+    worker.signal(signal.SIGCONT)
+    line = worker.expect("connect")
+    check(line.rc == MASTER_CONNECTION_FAILED, f"turned away while it waited: {line}")
+    check("nothing was heard from it" in worker.log_text(), f"the log should say why: {worker.log_text()}")
+    case.join([member], [worker])
+    reduce([member, worker], 1003)

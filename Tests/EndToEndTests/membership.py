@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import struct
 import time
+from typing import Sequence
 
-from harness import (PROTOCOL_VERSION, SUCCESS, Case, Worker, check, check_steps, connected_to, mask_of, progress, reduce, settle,
-                     start_loop, stop_loop)
+from harness import (INVALID_USAGE, MASTER_CONNECTION_FAILED, PROTOCOL_VERSION, SUCCESS, TOPOLOGY_OPTIMIZATION_FAILED,
+                     UPDATE_TOPOLOGY_FAILED, Case, Skip, Worker, check, check_steps, check_whole, connected_to,
+                     listening_descriptor, mask_of, progress, reduce, settle, stall, start_loop, stop_loop,
+                     unstall, with_descriptor)
 
 _CONTROL_PREAMBLE = b"\x7fpccl-sw" + struct.pack("<HB5x", PROTOCOL_VERSION, 1)
 
@@ -155,3 +160,104 @@ def peers_are_dialled_where_they_say(case: Case) -> None:
     reduce([first, second, third], 1000)
     check("127.0.0.3" in connected_to(third), f"it is connected to {connected_to(third)}")
     check("nowhere is neither ADDRESS" in third.log_text(), "what cannot be read is said")
+
+
+def _see(members: Sequence[Worker], size: int) -> None:
+    """Waits until each of them knows that the group has this size, without a joint call."""
+    for member in members:
+        while True:
+            member.send("attributes")
+            if member.expect("attributes").size == size:
+                break
+            check(member.case.seconds_left() > 0, f"{member.name} never saw {size} members")
+            time.sleep(0.005)
+
+
+def member_killed_during_membership_calls(case: Case) -> None:
+    """Those who wait for it in whatever joint call finish the call without it."""
+    members = case.world(3)
+    for call in ("update", "pending", "optimise"):
+        victim, others = members[0], members[1:]
+        for other in others:
+            other.send(call)
+        for other in others:
+            other.expect("calling")
+        victim.kill()
+        for other in others:
+            line = other.expect(call)
+            check(line.rc == SUCCESS, f"{other.name}: {call} while a member is killed: {line}")
+        _see(others, 2)
+        reduce(others, 1003)
+        newcomer = case.worker(victim.number)
+        case.join(others, [newcomer])
+        members = others + [newcomer]
+    reduce(members, 1003)
+
+
+def evicted_while_it_waits(case: Case) -> None:
+    """A member that hangs inside a call is told by that call when it wakes, with the call's own code, and may come
+    again on the same communicator."""
+    case.env["PCCL_TIMEOUT"] = "1"
+    members = case.world(3)
+    victim, others = members[0], members[1:]
+    for call, answer, code in (
+            ("update", "update", UPDATE_TOPOLOGY_FAILED), ("pending", "pending", INVALID_USAGE),
+            ("optimise", "optimise", TOPOLOGY_OPTIMIZATION_FAILED),
+            ("launch 1003 u64 sum 1 inplace 1 sum", "launch", SUCCESS),
+            ("multi 1000 4 2 inplace 1", "multi", MASTER_CONNECTION_FAILED)):
+        victim.send(call)
+        if answer == "launch":
+            check(victim.expect("launch").rc == SUCCESS, "a launch failed")
+            victim.send("await 1")
+        else:
+            victim.expect("calling")
+        victim.signal(signal.SIGSTOP)
+        _see(others, 2)
+        victim.signal(signal.SIGCONT)
+        if answer == "launch":
+            line = victim.expect("await")
+            check(line.rc == MASTER_CONNECTION_FAILED, f"an operation of an evicted peer: {line}")
+            check_whole(victim, line)
+        else:
+            line = victim.expect(answer)
+            check(line.rc == code, f"{call} of an evicted peer: {line}")
+        if answer == "multi":
+            check(line.untouched == 4 and line.fences == "whole", f"the tensors should be whole: {line}")
+        reduce(others, 1003)
+        case.join(others, [victim])
+        reduce(members, 1003)
+
+
+def newcomer_that_nobody_reaches(case: Case) -> None:
+    """Members and newcomer cannot dial each other: it is told, and they go on. It may try again, and gets in once it
+    can be reached."""
+    if not hasattr(os, "pidfd_open"):
+        raise Skip("needs Python 3.9 and Linux 5.6")
+    case.env["PCCL_TIMEOUT"] = "1"
+    members, newcomer = case.world(2), case.worker(2)
+    # It listens from now on, and is deaf before anybody knows of it.
+    newcomer.send("create")
+    check(newcomer.expect("create").rc == SUCCESS, "a communicator")
+    for worker in members + [newcomer]:
+        with_descriptor(worker, listening_descriptor(worker), stall)
+    for _ in range(2):
+        newcomer.send("connect")
+        are_pending = 0
+        while not are_pending:
+            for member in members:
+                member.send("pending")
+            are_pending = [member.expect("pending").pending for member in members][0]
+            check(case.seconds_left() > 0, "the newcomer never came to wait")
+        for member in members:
+            member.send("update")
+        for member in members:
+            line = member.expect("update")
+            check(line.rc == SUCCESS and line.size == 2, f"{member.name} is harmed: {line}")
+        line = newcomer.expect("connect")
+        check(line.rc == MASTER_CONNECTION_FAILED, f"a newcomer that nobody reaches: {line}")
+        check("turned away" in newcomer.log_text(), f"the log should say why: {newcomer.log_text()}")
+        reduce(members, 1003)
+    for worker in members + [newcomer]:
+        with_descriptor(worker, listening_descriptor(worker), unstall)
+    case.join(members, [newcomer])
+    reduce(members + [newcomer], 1003)

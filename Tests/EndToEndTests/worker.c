@@ -691,7 +691,10 @@ static void obey(const char *line) {
     int used = 0;
     sscanf(line, "%15s%n", name, &used);
     const char *arguments = line + used;
-    if (strcmp(name, "connect") == 0) {
+    if (strcmp(name, "create") == 0) {
+        makeCommunicator();
+        say("create rc=%d", (int)pcclSuccess);
+    } else if (strcmp(name, "connect") == 0) {
         connectNow();
     } else if (strcmp(name, "gather") == 0) {
         gather(arguments);
@@ -704,6 +707,10 @@ static void obey(const char *line) {
         say("calling pending");
         pcclResult_t result = pcclArePeersPending(communicator, &arePending);
         say("pending rc=%d pending=%d", (int)result, (int)arePending);
+    } else if (strcmp(name, "optimise") == 0) {
+        say("calling optimise");
+        pcclResult_t result = pcclOptimizeTopology(communicator);
+        say("optimise rc=%d size=%d", (int)result, worldSize());
     } else if (strcmp(name, "attributes") == 0) {
         say("attributes size=%d global=%d groups=%d largest=%d", worldSize(),
             attribute(PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE), attribute(PCCL_ATTRIBUTE_NUM_DISTINCT_PEER_GROUPS),

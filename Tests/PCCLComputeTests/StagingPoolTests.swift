@@ -2,7 +2,7 @@ import PCCLCompute
 import Testing
 
 /// Counts what is lent by the system, and refuses when told to.
-private final class CountingMemory {
+private final class CountingMemory: @unchecked Sendable {
     private(set) var allocations = 0
     private(set) var releases = 0
     private(set) var bytesOut = 0

@@ -19,6 +19,7 @@ final class Node: @unchecked Sendable {
         case sending(UInt64, FrameHeader)
         case violation(UInt64, String)
         case finished(tag: UInt64)
+        case outOfMemory(String)
     }
 
     struct Operation {
@@ -93,10 +94,7 @@ final class Node: @unchecked Sendable {
 
     func adopt(_ epoch: UInt32, _ members: [UInt64]) throws {
         try onLoop { node in
-            node.epoch = Epoch(epoch)
-            node.members = members.map { PeerID($0) }
-            node.entries = [:]
-            node.prepared = []
+            node.begin(epoch, members)
             node.work { node.engine.adopt(epoch: node.epoch, members: node.members) }
         }
     }
@@ -138,10 +136,15 @@ final class Node: @unchecked Sendable {
         try onLoop { node in node.engine.final(node.operations.keys.sorted()).values.contains { !$0.isEmpty } }
     }
 
-    /// After `adopt`, all that was halted goes on.
-    func resume(_ descriptors: [UInt64: OperationDescriptor], _ resumptions: [UInt64: Resumption]) throws {
+    /// A new epoch begins, and in the same breath all that was halted goes on in it: nothing may come in between.
+    func resume(
+        in epoch: UInt32, _ members: [UInt64], _ descriptors: [UInt64: OperationDescriptor],
+        _ resumptions: [UInt64: Resumption]
+    ) throws {
         try onLoop { node in
+            node.begin(epoch, members)
             node.work {
+                node.engine.adopt(epoch: node.epoch, members: node.members)
                 for halted in node.operations.values.sorted(by: { $0.launch < $1.launch }) {
                     guard let resumption = resumptions[halted.tag], let descriptor = descriptors[halted.tag] else {
                         continue
@@ -158,10 +161,16 @@ final class Node: @unchecked Sendable {
                             epoch: node.epoch, members: node.members,
                             rank: node.members.firstIndex(of: PeerID(node.id)) ?? -1),
                         resumption)
-                    for peer in node.members where peer.value != node.id { node.bindIfEntered(launch, peer.value) }
                 }
             }
         }
+    }
+
+    private func begin(_ epoch: UInt32, _ members: [UInt64]) {
+        self.epoch = Epoch(epoch)
+        self.members = members.map { PeerID($0) }
+        entries = [:]
+        prepared = []
     }
 
     /// As after a loss: everything stops, and inputs are restored.
@@ -273,6 +282,8 @@ extension Node: EngineDelegate {
         }
     }
 
+    func engineIsOutOfMemory(_ text: String) { events.put(.outOfMemory(text)) }
+
     func engineHoldsResult(_ tag: Tag, _ launch: LaunchNumber) {
         work { [self] in
             operations[launch]?.isWhole = true
@@ -313,10 +324,10 @@ struct Cluster {
 
     init(
         _ worldSize: Int, stripes: Int = 1, _ configuration: EngineConfiguration = EngineConfiguration(),
-        shares: [UInt16] = [], sites: [UInt16] = []
+        of others: [Int: EngineConfiguration] = [:], shares: [UInt16] = [], sites: [UInt16] = []
     ) throws {
-        nodes = try (1...worldSize).map {
-            try Node(UInt64($0), configuration: configuration, shares: shares, sites: sites)
+        nodes = try (0..<worldSize).map {
+            try Node(UInt64($0 + 1), configuration: others[$0] ?? configuration, shares: shares, sites: sites)
         }
         try adopt(1)
         for a in nodes {

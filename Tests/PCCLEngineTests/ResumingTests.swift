@@ -1,5 +1,6 @@
 import Glibc
 import PCCLBase
+import PCCLCompute
 import PCCLMembership
 import PCCLSchedule
 import PCCLTestSupport
@@ -86,8 +87,7 @@ struct ResumingTests {
         }
         #expect(resumptions.values.contains { !$0.kept.isEmpty }, "something was final")
         try silent.abandonAll()
-        for node in survivors { try node.adopt(2, survivors.map(\.id)) }
-        for node in survivors { try node.resume(descriptors, resumptions) }
+        for node in survivors { try node.resume(in: 2, survivors.map(\.id), descriptors, resumptions) }
         for (index, reduction) in reductions.enumerated() {
             for rank in survivors.indices {
                 _ = try completions[rank][index].value("tag \(reduction.tag) at rank \(rank)")
@@ -119,11 +119,10 @@ struct ResumingTests {
         let final = try cluster.nodes.map { try $0.halt()[1] ?? [] }
         // One of them has said less than it has, as it must when there is too much to say.
         let resumption = resumption(of: [final[0], [], final[2]], 20_000, limit: 3)
-        try cluster.adopt(2)
         var descriptor = reduction.descriptor
         descriptor.algorithm = .direct
         try cluster.nodes[1].allowSending(20)
-        for node in cluster.nodes { try node.resume([1: descriptor], [1: resumption]) }
+        for node in cluster.nodes { try node.resume(in: 2, [1, 2, 3], [1: descriptor], [1: resumption]) }
         try cluster.nodes[0].events.waitUntil { events in
             events.contains { if case .placed(_, let header) = $0 { header.epoch == Epoch(2) } else { false } }
         }
@@ -148,13 +147,48 @@ struct ResumingTests {
         let result = reduction.targets[0].bytes
         again.targets[0].base.copyMemory(from: result, byteCount: result.count)
         let kept = [KeptPart(ResultPart(elements: 0..<count, worldSize: 3), holders: [0])]
-        try cluster.adopt(2)
         try cluster.nodes[2].allowSending(.max)
-        for node in cluster.nodes { try node.resume([2: again.descriptor], [2: Resumption(number: 1, kept: kept)]) }
+        for node in cluster.nodes {
+            try node.resume(in: 2, [1, 2, 3], [2: again.descriptor], [2: Resumption(number: 1, kept: kept)])
+        }
         let traffic = try stuck.map { try $0.value("the second run") }
         for rank in 0..<3 { #expect(again.targets[rank].bytes == result) }
         // What was sent before the interruption counts too.
         #expect(traffic[0].sentBytes >= UInt64(2 * result.count) && traffic[2].sentBytes == 0)
+        try cluster.stop()
+    }
+}
+
+@Suite("An engine that is out of memory")
+struct OutOfMemoryTests {
+    private final class Budget: @unchecked Sendable {
+        let left: Guarded<Int>
+        init(_ bytes: Int) { left = Guarded(bytes) }
+        var memory: StagingMemory {
+            StagingMemory(
+                allocate: { [left] count in
+                    let isThere = left.withLock { left in
+                        left -= count
+                        return left >= 0
+                    }
+                    return isThere ? UnsafeMutableRawPointer.allocate(byteCount: count, alignment: 4096) : nil
+                }, release: { base, _ in base.deallocate() })
+        }
+    }
+
+    @Test(
+        "says so once, keeps the input whole, and breaks no link", arguments: Algorithm.allCases, [0, 20_000, 60_000])
+    func tells(algorithm: Algorithm, bytes: Int) throws {
+        var poor = EngineConfiguration()
+        poor.memory = Budget(bytes).memory
+        let cluster = try Cluster(3, EngineConfiguration(), of: [1: poor])
+        let reduction = Reduction(tag: 1, .float32, .sum, algorithm, count: 60_000, isInPlace: true, worldSize: 3)
+        for rank in 0..<3 { _ = try reduction.start(cluster.nodes[rank], rank: rank) }
+        try cluster.nodes[1].events.waitUntil { $0.contains { if case .outOfMemory = $0 { true } else { false } } }
+        for node in cluster.nodes { try node.abandonAll() }
+        for rank in 0..<3 { #expect(reduction.targets[rank].bytes == reduction.inputs[rank], "rank \(rank)") }
+        let told = cluster.nodes.map { $0.events.all.count { if case .outOfMemory = $0 { true } else { false } } }
+        #expect(told == [0, 1, 0] && cluster.violations == [])
         try cluster.stop()
     }
 }

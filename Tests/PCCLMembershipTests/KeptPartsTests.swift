@@ -41,6 +41,18 @@ struct KeptPartsTests {
         #expect(choose([parts, []], limit: 3).map(\.part) == Array(parts.suffix(3)))
     }
 
+    @Test("too many parts: neighbours that somebody has both of are one, for those who have both")
+    func joinedByHolders() {
+        // The first rank has all, the second every second part.
+        let holdings = [[part(0..<100)], (0..<10).map { part($0 * 10..<$0 * 10 + 5) }]
+        #expect(choose(holdings, limit: 20).count == 20)
+        #expect(choose(holdings, limit: 19) == [KeptPart(part(0..<100), holders: [0])])
+        #expect(choose(holdings, oneView: true, limit: 3) == [KeptPart(part(0..<100), holders: [0])])
+        // Nobody has both of these, so there is nothing to join.
+        let split = [(0..<10).map { part($0 * 10..<$0 * 10 + 5) }, (0..<10).map { part($0 * 10 + 5..<$0 * 10 + 10) }]
+        #expect(choose(split, limit: 7).count == 7 && choose(split, oneView: true, limit: 19).isEmpty)
+    }
+
     @Test("of one view: all of it or nothing, and what the present one has made")
     func oneView() {
         #expect(choose([[part(0..<60)], [part(50..<99)]], oneView: true).isEmpty)

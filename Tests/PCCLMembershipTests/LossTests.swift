@@ -464,7 +464,7 @@ struct StragglerTests {
         #expect(reason.contains("tag 1"))
     }
 
-    @Test("members wait for several, and who waits is no straggler")
+    @Test("members wait for several, and who waits in another operation is late all the same")
     func several() {
         var c = Cluster(of: "A", "B", "C", stragglerDeadline: .seconds(8))
         c.reduce("A")
@@ -473,6 +473,19 @@ struct StragglerTests {
         // C has called neither; B is late for the first, A for the second, which is younger.
         c.pass(.seconds(5))
         #expect(c.view("A") == ["A"] && c.outcomes["A"] == [.memberLost])
+    }
+
+    @Test("who waits was just not heard: nobody is lost on one member's word")
+    func deaf() {
+        var c = Cluster(of: "A", "B", "C", stragglerDeadline: .seconds(3))
+        for other in ["B", "C"] { c.hold(from: other, to: "A") }
+        c.reduce("A", "B", "C")
+        c.pass(.seconds(4))
+        #expect(c.view("A") == ["A", "B", "C"] && c.outcomes.isEmpty)
+        for other in ["B", "C"] { c.lose(from: other, to: "A") }
+        c.pass(.seconds(4))
+        let success: [OperationOutcome] = [.success(worldSize: 3)]
+        #expect(c.outcomes == ["A": success, "B": success, "C": success])
     }
 
     @Test("a message that claims to have waited is nothing without a deadline")

@@ -30,5 +30,7 @@ enum SeedsOfBugs {
         7_146_306_410_238_534_439,
         // A master that knew nothing took over a later view, and kept what a member of the earlier one had said of a link.
         5_159_065_906_346_410_674,
+        // The checker again: those who were told of a loss left, the master forgot it, and one who had not heard committed.
+        4_657_106_125_591_868_704,
     ]
 }

@@ -49,7 +49,7 @@ struct SimulatorTests {
         let all = [
             "block", "resetLink", "resetControl", "crash", "hang", "spawn", "leave", "garbage", "stranger",
             "masterCrash",
-            "masterCrashInSending", "masterHang",
+            "masterCrashInSending", "masterHang", "exhaust",
         ]
         #expect(kinds == Set(all))
         #expect(counts.aborted > 0 && counts.restarted > 0 && counts.repairs > 0, "\(counts)")

@@ -32,14 +32,14 @@ package struct StagingSlab: ~Copyable {
 }
 
 /// Where slabs come from; tests put another source in its place to run out of memory when they want.
-package struct StagingMemory {
+package struct StagingMemory: Sendable {
     /// Page-aligned memory of that many bytes, a power of two; nil when there is none.
-    package var allocate: (Int) -> UnsafeMutableRawPointer?
-    package var release: (UnsafeMutableRawPointer, Int) -> Void
+    package var allocate: @Sendable (Int) -> UnsafeMutableRawPointer?
+    package var release: @Sendable (UnsafeMutableRawPointer, Int) -> Void
 
     package init(
-        allocate: @escaping (Int) -> UnsafeMutableRawPointer?,
-        release: @escaping (UnsafeMutableRawPointer, Int) -> Void
+        allocate: @escaping @Sendable (Int) -> UnsafeMutableRawPointer?,
+        release: @escaping @Sendable (UnsafeMutableRawPointer, Int) -> Void
     ) {
         self.allocate = allocate
         self.release = release

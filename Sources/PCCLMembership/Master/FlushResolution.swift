@@ -136,18 +136,23 @@ package struct FlushResolution {
     ) {
         guard members.count > 1 else { return }
         var left = ResultPart.limitOfAll
-        for (index, root) in order.enumerated() {
+        let most = ResultPart.limit(worldSize: members.count)
+        /// Those with few parts first: a whole result is one.
+        let byCount = order.enumerated().map { index, root in
+            (index: index, root: root, parts: operations[root]?.final.values.reduce(0) { $0 + $1.count } ?? 0)
+        }.sorted { ($0.parts, $0.index) < ($1.parts, $1.index) }
+        for (index, root, parts) in byCount where parts > 0 && left > 0 {
             guard let operation = operations[root], operation.isUnfinished, operation.elementCounts.count == 1,
                 let elementCount = operation.elementCounts.first, operation.entered.isSuperset(of: members),
                 // Where nobody was lost it is the same operation still, whatever the callers want.
                 cause != .loss || !operation.policies.contains(.abort)
             else { continue }
             let holdings = members.map { operation.final[$0] ?? [] }
-            guard holdings.allSatisfy({ $0.isValid(elementCount: elementCount) }) else { continue }
+            guard holdings.allSatisfy({ $0.count <= most && $0.isValid(elementCount: elementCount) }) else { continue }
             let kept = KeptParts.choose(
                 from: holdings, elementCount: elementCount, worldSize: members.count,
                 isOneViewDemanded: operation.policies != [.resume],
-                limit: min(left, ResultPart.limit(worldSize: members.count)))
+                limit: min(left, most))
             guard !kept.isEmpty else { continue }
             left -= kept.count
             operations[root]?.resumption = Resumption(number: UInt64(epoch.value) << 32 | UInt64(index), kept: kept)

@@ -9,14 +9,16 @@ package enum KeptParts {
     package static func choose(
         from holdings: Holdings, elementCount: Int, worldSize: Int, isOneViewDemanded: Bool, limit: Int
     ) -> [KeptPart] {
-        let all = longest(pieces(of: holdings), limit)
-        guard isOneViewDemanded else { return all }
+        let all = pieces(of: holdings)
+        guard isOneViewDemanded else { return fitting(all, limit) }
         for size in Set(all.map(\.part.worldSize)) {
             let made = all.filter { $0.part.worldSize == size }
-            if made.reduce(0, { $0 + $1.part.elements.count }) == elementCount { return made }
+            guard made.reduce(0, { $0 + $1.part.elements.count }) == elementCount else { continue }
+            let fitting = fitting(made, limit)
+            if fitting.reduce(0, { $0 + $1.part.elements.count }) == elementCount { return fitting }
         }
         // View sizes tell views apart: while an operation is in flight, members only go.
-        return all.filter { $0.part.worldSize == worldSize }
+        return fitting(all.filter { $0.part.worldSize == worldSize }, limit)
     }
 
     /// Divides the elements wherever a part begins or ends at anybody, and joins neighbours that the same ranks hold.
@@ -47,9 +49,28 @@ package enum KeptParts {
         return pieces
     }
 
-    private static func longest(_ pieces: [KeptPart], _ limit: Int) -> [KeptPart] {
+    /// Joins neighbours that some ranks have both of, if there are too many; who has one of them only is sent all of it again.
+    /// Of what is too many still, the longest.
+    private static func fitting(_ pieces: [KeptPart], _ limit: Int) -> [KeptPart] {
         guard pieces.count > limit else { return pieces }
-        let kept = Set(pieces.map(\.part).longest(limit))
-        return pieces.filter { kept.contains($0.part) }
+        var joined: [KeptPart] = []
+        for piece in pieces {
+            if let last = joined.last, last.part.elements.upperBound == piece.part.elements.lowerBound,
+                last.part.worldSize == piece.part.worldSize
+            {
+                let both = Set(piece.holders)
+                let holders = last.holders.filter(both.contains)
+                if !holders.isEmpty {
+                    joined[joined.count - 1].part.elements =
+                        last.part.elements.lowerBound..<piece.part.elements.upperBound
+                    joined[joined.count - 1].holders = holders
+                    continue
+                }
+            }
+            joined.append(piece)
+        }
+        guard joined.count > limit else { return joined }
+        let kept = Set(joined.map(\.part).longest(limit))
+        return joined.filter { kept.contains($0.part) }
     }
 }

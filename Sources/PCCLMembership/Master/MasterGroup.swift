@@ -33,6 +33,8 @@ package struct MasterGroup: Sendable {
     package struct Flush: Sendable {
         package var epoch: Epoch
         package var cause: FlushResolution.Cause
+        /// Others have waited for their call until the straggler deadline: they are lost unless their reports have it.
+        package var suspects: (peers: [PeerID], tag: Tag, waited: Interval)?
         package var reports: [FlushResolution.Report] = []
     }
     package enum Phase: Sendable {

@@ -458,7 +458,8 @@ package struct MasterMachine: Sendable {
     }
 
     mutating func startFlush(
-        _ g: Int, cause: FlushResolution.Cause, at now: Instant, _ effects: inout [Effect]
+        _ g: Int, cause: FlushResolution.Cause, suspects: (peers: [PeerID], tag: Tag, waited: Interval)? = nil,
+        at now: Instant, _ effects: inout [Effect]
     ) {
         guard !groups[g].members.isEmpty else {
             // Nobody is left whose operations could matter. Newcomers may begin a view of their own.
@@ -471,7 +472,7 @@ package struct MasterMachine: Sendable {
         // A loss during a repair is a loss.
         let cause = groups[g].hasLost ? .loss : cause
         let epoch = groups[g].openEpoch()
-        groups[g].phase = .flushing(MasterGroup.Flush(epoch: epoch, cause: cause))
+        groups[g].phase = .flushing(MasterGroup.Flush(epoch: epoch, cause: cause, suspects: suspects))
         groups[g].brokenLinks.removeAll { !$0.gaveUp && !$0.isHarmless }
         groups[g].stalls.removeAll()
         sendToMembers(g, .flush(epoch: epoch), &effects)
@@ -486,6 +487,18 @@ package struct MasterMachine: Sendable {
         flush.reports.append(report)
         groups[g].phase = .flushing(flush)
         guard flush.reports.count == groups[g].members.count else { return }
+        if let (peers, tag, waited) = flush.suspects {
+            let late = peers.filter { peer in
+                groups[g].isMember(peer)
+                    && !flush.reports.contains { $0.peer == peer && $0.operations.contains { $0.tag == tag } }
+            }
+            for peer in late {
+                turnAway(
+                    peer, "others have waited for its call of \(tag) for \(waited.seconds) s, the straggler deadline",
+                    at: now, &effects)
+            }
+            if !late.isEmpty { return }
+        }
 
         let waiting = FlushResolution.Waiting(joining: groups[g].absentees, asking: groups[g].pendingVotes)
         let verdicts = FlushResolution.verdicts(
@@ -534,11 +547,9 @@ package struct MasterMachine: Sendable {
         guard !joining.isEmpty || hasStalledLong(g, from, tag, asking: asking, at: now) else {
             let deadline = timeouts.stragglerDeadline
             guard deadline.nanoseconds > 0, waited >= deadline else { return }
-            for peer in missing where peer != from && groups[g].isMember(peer) && !asking.contains(peer) {
-                turnAway(
-                    peer, "others have waited for its call of \(tag) for \(waited.seconds) s, the straggler deadline",
-                    at: now, &effects)
-            }
+            // Its word is that it has not heard their entries. All reports together tell who has called.
+            let suspects = missing.filter { groups[g].isMember($0) && !asking.contains($0) }
+            startFlush(g, cause: .repair, suspects: (suspects, tag, waited), at: now, &effects)
             return
         }
         effects.append(

@@ -225,12 +225,19 @@ package struct OperationLedger: Sendable {
 
     /// `final`: what the engine has said of operations that are not prepared.
     package func reports(final: [LaunchNumber: [ResultPart]], worldSize: Int) -> [OperationReport] {
+        let operations = inLaunchOrder
+        var parts = operations.map { operation in
+            (operation.isPrepared ? operation.parts(worldSize: worldSize) : final[operation.launch] ?? [])
+                .longest(ResultPart.limit(worldSize: worldSize))
+        }
         var left = ResultPart.limitOfAll
-        return inLaunchOrder.map { operation in
-            let all = operation.isPrepared ? operation.parts(worldSize: worldSize) : final[operation.launch] ?? []
-            let parts = all.longest(min(left, ResultPart.limit(worldSize: worldSize)))
-            left -= parts.count
-            return OperationReport(
+        // Those with few first: a whole result is one.
+        for index in parts.indices.sorted(by: { (parts[$0].count, $0) < (parts[$1].count, $1) }) {
+            parts[index] = parts[index].longest(left)
+            left -= parts[index].count
+        }
+        return zip(operations, parts).map { operation, parts in
+            OperationReport(
                 tag: operation.tag, launch: operation.launch, state: operation.isPrepared ? .prepared : .inProgress,
                 known: operation.entered, elementCount: Int(operation.descriptor.count), onLoss: operation.onLoss,
                 resumption: operation.resumption?.number ?? 0, final: parts)

@@ -44,6 +44,8 @@ package struct PeerMachine: Sendable {
     package enum Event: Sendable {
         case call(CallID, Call)
         case launch(OperationID, Tag, OperationDescriptor, onLoss: LossPolicy = .abort)
+        /// The engine has no memory for what it is to do.
+        case outOfMemory(String)
         /// The user destroys the communicator.
         case leave
         case masterConnected
@@ -188,7 +190,10 @@ package struct PeerMachine: Sendable {
         case .call(let id, let call): begin(call, id, at: now, &effects)
         case .launch(let id, let tag, let descriptor, let onLoss):
             launch(QueuedLaunch(id: id, tag: tag, descriptor: descriptor, onLoss: onLoss), at: now, &effects)
-        case .leave: leave(&effects)
+        case .leave: leave(.destroyed, .destroyed, &effects)
+        case .outOfMemory(let text):
+            // The others can end without this peer, but not with it.
+            if case .member = phase { leave(.outOfMemory(text), .outOfMemory(text), &effects) }
         case .masterConnected: greetMaster(at: now, &effects)
         case .masterUnreachable(let reason), .masterClosed(let reason): loseMaster(reason, at: now, &effects)
         case .fromMaster(let message):
@@ -305,7 +310,7 @@ package struct PeerMachine: Sendable {
         effects.append(.sendToMaster(.voteOptimize(figures: figures)))
     }
 
-    private mutating func leave(_ effects: inout [Effect]) {
+    private mutating func leave(_ failure: CallFailure, _ outcome: OperationOutcome, _ effects: inout [Effect]) {
         switch phase {
         case .idle, .left: break
         case .dialling: effects.append(.closeMaster)
@@ -313,8 +318,8 @@ package struct PeerMachine: Sendable {
             effects.append(.sendToMaster(.leave))
             effects.append(.closeMaster)
         }
-        depart(.destroyed, .destroyed, &effects)
-        phase = .left
+        depart(failure, outcome, &effects)
+        if case .destroyed = outcome { phase = .left }
     }
 
     /// Ends whatever is under way and returns to idle: this peer is no longer part of the run.
@@ -334,7 +339,10 @@ package struct PeerMachine: Sendable {
             effects.append(.wantLinks(newcomer.registration, []))
             effects.append(.answer(newcomer.call, .failed(failure)))
         case .member(var m):
-            if case .masterLost(let reason) = outcome { departure = reason }
+            switch outcome {
+            case .masterLost(let reason), .outOfMemory(let reason): departure = reason
+            default: break
+            }
             effects.append(.halt)
             // Links end before memory goes back to its owner: a peer of the same host may be reading it, and believes what
             // it read as long as the link stands.
@@ -685,7 +693,7 @@ package struct PeerMachine: Sendable {
         let parts = operation.parts(worldSize: worldSize)
         // One view made it, the present one or an earlier one; or several did.
         guard parts.count > 1 else { return .success(worldSize: parts.first?.worldSize ?? worldSize) }
-        return .success(worldSize: worldSize, parts: parts)
+        return .success(worldSize: parts.map(\.worldSize).min() ?? worldSize, parts: parts)
     }
 
     private static func fail(

@@ -33,6 +33,8 @@ package enum CallFailure: Hashable, Sendable {
     /// The master refused this peer, or declared it lost.
     case turnedAway(String)
     case masterLost(String)
+    /// This peer has left the run: it has no memory for an operation.
+    case outOfMemory(String)
     /// Other members wait in another call.
     case refused(String)
     case destroyed
@@ -51,6 +53,9 @@ package enum OperationOutcome: Hashable, Sendable {
     case tagInUse
     /// The master is gone and a member too: nobody can say whether the others succeeded. This peer has left the run.
     case masterLost(String)
+    /// The engine found no memory for an operation, without which the others would wait: this peer has left the run. Inputs
+    /// are whole.
+    case outOfMemory(String)
     case destroyed
 }
 
