@@ -488,6 +488,19 @@ struct StragglerTests {
         #expect(c.outcomes == ["A": success, "B": success, "C": success])
     }
 
+    @Test("who asks whether peers are pending is not late, but in another call: all are told after the dead time")
+    func asking() {
+        var c = Cluster(of: "A", "B", stragglerDeadline: .seconds(2))
+        c.arePeersPending("A")
+        c.reduce("B")
+        c.pass(.seconds(12))
+        guard case .misuse? = c.outcomes["B"]?.first, case .failed(.refused)? = c.answers["A"]?.first else {
+            Issue.record("\(c.outcomes), \(c.answers)")
+            return
+        }
+        #expect(c.view("A") == ["A", "B"])
+    }
+
     @Test("a message that claims to have waited is nothing without a deadline")
     func claim() {
         var c = Cluster(of: "A", "B")

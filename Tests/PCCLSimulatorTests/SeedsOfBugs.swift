@@ -32,5 +32,7 @@ enum SeedsOfBugs {
         5_159_065_906_346_410_674,
         // The checker again: those who were told of a loss left, the master forgot it, and one who had not heard committed.
         4_657_106_125_591_868_704,
+        // A straggler deadline flushed again and again for a member that was asking, which is nobody's to be late.
+        5_992_109_953_524_844_636,
     ]
 }

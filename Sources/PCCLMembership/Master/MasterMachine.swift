@@ -549,6 +549,7 @@ package struct MasterMachine: Sendable {
             guard deadline.nanoseconds > 0, waited >= deadline else { return }
             // Its word is that it has not heard their entries. All reports together tell who has called.
             let suspects = missing.filter { groups[g].isMember($0) && !asking.contains($0) }
+            guard !suspects.isEmpty else { return }
             startFlush(g, cause: .repair, suspects: (suspects, tag, waited), at: now, &effects)
             return
         }
