@@ -246,7 +246,7 @@ typedef struct pcclCommCreateParams_t {
      */
     uint32_t peer_group;
 
-    /** How many connections to keep to each other member, as a hint. 0 lets the library choose. */
+    /** How many connections to keep to each other member, as a hint: 256 at most. 0 lets the library choose. */
     uint32_t p2p_connection_pool_size;
 } pcclCommCreateParams_t;
 
@@ -482,6 +482,7 @@ PCCL_EXPORT pcclResult_t pcclAllReduce(const void *sendbuf, void *recvbuf, const
  * - pcclNotInitialized: before pcclInit.
  * - pcclInvalidArgument: the communicator is null.
  * - pcclInvalidUsage: not connected.
+ * - pcclMasterConnectionFailed: this peer was taken for lost and evicted. Connect again to go on.
  * - pcclInvalidArgument: another pointer is null; the buffers overlap in part; the element type, the quantised type
  *   (looked at only with an algorithm), the algorithm or the operation is unknown; `count` is 0, or so large that the
  *   size in bytes does not fit a size_t.
@@ -513,6 +514,8 @@ PCCL_EXPORT pcclResult_t pcclAllReduceAsync(const void *sendbuf, void *recvbuf,
  *   this result. The attributes are already those of the survivors, the input is whole (in place as well): the same
  *   call may be made again.
  * - pcclMasterConnectionFailed: this peer was taken for lost and evicted. The input is whole. Connect again to go on.
+ * - pcclInternalError: no memory was left for it, and this peer has left the run, so that the others can go on. The
+ *   input is whole. Connect again to go on.
  */
 PCCL_EXPORT pcclResult_t pcclAwaitAsyncReduce(const pcclAsyncReduceOp_t *reduce_handle,
                                               pcclReduceInfo_t *PCCL_NULLABLE reduce_info_out);

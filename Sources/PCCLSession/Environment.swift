@@ -4,9 +4,9 @@ import PCCLTransport
 /// What the environment may set, read once. docs/operations.md lists the same variables.
 package struct Environment: Sendable {
     /// `PCCL_TIMEOUT`: the dead time in seconds, between 0.1 and 3600. `PCCL_MASTER_GRACE`: how long members wait for a
-    /// master that is gone, in seconds; six dead times if it is not set.
+    /// master that is gone, in seconds; six dead times if it is not set. `PCCL_STRAGGLER_DEADLINE`: after how many seconds a
+    /// member that others wait for is lost; never if it is not set.
     package var timeouts = Timeouts.standard
-    /// `PCCL_STRAGGLER_DEADLINE`: after how many seconds a member that others wait for is lost; never if it is not set.
     /// `PCCL_PORT_BASE`: the first port tried for connections from other peers.
     package var portBase: UInt16 = 48150
     /// `PCCL_ADVERTISE`: where other peers are to dial, ADDRESS or ADDRESS:PORT, separated by commas. Port 0: the port that

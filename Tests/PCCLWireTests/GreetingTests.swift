@@ -99,7 +99,9 @@ struct StripeHelloTests {
 
     @Test(
         "a stripe that is not among its link's, and too many stripes, are errors",
-        arguments: [(4, 4), (5, 4), (.max, .max), (0, UInt16(WireLimits.stripesPerLink) + 1), (0, .max - 1), (256, .max)]
+        arguments: [
+            (4, 4), (5, 4), (.max, .max), (0, UInt16(WireLimits.stripesPerLink) + 1), (0, .max - 1), (256, .max),
+        ]
             as [(UInt16, UInt16)])
     func lies(stripe: UInt16, stripeCount: UInt16) {
         var hello = Self.hello
