@@ -276,7 +276,7 @@ extension Engine: LinkDelegate {
     private func placeData(_ header: FrameHeader, from peer: PeerID) -> Placement {
         if header.epoch < epoch || (header.epoch == epoch && isHalted) { return .discard }
         if header.epoch > epoch { return holdPlacement(header, peer) }
-        guard let launch = inbound[peer]?.bound[header.launch] else {
+        guard let launch = inbound[peer]?.bound[header.launch] ?? expected(header, from: peer) else {
             if inbound[peer]?.ignored.contains(header.launch) ?? false { return .discard }
             return holdPlacement(header, peer)
         }
@@ -308,6 +308,21 @@ extension Engine: LinkDelegate {
                 return .discard
             }
         }
+    }
+
+    /// What was resumed is known at all members from the verdict on, and in its epoch the first launch of its tag is it at each
+    /// of them. So its data has a place before the entry, which another stripe may hold up: what is kept is more than an
+    /// eager allowance, and may come as soon as we have entered.
+    private func expected(_ header: FrameHeader, from peer: PeerID) -> LaunchNumber? {
+        guard !(inbound[peer]?.ignored.contains(header.launch) ?? false) else { return nil }
+        for execution in executions.values where execution.isResumed && execution.tag == header.tag {
+            guard let rank = execution.place.members.firstIndex(of: peer), execution.peers[rank].theirLaunch == nil
+            else { continue }
+            execution.peers[rank].theirLaunch = header.launch
+            inbound[peer, default: Inbound()].bound[header.launch] = execution.launch
+            return execution.launch
+        }
+        return nil
     }
 
     private func holdPlacement(_ header: FrameHeader, _ peer: PeerID) -> Placement {

@@ -56,6 +56,7 @@ final class Execution {
     var missingSegments = 0
     var traffic = Traffic()
     private(set) var lacksMemory = false
+    let isResumed: Bool
     /// The session knows that the result is whole.
     var isTold = false
 
@@ -240,6 +241,7 @@ final class Execution {
         self.buffers = buffers
         self.pools = pools
         lent = buffers
+        isResumed = resumed != nil
         let reducer = Reducer(
             type: descriptor.type, operation: descriptor.operation, worldSize: place.worldSize)
         self.reducer = reducer

@@ -25,7 +25,7 @@ package final class MasterJournal {
     private var hasFailed = false
     private let generation = ForkedChild.generation
 
-    private static let magic: [UInt8] = [0x7f] + Array("pcclmj".utf8) + [1]
+    private static let magic: [UInt8] = [0x7f] + Array("pcclmj".utf8) + [2]
     private static let recordHeader = 8
     /// States are small: a record of a run of a thousand peers takes some 60 KiB.
     private static let largestFile = 512 << 20
@@ -133,11 +133,16 @@ package final class MasterJournal {
         return w.bytes + payload
     }
 
-    /// CRC-32C, bit by bit: it is seldom asked for.
+    /// CRC-32C.
     static func checksum(_ bytes: ArraySlice<UInt8>) -> UInt32 {
         ~bytes.reduce(UInt32.max) { sum, byte in
-            (0..<8).reduce(sum ^ UInt32(byte)) { value, _ in value >> 1 ^ (value & 1 == 1 ? 0x82F6_3B78 : 0) }
+            sum >> 8 ^ checksums[Int(UInt8(truncatingIfNeeded: sum) ^ byte)]
         }
+    }
+
+    /// Of each byte.
+    private static let checksums: [UInt32] = (0..<256).map { byte in
+        (0..<8).reduce(UInt32(byte)) { value, _ in value >> 1 ^ (value & 1 == 1 ? 0x82F6_3B78 : 0) }
     }
 
     // MARK: - files

@@ -38,8 +38,10 @@ extension World {
     /// This end is closed; the other learns of it.
     func tellBroken(_ link: Int, from host: Host, _ reason: String) {
         let other = other(of: link, than: host)
-        queue.push(
-            .toHost(other.index, .linkBroken(link: link, reason)), at: arrival(from: host.slot, to: other.slot))
+        var at = arrival(from: host.slot, to: other.slot)
+        // The answer goes before it, over the same connection.
+        if links[link].dialler == other.index { at = max(at, links[link].answeredAt) }
+        queue.push(.toHost(other.index, .linkBroken(link: link, reason)), at: at)
     }
 
     /// If nothing can come from the other end for a while, looks again after the dead time.
@@ -150,6 +152,7 @@ extension World {
         if let d = dialler.dials.firstIndex(where: { $0.attempt == dial.attempt }) { dialler.dials[d].link = link }
         // The answer is the first thing on each stripe.
         let answeredAt = answer(dial, from: host, link: link)
+        links[link].answeredAt = answeredAt
         for stripe in 0..<scenario.stripes { links[link].last[scenario.stripes + stripe] = answeredAt }
         establish(host, link)
     }

@@ -34,6 +34,8 @@ final class World {
         let diallerID: PeerID
         let listenerID: PeerID
         var isSevered = false
+        /// When the dialler hears that it stands.
+        var answeredAt = Instant(nanoseconds: 0)
         /// By direction (to the listener first), then by stripe: bytes of a stripe keep their order.
         var last: [Instant]
     }

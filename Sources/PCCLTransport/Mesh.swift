@@ -27,6 +27,8 @@ package final class Mesh {
     /// Which attempt made the link: what further stripes of it must name.
     private var attempts: [PeerID: UInt32] = [:]
     private var extras: [Extra] = []
+    /// Where a further stripe could not be dialled: when it may be tried again.
+    private var nextExtra: [PeerID: Instant] = [:]
     private var wayOut = WayOut()
     private var dials: [PeerID: Dial] = [:]
     private var assemblies: [PeerID: Assembly] = [:]
@@ -402,7 +404,8 @@ package final class Mesh {
 
     /// The link would do better with one more stripe.
     private func dialExtra(_ link: Link) {
-        guard links[link.peer] === link, link.mayGrow, let identity, let attempt = attempts[link.peer],
+        guard links[link.peer] === link, link.mayGrow, nextExtra[link.peer].map({ $0 <= loop.now }) ?? true,
+            let identity, let attempt = attempts[link.peer],
             let member = wanted.first(where: { $0.id == link.peer }), !member.addresses.isEmpty,
             let address = link.remoteHost.flatMap({ host in member.addresses.first { $0.host == host } })
                 ?? member.addresses.first
@@ -418,6 +421,7 @@ package final class Mesh {
             keepTicking()
         } catch {
             link.endStripe()
+            nextExtra[link.peer] = loop.now + Mesh.longestBackoff
             Log.write(.debug, "\(link.peer): no further connection to \(address): \(error)")
         }
     }
@@ -434,11 +438,13 @@ package final class Mesh {
             extra.link.add(number: extra.number, descriptor: descriptor)
         case .answer, .hello, .failed:
             handshake.close()
+            nextExtra[extra.peer] = loop.now + Mesh.longestBackoff
             Log.write(.debug, "\(extra.peer): a further connection was not made: \(step)")
         }
     }
 
     private func forgetExtras(of peer: PeerID) {
+        nextExtra[peer] = nil
         for extra in extras where extra.peer == peer { extra.handshake.close() }
         extras.removeAll { $0.peer == peer }
     }
@@ -551,6 +557,7 @@ package final class Mesh {
         for extra in extras where extra.handshake.deadline <= now {
             extra.handshake.close()
             extra.link.endStripe()
+            nextExtra[extra.peer] = now + Mesh.longestBackoff
             extras.removeAll { $0.handshake === extra.handshake }
         }
         if !handshakes.isEmpty || !dials.isEmpty || !extras.isEmpty || !offers.isEmpty || !offered.isEmpty {

@@ -7,7 +7,7 @@ extension ByteWriter {
         write(UInt16(clamping: part.worldSize))
     }
 
-    mutating func write(_ resumption: Resumption) {
+    package mutating func write(_ resumption: Resumption) {
         write(resumption.number)
         write(resumption.kept) { w, kept in
             w.write(kept.part)
@@ -28,7 +28,7 @@ extension ByteReader {
         return parts
     }
 
-    mutating func readResumption() throws(WireError) -> Resumption {
+    package mutating func readResumption() throws(WireError) -> Resumption {
         let number: UInt64 = try read()
         let kept = try readList("kept parts", limit: ResultPart.limitOfAll) { (r) throws(WireError) in
             let part = try r.readPart()

@@ -61,6 +61,8 @@ final class Node: @unchecked Sendable {
     /// Only so many segments leave from now on.
     var sendAllowance = Int.max
     var isLogging = false
+    /// Entries that come now are heard later.
+    private var heldEntries: [() -> Void]?
 
     init(_ id: UInt64, configuration: EngineConfiguration, shares: [UInt16] = [], sites: [UInt16] = []) throws {
         self.id = id
@@ -189,6 +191,16 @@ final class Node: @unchecked Sendable {
         try onLoop { $0.engine.forget() }
     }
 
+    /// As if the stripe that carries entries stood still, until `hearEntries`.
+    func holdEntries() throws { try onLoop { $0.heldEntries = [] } }
+    func hearEntries() throws {
+        try onLoop { node in
+            let held = node.heldEntries ?? []
+            node.heldEntries = nil
+            for hear in held { node.work(hear) }
+        }
+    }
+
     func allowSending(_ count: Int) throws {
         try onLoop { node in
             node.sendAllowance = count
@@ -268,10 +280,11 @@ extension Node: EngineDelegate {
         _ peer: PeerID, _ epoch: Epoch, _ tag: Tag, _ launch: LaunchNumber, _ descriptor: OperationDescriptor
     ) {
         if isLogging { events.put(.entered(peer.value, epoch: epoch.value, tag: tag.value)) }
-        work { [self] in
+        let hear: () -> Void = { [self] in
             entries[Key(peer: peer.value, tag: tag.value), default: []].append(launch)
             if let mine = byTag[tag.value] { bindIfEntered(mine, peer.value) }
         }
+        if heldEntries == nil { work(hear) } else { heldEntries?.append(hear) }
     }
 
     func enginePrepared(_ peer: PeerID, _ epoch: Epoch, _ tag: Tag, _ launch: LaunchNumber) {

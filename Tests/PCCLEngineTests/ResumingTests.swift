@@ -157,6 +157,44 @@ struct ResumingTests {
         #expect(traffic[0].sentBytes >= UInt64(2 * result.count) && traffic[2].sentBytes == 0)
         try cluster.stop()
     }
+
+    @Test("what is kept may come before the entry, and be more than may otherwise come then")
+    func beforeTheEntry() throws {
+        var configuration = small()
+        configuration.eagerBytesPerOperation = 1024
+        configuration.eagerBytesPerLink = 4096
+        let cluster = try Cluster(2, stripes: 2, configuration)
+        try cluster.log()
+        let count = 10_000
+        let reduction = Reduction(tag: 1, .int32, .sum, .direct, count: count, isInPlace: true, worldSize: 2)
+        for node in cluster.nodes { try node.allowSending(0) }
+        let completions = try (0..<2).map { try reduction.start(cluster.nodes[$0], rank: $0) }
+        for node in cluster.nodes { _ = try node.halt() }
+        for node in cluster.nodes { try node.allowSending(.max) }
+        // As if the first rank had nine tenths of the result.
+        let kept = [KeptPart(ResultPart(elements: 0..<9000, worldSize: 2), holders: [0])]
+        let result = [UInt8](repeating: 7, count: 36_000)
+        reduction.targets[0].base.copyMemory(from: result, byteCount: result.count)
+        try cluster.nodes[1].holdEntries()
+        for node in cluster.nodes {
+            try node.resume(in: 2, [1, 2], [1: reduction.descriptor], [1: Resumption(number: 1, kept: kept)])
+        }
+        // All of it has come, and been put in its place, before the second rank hears of the first one's call.
+        try cluster.nodes[1].events.waitUntil { events in
+            events.reduce(0) { sum, event in
+                // The first rank's kept part is the last chunk.
+                guard case .placed(_, let header) = event, header.phase == .gather, header.chunk == 2 else {
+                    return sum
+                }
+                return sum + Int(header.payloadBytes)
+            } == result.count
+        }
+        try cluster.nodes[1].hearEntries()
+        for completion in completions { _ = try completion.value("the resumed run") }
+        #expect(Array(reduction.targets[1].bytes[..<36_000]) == result)
+        #expect(reduction.targets[0].bytes == reduction.targets[1].bytes && cluster.violations == [])
+        try cluster.stop()
+    }
 }
 
 @Suite("An engine that is out of memory")

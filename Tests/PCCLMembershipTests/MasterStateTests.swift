@@ -32,6 +32,13 @@ struct MasterStateTests {
             ])
     }
 
+    private static let resumption = Resumption(
+        number: .max,
+        kept: (0..<3).map { KeptPart(ResultPart(elements: $0 * 10..<$0 * 10 + 5, worldSize: 3), holders: [0, 1]) })
+    private static func resume(_ tag: UInt64, _ resumption: Resumption) -> OperationVerdict {
+        OperationVerdict(tag: Tag(tag), launch: LaunchNumber(7), outcome: .resume, resumption: resumption)
+    }
+
     /// Every kind of outcome, with the extremes of its fields.
     static let states = [
         MasterState(run: run, nextPeer: 1, groups: []),
@@ -44,9 +51,10 @@ struct MasterStateTests {
                         operations: [
                             OperationVerdict(tag: Tag(.max), launch: LaunchNumber(.max), outcome: .commit),
                             OperationVerdict(tag: Tag(0), launch: LaunchNumber(1), outcome: .mismatch),
+                            resume(9, resumption),
                         ],
                         missed: [FailedCalls(tag: Tag(1), count: .max)]),
-                    GroupOutcome.Verdict(peer: PeerID(.max), operations: [], missed: []),
+                    GroupOutcome.Verdict(peer: PeerID(.max), operations: [resume(9, resumption)], missed: []),
                 ]),
                 members: members, arrangement: .plain)),
     ]
@@ -54,6 +62,18 @@ struct MasterStateTests {
     @Test("it is read as it was written", arguments: states)
     func roundTrip(state: MasterState) throws {
         #expect(try MasterState(state.bytes) == state)
+    }
+
+    @Test("how an operation goes on is written once, however many members were told")
+    func resumptionsAreShared() throws {
+        func bytes(_ memberCount: UInt64) -> Int {
+            let verdicts = (0..<memberCount).map {
+                GroupOutcome.Verdict(
+                    peer: PeerID($0), operations: [Self.resume(9, Self.resumption)], missed: [])
+            }
+            return Self.state(GroupOutcome(kind: .verdicts(verdicts), members: [], arrangement: .plain)).bytes.count
+        }
+        #expect(bytes(101) - bytes(1) == 100 * (8 + 4 + 8 + 4 + 1 + 8 + 4))
     }
 
     @Test("cut short at any length it is an error", arguments: states)
@@ -86,9 +106,10 @@ struct MasterStateTests {
         }
         let beforeGroups = [UInt8](repeating: 0, count: 24)
         let beforeMembers = beforeGroups + number(1) + [UInt8](repeating: 0, count: 9)
-        // No members, shares, sites and figures; no members, shares, sites and figures of the outcome; then its kind.
+        // No members, shares, sites and figures; no members, shares, sites and figures of the outcome; then its kind, and
+        // no resumptions.
         let plain = [UInt8](repeating: 0, count: 9)
-        let beforeVerdicts = beforeMembers + number(0) + plain + number(0) + plain + [2]
+        let beforeVerdicts = beforeMembers + number(0) + plain + number(0) + plain + [2] + number(0)
         let limits = [MasterState.groupLimit, WireLimits.members, WireLimits.members]
         for (prefix, limit) in zip([beforeGroups, beforeMembers, beforeVerdicts], limits) {
             for count in [UInt32(limit + 1), 1 << 24, .max] {
@@ -112,6 +133,6 @@ struct MasterStateTests {
                 }
             }
         }
-        #expect(throws: WireError.unknownKind(3)) { _ = try MasterState(beforeVerdicts.dropLast() + [3]) }
+        #expect(throws: WireError.unknownKind(3)) { _ = try MasterState(beforeVerdicts.dropLast(5) + [3]) }
     }
 }

@@ -74,11 +74,7 @@ extension MasterState {
             case .view: w.write(UInt8(1))
             case .verdicts(let verdicts):
                 w.write(UInt8(2))
-                w.write(verdicts) { w, verdict in
-                    w.write(verdict.peer.value)
-                    w.write(verdict.operations)
-                    w.write(verdict.missed)
-                }
+                w.write(verdicts)
             }
         }
         return w.bytes
@@ -109,14 +105,64 @@ extension ByteReader {
         case 0: outcome.kind = .unknown
         case 1: outcome.kind = .view
         case 2:
-            outcome.kind = .verdicts(
-                try readList("verdicts", limit: WireLimits.members) { (r) throws(WireError) in
-                    GroupOutcome.Verdict(
-                        peer: PeerID(try r.read()), operations: try r.readVerdicts(), missed: try r.readFailedCalls())
-                })
+            outcome.kind = .verdicts(try readMemberVerdicts())
         default: throw .unknownKind(kind)
         }
         return MasterState.Group(
             id: id, epoch: epoch, members: members, arrangement: arrangement, outcome: outcome, hasLost: hasLost)
+    }
+}
+
+/// How an operation goes on is the same for all members, and is written once.
+extension ByteWriter {
+    fileprivate mutating func write(_ verdicts: [GroupOutcome.Verdict]) {
+        let resumptions = verdicts.lazy.flatMap(\.operations).compactMap(\.resumption)
+        let shared = Dictionary(resumptions.map { ($0.number, $0) }, uniquingKeysWith: { first, _ in first })
+        write(shared.values.sorted { $0.number < $1.number }) { $0.write($1) }
+        write(verdicts) { w, verdict in
+            w.write(verdict.peer.value)
+            w.write(verdict.operations) { w, operation in
+                w.write(operation.tag.value)
+                w.write(operation.launch.value)
+                w.write(operation.outcome.rawValue)
+                if let resumption = operation.resumption { w.write(resumption.number) }
+            }
+            w.write(verdict.missed)
+        }
+    }
+}
+
+extension ByteReader {
+    fileprivate mutating func readMemberVerdicts() throws(WireError) -> [GroupOutcome.Verdict] {
+        var shared: [UInt64: Resumption] = [:]
+        for resumption in try readList(
+            "resumptions", limit: ResultPart.limitOfAll,
+            { (r) throws(WireError) in
+                try r.readResumption()
+            })
+        {
+            shared[resumption.number] = resumption
+        }
+        return try readList("verdicts", limit: WireLimits.members) { (r) throws(WireError) in
+            GroupOutcome.Verdict(
+                peer: PeerID(try r.read()),
+                operations: try r.readList("operations", limit: WireLimits.operations) { (r) throws(WireError) in
+                    try r.readOperation(shared)
+                },
+                missed: try r.readFailedCalls())
+        }
+    }
+
+    private mutating func readOperation(_ shared: [UInt64: Resumption]) throws(WireError) -> OperationVerdict {
+        let tag = Tag(try read())
+        let launch = LaunchNumber(try read())
+        let raw = try read(UInt8.self)
+        guard let outcome = OperationVerdict.Outcome(rawValue: raw) else {
+            throw .unknownValue(field: "outcome", value: UInt64(raw))
+        }
+        guard outcome == .resume else { return OperationVerdict(tag: tag, launch: launch, outcome: outcome) }
+        let number: UInt64 = try read()
+        guard let resumption = shared[number] else { throw .unknownValue(field: "resumption", value: number) }
+        return OperationVerdict(tag: tag, launch: launch, outcome: outcome, resumption: resumption)
     }
 }
