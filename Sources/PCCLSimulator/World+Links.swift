@@ -178,7 +178,11 @@ extension World {
             if let link { tellBroken(link, from: host, "answered too late") }
             return
         }
-        guard let link else { return failAttempt(host, peer, attempt) }
+        // What was reset before its answer came never stood here.
+        guard let link, !links[link].isSevered else {
+            host.dials[d].link = nil
+            return failAttempt(host, peer, attempt)
+        }
         host.dials.remove(at: d)
         establish(host, link)
     }

@@ -35,6 +35,6 @@ enum SeedsOfBugs {
         // A straggler deadline flushed again and again for a member that was asking, which is nobody's to be late.
         5_992_109_953_524_844_636,
         // A bug of the simulated network: the end of a connection overtook the answer to its greeting.
-        196_600,
+        196_600, 8_667_291_807_616_120_302,
     ]
 }
