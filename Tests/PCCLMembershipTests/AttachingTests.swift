@@ -687,6 +687,26 @@ struct BlankMasterTests {
         #expect(c.view("A") == ["B", "C", "A"])
     }
 
+    /// Simulated: seed 8466745401753220723. B does not hear of anything until the end.
+    @Test("two masters that know nothing go on from the same view: never with the same epoch")
+    func twoFromOneView() {
+        var c = Cluster(of: "A", "B", grace: grace)
+        var epochs: [UInt32] = []
+        for name in ["A", "B"] {
+            let other = name == "A" ? "B" : "A"
+            c.separate(other, "master")
+            c.killMaster()
+            c.restartMaster(keepingJournal: false)
+            c.seek()
+            c.pass(c.timeouts.deadTime)
+            #expect(c.view(name) == [name])
+            epochs.append(c.epoch(name))
+            c.kill(name)
+            c.reunite(other, "master")
+        }
+        #expect(epochs[0] != epochs[1], "\(epochs)")
+    }
+
     /// Simulated: seed 5159065906346410674, where the master looked at that link again and again.
     @Test("what a member of an older view has said of its links goes with it")
     func linksOfOlderView() {

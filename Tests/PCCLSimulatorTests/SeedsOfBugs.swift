@@ -34,6 +34,8 @@ enum SeedsOfBugs {
         4_657_106_125_591_868_704,
         // A straggler deadline flushed again and again for a member that was asking, which is nobody's to be late.
         5_992_109_953_524_844_636,
+        // Two masters in a row that knew nothing went on from the same view, with the same epoch and other members.
+        8_466_745_401_753_220_723,
         // A bug of the simulated network: the end of a connection overtook the answer to its greeting.
         196_600, 8_667_291_807_616_120_302,
     ]

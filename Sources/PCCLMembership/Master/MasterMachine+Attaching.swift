@@ -86,6 +86,9 @@ extension MasterMachine {
 
     /// A master that knows nothing goes on from the ids and epochs that it is told: they must leave it some to give. No run
     /// comes that far.
+    /// Where a master that takes a view over goes on, at most. A run may have some thousand of them.
+    private static let epochsBetweenMasters: UInt32 = 1 << 20
+
     private static func isPossible(_ attachment: Attachment) -> Bool {
         let view = attachment.view
         let ids = [attachment.peer] + (view?.members.map(\.id) ?? [])
@@ -261,7 +264,9 @@ extension MasterMachine {
         }
         groups[g].members = ids
         groups[g].begin(view.epoch, .unknown)
-        groups[g].highestEpoch = max(groups[g].highestEpoch, view.epoch)
+        // Another master may have gone on from this epoch, with others who are gone or will come: none of its is used again.
+        let distance = 1 + firstEpoch.value % MasterMachine.epochsBetweenMasters
+        groups[g].highestEpoch = max(groups[g].highestEpoch, Epoch(view.epoch.value + distance))
         groups[g].arrangement = view.arrangement
         groups[g].phase = .recovering(MasterGroup.Recovery())
         groups[g].forgetAllVotes()
