@@ -48,6 +48,7 @@ final class World {
     /// Ten times what the longest schedules take.
     private static let eventLimit = 500_000
 
+    private let seed: UInt64
     let scenario: Scenario
     let sabotage: Sabotage?
     let isTracing: Bool
@@ -86,6 +87,7 @@ final class World {
     }
 
     init(seed: UInt64, sabotage: Sabotage?, tracing: Bool, without parts: Set<Scenario.Part> = []) {
+        self.seed = seed
         var random = RandomSource(seed: seed)
         let whole = Scenario(&random)
         scenario = parts.isEmpty ? whole : whole.without(parts)
@@ -175,6 +177,12 @@ final class World {
         return steps
     }
 
+    /// Masters draw from it where they begin: sums and differences of several must not meet.
+    private func secret(of connection: Int) -> PeerSecret {
+        var source = RandomSource(seed: seed ^ UInt64(connection) << 32)
+        return PeerSecret(high: source.next(), low: source.next())
+    }
+
     /// A chance of one in `n` to put the defect in, while it has not been.
     func sabotages(_ kind: Sabotage, oneIn n: Int) -> Bool {
         guard sabotage == kind, !hasSabotaged, random.oneIn(n) else { return false }
@@ -262,7 +270,7 @@ final class World {
             pumpMaster(
                 .connected(
                     .init(UInt64(connection)), from: World.address(slot),
-                    secret: PeerSecret(high: 1, low: UInt64(connection) &* 0x9e37_79b9_7f4a_7c15)))
+                    secret: secret(of: connection)))
         case .bytes(let connection, let bytes):
             guard connections[connection].isOpenAtMaster else { return }
             do {

@@ -38,5 +38,7 @@ enum SeedsOfBugs {
         8_466_745_401_753_220_723,
         // A bug of the simulated network: the end of a connection overtook the answer to its greeting.
         196_600, 8_667_291_807_616_120_302,
+        // Another: its secrets were multiples of one number, so that two masters that knew nothing met after all.
+        116_728_629_151_988_521,
     ]
 }
