@@ -273,20 +273,33 @@ package final class Mesh {
         if hello.stripeCount == StripeHello.offer { return settleOffer(handshake, hello) }
         guard wanted.contains(where: { $0.id == hello.from }), hello.from > identity.me else { return }
         forget(handshake)
+        guard let stripes = Mesh.gather(handshake, hello, until: Int(hello.stripeCount), in: &assemblies) else {
+            return
+        }
+        stripes.forEach { $0.answer(.accepted) }
+        establish(hello.from, stripes, attempt: hello.attempt, isMaker: false)
+    }
+
+    /// Puts a stripe to the others of its attempt; what is of an older one, or comes twice, is closed. All of them, in their
+    /// order, once there are so many.
+    private static func gather(
+        _ handshake: StripeHandshake, _ hello: StripeHello, until count: Int, in assemblies: inout [PeerID: Assembly]
+    ) -> [StripeHandshake]? {
         var assembly = assemblies[hello.from] ?? Assembly(attempt: hello.attempt, stripes: [])
-        if hello.attempt < assembly.attempt { return handshake.close() }
         if hello.attempt > assembly.attempt {
             assembly.stripes.forEach { $0.close() }
             assembly = Assembly(attempt: hello.attempt, stripes: [])
         }
-        if assembly.stripes.contains(where: { $0.hello?.stripe == hello.stripe }) { return handshake.close() }
+        guard hello.attempt == assembly.attempt,
+            !assembly.stripes.contains(where: { $0.hello?.stripe == hello.stripe })
+        else {
+            handshake.close()
+            return nil
+        }
         assembly.stripes.append(handshake)
-        assemblies[hello.from] = assembly
-        guard assembly.stripes.count == Int(hello.stripeCount) else { return }
-        assemblies[hello.from] = nil
-        assembly.stripes.sort { ($0.hello?.stripe ?? 0) < ($1.hello?.stripe ?? 0) }
-        assembly.stripes.forEach { $0.answer(.accepted) }
-        establish(hello.from, assembly.stripes, attempt: hello.attempt, isMaker: false)
+        let isComplete = assembly.stripes.count == count
+        assemblies[hello.from] = isComplete ? nil : assembly
+        return isComplete ? assembly.stripes.sorted { ($0.hello?.stripe ?? 0) < ($1.hello?.stripe ?? 0) } : nil
     }
 
     // MARK: dialling in reverse
@@ -357,18 +370,9 @@ package final class Mesh {
         guard let dial = dials[hello.from], dial.retryAt != nil || dial.stripes.allSatisfy(\.isConnecting) else {
             return handshake.close()
         }
-        var assembly = offered[hello.from] ?? Assembly(attempt: hello.attempt, stripes: [])
-        if hello.attempt < assembly.attempt { return handshake.close() }
-        if hello.attempt > assembly.attempt {
-            assembly.stripes.forEach { $0.close() }
-            assembly = Assembly(attempt: hello.attempt, stripes: [])
-        }
-        if assembly.stripes.contains(where: { $0.hello?.stripe == hello.stripe }) { return handshake.close() }
-        assembly.stripes.append(handshake)
-        offered[hello.from] = assembly
-        guard assembly.stripes.count == Int(max(stripes, dial.member.stripes, 1)) else { return }
-        offered[hello.from] = nil
-        takeUp(assembly.stripes, hello.from)
+        let count = Int(max(stripes, dial.member.stripes, 1))
+        guard let all = Mesh.gather(handshake, hello, until: count, in: &offered) else { return }
+        takeUp(all, hello.from)
     }
 
     private func takeUp(_ handshakes: [StripeHandshake], _ peer: PeerID) {

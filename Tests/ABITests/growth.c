@@ -5,23 +5,12 @@
 
 #include "testing.h"
 
-#include <dirent.h>
 #include <malloc.h>
 
 enum { MEMBERS = 2, JOINS = 1500, SETTLED = 300, SAMPLES = 20, OPERATIONS = 20, LARGEST = 1 << 15 };
 
 static ccoip_socket_address_t masterAddress;
 static pthread_barrier_t turns;
-
-static int countEntries(const char *path) {
-    DIR *folder = opendir(path);
-    CHECK(folder != NULL);
-    int count = 0;
-    while (readdir(folder) != NULL)
-        count++;
-    closedir(folder);
-    return count;
-}
 
 static pcclComm_t *connected(void) {
     pcclCommCreateParams_t parameters = {masterAddress, 0, 0};

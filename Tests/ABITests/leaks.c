@@ -4,20 +4,8 @@
 
 #include "testing.h"
 
-#include <dirent.h>
-
 #define PEERS 3
 #define TURNS 10
-
-static int countEntries(const char *path) {
-    DIR *folder = opendir(path);
-    CHECK(folder != NULL);
-    int count = 0;
-    while (readdir(folder) != NULL)
-        count++;
-    closedir(folder);
-    return count;
-}
 
 struct peer {
     ccoip_socket_address_t master;

@@ -7,6 +7,7 @@
 #include <pccl_ext.h>
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
@@ -76,6 +77,17 @@ static inline void startWatchdog(void) {
         if (testing_result != (expected))                                                                              \
             FAIL("%s: %s, expected %s", #call, resultName(testing_result), resultName(expected));                      \
     } while (0)
+
+// Of descriptors in /proc/self/fd, for example.
+static inline int countEntries(const char *path) {
+    DIR *folder = opendir(path);
+    CHECK(folder != NULL);
+    int count = 0;
+    while (readdir(folder) != NULL)
+        count++;
+    closedir(folder);
+    return count;
+}
 
 static inline ccoip_socket_address_t loopback(uint16_t port) {
     ccoip_socket_address_t address;

@@ -84,11 +84,11 @@ extension MasterMachine {
         welcomeBack(attachment, stranger, at: now, &effects)
     }
 
-    /// A master that knows nothing goes on from the ids and epochs that it is told: they must leave it some to give. No run
-    /// comes that far.
-    /// Where a master that takes a view over goes on, at most. A run may have some thousand of them.
+    /// How far above the epoch of a view that it takes over a master goes on, at most. A run may have some thousand of them.
     private static let epochsBetweenMasters: UInt32 = 1 << 20
 
+    /// A master that knows nothing goes on from the ids and epochs that it is told: they must leave it some to give. No run
+    /// comes that far.
     private static func isPossible(_ attachment: Attachment) -> Bool {
         let view = attachment.view
         let ids = [attachment.peer] + (view?.members.map(\.id) ?? [])
