@@ -639,6 +639,19 @@ struct RestartedMasterTests {
 
 @Suite("Transcripts: a master is started anew and knows nothing")
 struct BlankMasterTests {
+    /// A, B and C, of whom A has missed the view that admitted C.
+    private static func withoutLastView() -> Cluster {
+        var c = Cluster(of: "A", "B", grace: grace)
+        c.connect("C")
+        c.updateTopology("A")
+        c.hold(from: "A", to: "master")
+        c.updateTopology("B")
+        c.hold(from: "master", to: "A")
+        c.release(from: "A", to: "master")
+        c.lose(from: "master", to: "A")
+        return c
+    }
+
     @Test("it takes over the run that members report, and they go on in their epoch")
     func takesOver() {
         var c = Cluster(of: "A", "B", grace: grace)
@@ -659,14 +672,7 @@ struct BlankMasterTests {
     /// A has missed the view of A, B and C.
     @Test("the highest view that is told holds; a member of an older one is turned away", arguments: [true, false])
     func highestView(oldestFirst: Bool) {
-        var c = Cluster(of: "A", "B", grace: grace)
-        c.connect("C")
-        c.updateTopology("A")
-        c.hold(from: "A", to: "master")
-        c.updateTopology("B")
-        c.hold(from: "master", to: "A")
-        c.release(from: "A", to: "master")
-        c.lose(from: "master", to: "A")
+        var c = Self.withoutLastView()
         #expect(c.epoch("A") < c.epoch("B") && c.epoch("B") == c.epoch("C"))
         let late = oldestFirst ? ["B", "C"] : ["A"]
         for name in late { c.separate(name, "master") }
@@ -710,14 +716,7 @@ struct BlankMasterTests {
     /// Simulated: seed 5159065906346410674, where the master looked at that link again and again.
     @Test("what a member of an older view has said of its links goes with it")
     func linksOfOlderView() {
-        var c = Cluster(of: "A", "B", grace: grace)
-        c.connect("C")
-        c.updateTopology("A")
-        c.hold(from: "A", to: "master")
-        c.updateTopology("B")
-        c.hold(from: "master", to: "A")
-        c.release(from: "A", to: "master")
-        c.lose(from: "master", to: "A")
+        var c = Self.withoutLastView()
         for name in ["B", "C"] { c.separate(name, "master") }
         c.killMaster()
         c.separate("A", "B")
