@@ -77,6 +77,23 @@ struct FlushResolutionTests {
         #expect(outcomes(reports, .repair) == [[.restart], [.restart]])
     }
 
+    @Test(
+        "a call that has failed is not what the next call of others goes on with, though it was taken for its partner",
+        arguments: [FlushResolution.Cause.loss, .repair], [true, false])
+    func pairedWithTheNextCall(cause: FlushResolution.Cause, isPrepared: Bool) {
+        // Peers 1 and 2 have failed a call that peer 3 is still in, and are in the next. Peer 3 never heard of the first call
+        // of peer 2, and takes the second for it. What it holds is made of both.
+        let known: [UInt64: UInt32] = [1: 10, 2: 21]
+        var stale = isPrepared ? prepared(30, knows: known) : moving(30, knows: known)
+        var (first, second) = (moving(11, knows: [2: 21]), moving(21, knows: [1: 11]))
+        stale.final = [ResultPart(elements: 0..<1, worldSize: 3)]
+        (stale.elementCount, first.elementCount, second.elementCount) = (4, 4, 4)
+        (stale.onLoss, first.onLoss, second.onLoss) = (.resume, .resume, .resume)
+        let reports = [failing(1, 1, first), failing(2, 1, second), report(3, stale)]
+        #expect(outcomes(reports, cause) == [[.restart], [.restart], [.mismatch]])
+        #expect(missed(reports, cause) == [0, 0, 0])
+    }
+
     @Test("a survivor that no longer reports an operation all others hold has committed it: commit")
     func committedElsewhere() {
         let reports = [report(1), report(2, prepared(20, knows: [1: 10, 9: 90]))]

@@ -40,5 +40,7 @@ enum SeedsOfBugs {
         196_600, 8_667_291_807_616_120_302,
         // Another: its secrets were multiples of one number, so that two masters that knew nothing met after all.
         116_728_629_151_988_521,
+        // A peer still in a call that had failed took the next call of another for its partner, and what it held was kept.
+        227_711,
     ]
 }

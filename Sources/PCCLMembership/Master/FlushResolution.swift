@@ -7,9 +7,11 @@ import PCCLWire
 /// others' part of the same operation. Reports joined by such knowledge are one operation. Two operations with the same
 /// tag can be in flight at most: whoever launched the second has committed the first, so the first is prepared at all.
 ///
-/// A call whose descriptors differ fails at every member, by itself, and no member can be prepared for it. So if a survivor
-/// counts more failed calls of a tag than another, the call that the other is in and not prepared for is the next of them;
-/// is it in none, or prepared for an earlier one, then it has missed them: they fail when it makes them.
+/// A call whose descriptors differ fails at every member, by itself, and no member can commit it. So if a survivor counts
+/// more failed calls of a tag than another, the call that the other is in and not prepared for is the next of them; is it in
+/// none, or prepared for an earlier one, then it has missed them: they fail when it makes them. Where an entry was lost with
+/// its link, somebody still in a call that has failed takes the next call of another for its partner. What such a pair knows
+/// of each other is no knowledge: a call that has failed is nobody's.
 ///
 /// What everybody entered and not all hold goes on in the new view, if the callers want it so or nobody was lost: with what
 /// is final at any survivor, or from the beginning where that is nothing. An operation that was resumed before has a number,
@@ -66,12 +68,15 @@ package struct FlushResolution {
     package static func verdicts(
         for reports: [Report], cause: Cause, waiting: Waiting? = nil, members: [PeerID]? = nil, epoch: Epoch = .none
     ) -> [[OperationVerdict]] {
+        let failing = failing(reports)
         var components = Components()
         for report in reports {
             for operation in report.operations {
                 let own = components.index(of: .launch(report.peer, operation.launch))
+                guard !failing.contains(.launch(report.peer, operation.launch)) else { continue }
                 for known in operation.known {
-                    components.join(own, components.index(of: .launch(known.peer, known.launch)))
+                    let theirs = Node.launch(known.peer, known.launch)
+                    if !failing.contains(theirs) { components.join(own, components.index(of: theirs)) }
                 }
                 if operation.resumption > 0 {
                     components.join(own, components.index(of: .resumed(operation.resumption)))
@@ -101,18 +106,14 @@ package struct FlushResolution {
         let survivors = reports.map(\.peer)
         resume(&operations, order, among: members ?? survivors, cause, epoch)
 
-        let mostFailed = mostFailed(reports)
         return reports.map { report in
             report.operations.map { reported in
                 let operation = operations[root(report.peer, reported)] ?? Operation()
                 let allEntered = operation.entered.isSuperset(of: survivors)
                 let outcome: OperationVerdict.Outcome
-                let isFailed =
-                    reported.state == .inProgress
-                    && mostFailed[reported.tag] ?? 0 > report.failed[reported.tag] ?? 0
                 switch (allEntered, operation.isUnfinished, cause) {
+                case _ where failing.contains(.launch(report.peer, reported.launch)): outcome = .mismatch
                 case (true, false, _): outcome = .commit
-                case _ where isFailed: outcome = .mismatch
                 case (false, _, .misuse):
                     let isMissed = isMissed(reported.tag, by: operation.entered, reports, waiting)
                     outcome = isMissed ? .misuse : .restart
@@ -173,6 +174,32 @@ package struct FlushResolution {
                 return left > 0 ? FailedCalls(tag: tag, count: left) : nil
             }
         }
+    }
+
+    /// The launches of calls that have failed at other survivors: those that are not prepared while others have failed more,
+    /// and those that were paired with a call made after the failure.
+    private static func failing(_ reports: [Report]) -> Set<Node> {
+        let most = mostFailed(reports)
+        guard !most.isEmpty else { return [] }
+        var counts: [Node: UInt32] = [:]
+        for report in reports {
+            for operation in report.operations {
+                counts[.launch(report.peer, operation.launch)] = report.failed[operation.tag] ?? 0
+            }
+        }
+        var failing: Set<Node> = []
+        for report in reports {
+            for operation in report.operations {
+                let (own, count) = (Node.launch(report.peer, operation.launch), report.failed[operation.tag] ?? 0)
+                if operation.state == .inProgress, count < most[operation.tag] ?? 0 { failing.insert(own) }
+                for known in operation.known {
+                    let theirs = Node.launch(known.peer, known.launch)
+                    guard let theirCount = counts[theirs], theirCount != count else { continue }
+                    failing.insert(theirCount < count ? theirs : own)
+                }
+            }
+        }
+        return failing
     }
 
     private static func mostFailed(_ reports: [Report]) -> [Tag: UInt32] {
