@@ -1,7 +1,7 @@
 // Chooses the level of the reduction loops. No ifuncs: the caller keeps the pointer it gets, so the choice is made once
 // per reducer, and loaders, sanitizers and static linking have nothing to trip over.
 
-#include "reduce_levels.h"
+#include "levels.h"
 
 pccl_kernel_level pccl_kernel_best_level(void) {
 #ifdef PCCL_KERNEL_X86_LEVELS

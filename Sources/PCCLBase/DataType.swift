@@ -14,6 +14,13 @@ public enum DataType: UInt32, Sendable, CaseIterable {
         }
     }
 
+    public var isFloat: Bool {
+        switch self {
+        case .float16, .bfloat16, .float32, .float64: true
+        default: false
+        }
+    }
+
     /// Size of one element of a sum that is not finished, which other members go on with. Wider than the type where that
     /// could not hold it: see the accumulators of the kernels.
     package func partialByteCount(_ operation: ReduceOperation) -> Int {

@@ -17,16 +17,31 @@ package struct OperationDescriptor: Hashable, Sendable, CustomStringConvertible 
     package var type: DataType
     package var operation: ReduceOperation
     package var algorithm: Algorithm
+    package var codec: Codec
 
-    package init(count: UInt64, type: DataType, operation: ReduceOperation, algorithm: Algorithm) {
+    package init(
+        count: UInt64, type: DataType, operation: ReduceOperation, algorithm: Algorithm, codec: Codec = .none
+    ) {
         self.count = count
         self.type = type
         self.operation = operation
         self.algorithm = algorithm
+        self.codec = codec
     }
 
+    /// Of the caller's buffer.
     package var byteCount: UInt64 { count * UInt64(type.byteCount) }
-    /// Of a buffer of sums that are not finished: accumulators are wider where an element could not hold the sum.
-    package var partialByteCount: UInt64 { count * UInt64(type.partialByteCount(operation)) }
-    package var description: String { "all-reduce(\(operation), \(count) × \(type), \(algorithm))" }
+    /// Of all contributions of one member, and of the result, as they travel.
+    package var wireByteCount: UInt64 {
+        guard codec != .none, let count = Int(exactly: count) else { return byteCount }
+        return UInt64(codec.layout(of: type).byteCount(count))
+    }
+    /// Of sums that are not finished, as they travel: accumulators are wider where an element could not hold the sum.
+    package var partialWireByteCount: UInt64 {
+        codec == .none ? count * UInt64(type.partialByteCount(operation)) : wireByteCount
+    }
+    package var description: String {
+        let codec = codec == .none ? "" : " as \(codec)"
+        return "all-reduce(\(operation), \(count) × \(type)\(codec), \(algorithm))"
+    }
 }

@@ -112,6 +112,84 @@ pccl_kernel_level pccl_kernel_best_level(void);
 // Bytes of one accumulator; 0 for an unknown type or operation.
 size_t pccl_kernel_accumulator_bytes(uint32_t type, uint32_t operation);
 
+// ---- Codecs ----
+
+// What travels of floats instead of themselves. A buffer is cut into blocks of as many values as the caller says, 32 to
+// 256, the last one maybe shorter; the blocks lie one after the other, each as
+//
+//   header | codes, `code_bits` each: byte_count = header_bytes + (values × code_bits + 7) / 8
+//
+//   format          header (little endian)               code                                a value is
+//   min_max_N       scale, lowest value                  N bits, 0 to 2^N - 1                lowest + code × scale
+//   zero_point_N    scale, code of zero (as a float)     N bits, 0 to 2^N - 1                (code - zero) × scale
+//   int4            scale                                4 bits, number + 8, of -7 to 7      number × scale
+//   e3m0            scale                                4 bits: sign, exponent e            ± 2^(e - 7) × scale, or 0
+//   e4m3            scale                                8 bits: sign, exponent, mantissa    number × scale
+//   cast_float16    none                                 16 bits                             the number
+//   cast_bfloat16   none                                 16 bits                             the number
+//
+// Headers of min_max and zero_point are two floats of the type that is coded, scales otherwise are float32, or, in the
+// formats `_power`, one byte of the type E8M0: the power of two 2^(byte - 127), 255 for NaN. Of codes of 4 bits, byte j of
+// n values holds the j-th in its low half and the one (n + 1) / 2 further in its high half.
+//
+// Each product and each sum is rounded by itself, to nearest even, and codes are rounded so too: the same on every
+// machine. An e3m0 goes to the larger neighbour from the middle on. A block with a value that is no number, or one of
+// 2^126 (float64: 2^1022) or more, is NaN all through, but for casts, which code each value by itself.
+typedef enum pccl_kernel_format {
+    pccl_kernel_min_max_8 = 0,
+    pccl_kernel_min_max_16 = 1,
+    pccl_kernel_min_max_32 = 2, // float64 alone
+    pccl_kernel_zero_point_8 = 3,
+    pccl_kernel_zero_point_16 = 4,
+    pccl_kernel_zero_point_32 = 5, // float64 alone
+    pccl_kernel_int4 = 6,          // this one and those below: float32 alone
+    pccl_kernel_int4_power = 7,
+    pccl_kernel_e3m0 = 8,
+    pccl_kernel_e3m0_power = 9,
+    pccl_kernel_e4m3 = 10,
+    pccl_kernel_e4m3_power = 11,
+    pccl_kernel_cast_float16 = 12,
+    pccl_kernel_cast_bfloat16 = 13,
+} pccl_kernel_format;
+
+#define PCCL_KERNEL_FORMATS 14
+#define PCCL_KERNEL_LARGEST_BLOCK 256
+
+// Counts are in values, `block` is how many make up one. Buffers do not overlap.
+typedef struct pccl_kernel_codec {
+    size_t value_bytes;
+    size_t header_bytes;
+    size_t code_bits;
+
+    // Rounds to nearest.
+    void (*_Nonnull encode)(void *_Nonnull codes, const void *_Nonnull values, size_t count, size_t block);
+
+    // Rounds up or down at random, as often as the value is nearer to it, so that the mean of what is decoded is the value.
+    // The same seed and values give the same codes.
+    void (*_Nonnull encode_randomly)(void *_Nonnull codes, const void *_Nonnull values, size_t count, size_t block,
+                                     uint64_t seed);
+
+    // values[i] = what the code says
+    void (*_Nonnull decode)(void *_Nonnull values, const void *_Nonnull codes, size_t count, size_t block);
+
+    // sums[i] = sums[i] + what the code says
+    void (*_Nonnull add)(void *_Nonnull sums, const void *_Nonnull codes, size_t count, size_t block);
+} pccl_kernel_codec;
+
+// The best loops that this processor runs; null for an unknown format, and where the format cannot code the type
+// (float32 or float64). The answer is constant memory.
+const pccl_kernel_codec *_Nullable pccl_kernel_codec_for(uint32_t format, uint32_t type);
+
+// The loops of one level; null too where this build or processor lacks it.
+const pccl_kernel_codec *_Nullable pccl_kernel_codec_at(pccl_kernel_level level, uint32_t format, uint32_t type);
+
+// lost[i] = (values[i] - decoded[i]) × factor, 0 where that is no number or out of reach for a codec. `lost` may be
+// exactly `values` or `decoded`. Null for types but float32 and float64.
+typedef void (*pccl_kernel_loss)(void *_Nonnull lost, const void *_Nonnull values, const void *_Nonnull decoded,
+                                 float factor, size_t count);
+pccl_kernel_loss _Nullable pccl_kernel_loss_for(uint32_t type);
+pccl_kernel_loss _Nullable pccl_kernel_loss_at(pccl_kernel_level level, uint32_t type);
+
 #ifdef __cplusplus
 }
 #endif

@@ -22,6 +22,7 @@ import PCCLBase
 package struct Reducer: Sendable {
     package let elementBytes: Int
     package let accumulatorBytes: Int
+    package let operation: ReduceOperation
 
     private let worldSize: UInt32
     // Constant memory of the kernels, never freed and never written.
@@ -34,18 +35,19 @@ package struct Reducer: Sendable {
         guard let loops = pccl_kernel_reduction_for(type.rawValue, operation.rawValue) else {
             preconditionFailure("no kernel for \(type) \(operation)")
         }
-        self.init(loops: loops, worldSize: worldSize)
+        self.init(loops: loops, operation, worldSize: worldSize)
     }
 
     /// The loops of one level, so that tests can ask each level for the same bits; nil where this machine lacks it.
     package init?(type: DataType, operation: ReduceOperation, worldSize: Int, level: pccl_kernel_level) {
         precondition(worldSize >= 1, "a reduction has at least one contribution")
         guard let loops = pccl_kernel_reduction_at(level, type.rawValue, operation.rawValue) else { return nil }
-        self.init(loops: loops, worldSize: worldSize)
+        self.init(loops: loops, operation, worldSize: worldSize)
     }
 
-    private init(loops: UnsafePointer<pccl_kernel_reduction>, worldSize: Int) {
+    private init(loops: UnsafePointer<pccl_kernel_reduction>, _ operation: ReduceOperation, worldSize: Int) {
         self.loops = loops
+        self.operation = operation
         self.worldSize = UInt32(worldSize)
         elementBytes = loops.pointee.element_bytes
         accumulatorBytes = loops.pointee.accumulator_bytes

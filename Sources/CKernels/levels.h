@@ -1,7 +1,7 @@
-// The tables that reduce_loops.h makes, one per level.
+// The tables that reduce_loops.h and codec_loops.h make, one of each per level.
 
-#ifndef PCCL_REDUCE_LEVELS_H
-#define PCCL_REDUCE_LEVELS_H
+#ifndef PCCL_LEVELS_H
+#define PCCL_LEVELS_H
 
 #include "CKernels.h"
 
@@ -12,12 +12,21 @@
 // By operation; the table is an array of these by type.
 typedef const pccl_kernel_reduction *pccl_kernel_reduction_row[PCCL_KERNEL_OPERATIONS];
 
+// By format, then float32 and float64; what coding lost, likewise.
+typedef struct pccl_kernel_codec_table {
+    const pccl_kernel_codec *codecs[PCCL_KERNEL_FORMATS][2];
+    pccl_kernel_loss losses[2];
+} pccl_kernel_codec_table;
+
 #define PCCL_KERNEL_INTERNAL __attribute__((visibility("hidden")))
 
 extern PCCL_KERNEL_INTERNAL const pccl_kernel_reduction_row pccl_kernel_reductions_plain[PCCL_KERNEL_TYPES];
+extern PCCL_KERNEL_INTERNAL const pccl_kernel_codec_table pccl_kernel_codecs_plain;
 #ifdef PCCL_KERNEL_X86_LEVELS
 extern PCCL_KERNEL_INTERNAL const pccl_kernel_reduction_row pccl_kernel_reductions_avx2[PCCL_KERNEL_TYPES];
+extern PCCL_KERNEL_INTERNAL const pccl_kernel_codec_table pccl_kernel_codecs_avx2;
 extern PCCL_KERNEL_INTERNAL const pccl_kernel_reduction_row pccl_kernel_reductions_avx512[PCCL_KERNEL_TYPES];
+extern PCCL_KERNEL_INTERNAL const pccl_kernel_codec_table pccl_kernel_codecs_avx512;
 #endif
 
 #endif

@@ -1,4 +1,4 @@
-#include "reduce_levels.h"
+#include "levels.h"
 
 #ifdef PCCL_KERNEL_X86_LEVELS
 #include <string.h>
@@ -7,7 +7,10 @@
 // features named here are the ones that pccl_kernel_best_level asks for.
 #pragma clang attribute push(__attribute__((target("avx2,f16c"))), apply_to = function)
 #define LEVEL_TABLE pccl_kernel_reductions_avx2
+#define LEVEL_CODECS pccl_kernel_codecs_avx2
 #define FLOAT16_CONVERTS_IN_HARDWARE 1
 #include "reduce_loops.h"
+
+#include "codec_loops.h"
 #pragma clang attribute pop
 #endif
