@@ -1,4 +1,5 @@
 import PCCLBase
+import PCCLCompute
 import PCCLEngine
 import PCCLMembership
 import PCCLSession
@@ -55,6 +56,7 @@ public final class Communicator: Sendable {
 
     let session: PeerSession
     let handles = Guarded<[UInt64: AllReduceHandle]>([:])
+    private let feedbacks = Guarded<[UInt64: ErrorFeedback]>([:])
 
     /// Connections of one link.
     public static let largestStripes = 256
@@ -117,11 +119,39 @@ public final class Communicator: Sendable {
         guard isFree else {
             throw PCCLError(.invalidArgument, "tag \(operand.tag) was launched and not awaited")
         }
+        let feedback: ErrorFeedback?
+        do {
+            feedback = try self.feedback(operand)
+        } catch {
+            forget(handle)
+            throw error
+        }
         session.launch(
             Tag(operand.tag), operand.descriptor,
-            ReduceBuffers(send: operand.send, receive: operand.receive), onLoss: onLoss, completion)
+            ReduceBuffers(send: operand.send, receive: operand.receive, feedback: feedback), onLoss: onLoss, completion)
         return handle
     }
+
+    /// What was lost with this tag so far: nothing, if that was with another count or type.
+    private func feedback(_ operand: ReduceOperand) throws(PCCLError) -> ErrorFeedback? {
+        guard operand.hasErrorFeedback, operand.codec != .none else { return nil }
+        let feedback: ErrorFeedback? = feedbacks.withLock { feedbacks in
+            if let kept = feedbacks[operand.tag], kept.count == operand.count, kept.type == operand.type { return kept }
+            feedbacks[operand.tag] = nil
+            let new = ErrorFeedback(count: operand.count, type: operand.type)
+            feedbacks[operand.tag] = new
+            return new
+        }
+        guard let feedback else {
+            throw PCCLError(.internalError, "no memory for the error feedback of tag \(operand.tag)")
+        }
+        return feedback
+    }
+
+    /// Forgets what coding has lost with this tag, and frees the memory: 8 bytes for an element, 16 for one of float64. Of
+    /// an operation in flight it is forgotten when that ends. False if there was nothing.
+    @discardableResult
+    public func freeErrorFeedback(tag: UInt64) -> Bool { feedbacks.withLock { $0.removeValue(forKey: tag) != nil } }
 
     /// Forgets the tag once its outcome was taken.
     func forget(_ handle: AllReduceHandle) {

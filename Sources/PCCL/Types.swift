@@ -8,6 +8,8 @@ public typealias ReduceOperation = PCCLBase.ReduceOperation
 public typealias LossPolicy = PCCLBase.LossPolicy
 /// A part of a result.
 public typealias ResultPart = PCCLBase.ResultPart
+/// What travels of floats instead of themselves.
+public typealias Codec = PCCLBase.Codec
 /// An address with a port.
 public typealias SocketAddress = PCCLBase.SocketAddress
 
@@ -42,10 +44,15 @@ public struct ReduceOperand: @unchecked Sendable {
     public var operation: ReduceOperation
     /// Names the operation: the members' calls with the same tag belong together.
     public var tag: UInt64
+    /// What travels; the same at all members. It must be able to code the type, unless it is `.none`.
+    public var codec: Codec
+    /// Whether what coding loses of this member's contributions to a sum or an average is kept by the communicator, under
+    /// the tag, and added to its next ones, so that in the long run nothing is lost. A matter of each member by itself.
+    public var hasErrorFeedback: Bool
 
     public init(
         send: UnsafeRawPointer, receive: UnsafeMutableRawPointer, count: Int, type: DataType,
-        operation: ReduceOperation, tag: UInt64
+        operation: ReduceOperation, tag: UInt64, codec: Codec = .none, errorFeedback: Bool = false
     ) {
         self.send = send
         self.receive = receive
@@ -53,23 +60,29 @@ public struct ReduceOperand: @unchecked Sendable {
         self.type = type
         self.operation = operation
         self.tag = tag
+        self.codec = codec
+        hasErrorFeedback = errorFeedback
     }
 
     /// In place.
-    public init<T: Reducible>(_ buffer: UnsafeMutableBufferPointer<T>, _ operation: ReduceOperation, tag: UInt64) {
+    public init<T: Reducible>(
+        _ buffer: UnsafeMutableBufferPointer<T>, _ operation: ReduceOperation, tag: UInt64, codec: Codec = .none,
+        errorFeedback: Bool = false
+    ) {
         self.init(
             send: UnsafeRawPointer(buffer.someAddress), receive: buffer.someAddress, count: buffer.count,
-            type: T.dataType, operation: operation, tag: tag)
+            type: T.dataType, operation: operation, tag: tag, codec: codec, errorFeedback: errorFeedback)
     }
 
     /// From one buffer into another of the same length; if the lengths differ the launch is refused.
     public init<T: Reducible>(
         from source: UnsafeBufferPointer<T>, into target: UnsafeMutableBufferPointer<T>,
-        _ operation: ReduceOperation, tag: UInt64
+        _ operation: ReduceOperation, tag: UInt64, codec: Codec = .none, errorFeedback: Bool = false
     ) {
         self.init(
             send: source.someAddress, receive: target.someAddress,
-            count: source.count == target.count ? source.count : -1, type: T.dataType, operation: operation, tag: tag)
+            count: source.count == target.count ? source.count : -1, type: T.dataType, operation: operation, tag: tag,
+            codec: codec, errorFeedback: errorFeedback)
     }
 }
 
@@ -91,11 +104,17 @@ extension ReduceOperand {
         guard send == UnsafeRawPointer(receive) || areApart else {
             throw PCCLError(.invalidArgument, "the buffers overlap in part")
         }
+        guard codec == .none || codec.canCode(type) else {
+            throw PCCLError(.invalidArgument, "\(codec) cannot code \(type) in fewer bytes")
+        }
+        guard !hasErrorFeedback || operation == .sum || operation == .average else {
+            throw PCCLError(.invalidArgument, "error feedback is for sums and averages, not for \(operation)")
+        }
     }
 
     /// The algorithm is a matter of the epoch in which the operation starts: see `PeerMachine.Configuration`.
     var descriptor: OperationDescriptor {
-        OperationDescriptor(count: UInt64(count), type: type, operation: operation, algorithm: .direct)
+        OperationDescriptor(count: UInt64(count), type: type, operation: operation, algorithm: .direct, codec: codec)
     }
 }
 

@@ -200,7 +200,8 @@ private func operand(
         throw PCCLError(.invalidArgument, "\(descriptor.src_descriptor.datatype.rawValue) is no data type")
     }
     let quantized = descriptor.quantization_options.quantized_datatype
-    if algorithm != pcclQuantNone, DataType(rawValue: quantized.rawValue) == nil {
+    let quantizedType = DataType(rawValue: quantized.rawValue)
+    guard algorithm == pcclQuantNone || quantizedType != nil else {
         throw PCCLError(.invalidArgument, "\(quantized.rawValue) is no data type to quantise to")
     }
     guard [pcclQuantNone, pcclQuantMinMax, pcclQuantZeroPointScale].contains(algorithm) else {
@@ -213,12 +214,28 @@ private func operand(
         throw PCCLError(.invalidArgument, "\(descriptor.count) elements do not fit into memory")
     }
     let operand = ReduceOperand(
-        send: send, receive: receive, count: count, type: type, operation: operation, tag: descriptor.tag)
+        send: send, receive: receive, count: count, type: type, operation: operation, tag: descriptor.tag,
+        codec: codec(algorithm, of: type, as: quantizedType ?? type))
     try operand.validate()
-    if algorithm != pcclQuantNone {
-        throw PCCLError(.invalidUsage, "values cannot be quantised in this release: set the algorithm to none")
-    }
     return operand
+}
+
+/// What the two algorithms of the header are here; the values themselves where codes would be no smaller.
+private func codec(_ algorithm: pcclQuantizationAlgorithm_t, of type: DataType, as quantized: DataType) -> Codec {
+    let format: Codec.Format? =
+        switch (algorithm, quantized) {
+        case (pcclQuantMinMax, .uint8), (pcclQuantMinMax, .int8): .minMax8
+        case (pcclQuantMinMax, .uint16), (pcclQuantMinMax, .int16): .minMax16
+        case (pcclQuantMinMax, .uint32), (pcclQuantMinMax, .int32): .minMax32
+        case (pcclQuantZeroPointScale, .uint8), (pcclQuantZeroPointScale, .int8): .zeroPoint8
+        case (pcclQuantZeroPointScale, .uint16), (pcclQuantZeroPointScale, .int16): .zeroPoint16
+        case (pcclQuantZeroPointScale, .uint32), (pcclQuantZeroPointScale, .int32): .zeroPoint32
+        case (pcclQuantMinMax, .float16), (pcclQuantZeroPointScale, .float16): .float16
+        case (pcclQuantMinMax, .bfloat16), (pcclQuantZeroPointScale, .bfloat16): .bfloat16
+        default: nil
+        }
+    guard let format, Codec(format).canCode(type) else { return .none }
+    return Codec(format)
 }
 
 extension pcclReduceInfo_t {

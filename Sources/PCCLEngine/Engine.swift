@@ -64,11 +64,11 @@ package final class Engine {
         var eagerBytes = 0
     }
 
-    /// A sum on its way out of our staging.
+    /// Something on its way out of our staging.
     private struct Departure {
         var launch: LaunchNumber
         var chunk: Int
-        var elements: Int
+        var pacedElements: Int
         var piece: StagedPiece
     }
 
@@ -230,6 +230,8 @@ package final class Engine {
             landings = landings.filter { $0.value.launch != launch }
             departures = departures.filter { $0.value.launch != launch }
             execution.restoreInput()
+        } else {
+            execution.buffers.feedback?.commit()
         }
         return execution.traffic
     }
@@ -289,16 +291,16 @@ extension Engine: LinkDelegate {
             let arrival = try execution.arrival(header, from: rank)
             execution.markReceived(arrival)
             switch arrival.destination {
+            case .gather where execution.gathers[arrival.chunk]?.isCoded ?? false:
+                guard let (piece, base) = execution.landing(arrival) else { throw .noMemory }
+                return .into(base, owner: launch, token: land(piece, launch))
             case .gather:
                 let offset = execution.offset(chunk: arrival.chunk, elements: arrival.elements)
                 guard execution.saveOriginal(offset: offset, count: arrival.byteCount) else { throw .noMemory }
                 return .into(execution.buffers.receive + offset, owner: launch, token: 0)
             case .fold(let operand):
                 guard let (piece, base) = execution.landing(arrival, operand: operand) else { throw .noMemory }
-                let token = nextToken
-                nextToken += 1
-                landings[token] = (launch, piece)
-                return .into(base, owner: launch, token: token)
+                return .into(base, owner: launch, token: land(piece, launch))
             }
         } catch {
             switch error {
@@ -308,6 +310,13 @@ extension Engine: LinkDelegate {
                 return .discard
             }
         }
+    }
+
+    private func land(_ piece: StagedPiece, _ launch: LaunchNumber) -> Int {
+        let token = nextToken
+        nextToken += 1
+        landings[token] = (launch, piece)
+        return token
     }
 
     /// What was resumed is known at all members from the verdict on, and in its epoch the first launch of its tag is it at each
@@ -415,7 +424,7 @@ extension Engine: LinkDelegate {
         do {
             let progress: FoldProgress
             switch arrival.destination {
-            case .gather: progress = execution.finishGather(arrival)
+            case .gather: progress = try execution.finishGather(arrival)
             case .fold(let operand):
                 guard piece != nil else { return }
                 progress = try execution.finishContribution(arrival, operand: operand)
@@ -449,7 +458,10 @@ extension Engine: LinkDelegate {
                 let next = execution.nextSegment(
                     to: rank, limit: limit, isFarAway: link.isLong, eagerBytesLeft: left,
                     configuration: configuration)
-            else { continue }
+            else {
+                if execution.lacksMemory { tellOutOfMemory(execution) }
+                continue
+            }
             if next.isEager { outbound[link.peer]?.eagerBytes += Int(next.header.payloadBytes) }
             if execution.outgoing[rank].isEmpty { outbound[link.peer]?.queue.removeAll { $0 === execution } }
             var token = 0
@@ -458,7 +470,7 @@ extension Engine: LinkDelegate {
                 nextToken += 1
                 departures[token] = Departure(
                     launch: execution.launch, chunk: Int(next.header.chunk),
-                    elements: Int(next.header.payloadBytes) / execution.reducer.accumulatorBytes, piece: piece)
+                    pacedElements: next.pacedElements, piece: piece)
             }
             return OutgoingSegment(
                 header: next.header, payload: next.payload, owner: execution.launch, token: token)
@@ -475,11 +487,11 @@ extension Engine: LinkDelegate {
     }
 
     package func link(_ link: Link, sent segment: OutgoingSegment) {
-        guard let departure = departures.removeValue(forKey: segment.token),
+        guard let departure = departures.removeValue(forKey: segment.token), departure.pacedElements > 0,
             let execution = executions[departure.launch]
         else { return }
         var progress = FoldProgress()
-        execution.notePaced(chunk: departure.chunk, elements: departure.elements, &progress)
+        execution.notePaced(chunk: departure.chunk, elements: departure.pacedElements, &progress)
         act(on: progress, of: execution)
     }
 }

@@ -8,6 +8,10 @@ package struct EngineConfiguration: Sendable {
     /// second-level cache when it is added.
     package var segmentBytes = 256 << 10
 
+    /// The same where values travel as codes, in bytes of these, which are several times as many in the buffer: an eighth of
+    /// a chunk, within this range. Of float32 as 8 bits over loopback 128 KiB took 15 to 25 % longer.
+    package var codedSegmentBytes = 256 << 10...512 << 10
+
     /// What one operation may send to a peer that has not called yet.
     package var eagerBytesPerOperation = 256 << 10
 
@@ -42,6 +46,14 @@ package struct EngineConfiguration: Sendable {
         guard isFarAway else { return eagerBytesPerOperation }
         let share = eagerBytesOfAllFarAway / max(worldSize - 1, 1)
         return max(min(eagerBytesPerOperationFarAway, share), eagerBytesPerOperation)
+    }
+
+    /// Whole blocks of any size.
+    func elementsPerCodedSegment(_ layout: BlockLayout, ofChunk elements: Int) -> Int {
+        let largest = Codec.blockSizes.last ?? layout.blockElements
+        let bytes = layout.byteCount(elements) / 8
+        let segmentBytes = min(max(bytes, codedSegmentBytes.lowerBound), codedSegmentBytes.upperBound)
+        return max(segmentBytes / layout.byteCount(largest), 1) * largest
     }
 
     /// How much of a chunk that we reduce a sender may send before we have granted more; so many such streams come in.

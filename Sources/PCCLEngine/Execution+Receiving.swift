@@ -45,7 +45,7 @@ extension Execution {
         let chunk = Int(header.chunk)
         guard chunk < folds.count else { throw .violation("chunk \(chunk) of \(folds.count)") }
         let layout: SegmentLayout
-        let unit: Int
+        let blocks: BlockLayout
         let destination: Arrival.Destination
         let claimed: [Int]
         switch header.phase {
@@ -54,7 +54,7 @@ extension Execution {
                 throw .violation("a contribution to chunk \(chunk) that is not expected from there")
             }
             layout = fold.segments
-            unit = fold.streams[operand].unitBytes
+            blocks = fold.streams[operand].layout
             claimed = fold.streams[operand].claimed
             destination = .fold(operand: operand)
         case .gather:
@@ -62,28 +62,30 @@ extension Execution {
                 throw .violation("a result of chunk \(chunk) that is not expected from there")
             }
             layout = gather.segments
-            unit = reducer.elementBytes
+            blocks = gather.layout
             claimed = gather.claimed
             destination = .gather
         }
-        let stride = UInt64(elementsPerSegment * unit)
+        let stride = UInt64(blocks.byteCount(elementsPerSegment))
         let segment = Int(clamping: header.offset / stride)
-        guard header.offset % UInt64(unit) == 0, segment < layout.segmentCount else {
+        guard header.offset % UInt64(blocks.blockBytes) == 0, segment < layout.segmentCount else {
             throw .violation("a segment at offset \(header.offset) of chunk \(chunk)")
         }
         let whole = layout.elements(ofSegment: segment)
-        let start = Int(header.offset / UInt64(unit))
-        let count = Int(header.payloadBytes) / unit
-        guard count > 0, count * unit == Int(header.payloadBytes), count <= whole.upperBound - start else {
-            throw .violation(
-                "a segment of \(header.payloadBytes) bytes where \((whole.upperBound - start) * unit) belong")
+        let start = Int(header.offset) / blocks.blockBytes * blocks.blockElements
+        let bytes = Int(header.payloadBytes)
+        guard start < whole.upperBound, bytes > 0,
+            let count = blocks.elements(inBytes: bytes, limit: whole.upperBound - start)
+        else {
+            let most = blocks.byteCount(max(whole.upperBound - start, 0))
+            throw .violation("a segment of \(bytes) bytes where \(most) belong")
         }
         guard isMarked || claimed[segment] + count <= whole.count else {
             throw .violation("a segment that came before")
         }
         return Arrival(
             chunk: chunk, segment: segment, elements: start..<start + count, whole: whole, destination: destination,
-            byteCount: count * unit)
+            byteCount: bytes)
     }
 
     func markReceived(_ arrival: Arrival) {
@@ -97,26 +99,27 @@ extension Execution {
 
     /// Where a contribution is to land: staging for its whole segment, and the place of its elements in it.
     func landing(_ arrival: Arrival, operand: Int) -> (piece: StagedPiece, base: UnsafeMutableRawPointer)? {
-        guard let unit = folds[arrival.chunk]?.streams[operand].unitBytes,
+        guard let layout = folds[arrival.chunk]?.streams[operand].layout,
             let operands = folds[arrival.chunk]?.operands.count
         else { return nil }
-        let offset = (arrival.elements.lowerBound - arrival.whole.lowerBound) * unit
+        let offset = layout.byteCount(arrival.elements.lowerBound - arrival.whole.lowerBound)
         if let piece = folds[arrival.chunk]?.active[arrival.segment]?.arriving[operand] {
             return (piece, piece.base + offset)
         }
-        guard let piece = stagingPiece(byteCount: arrival.whole.count * unit) else { return nil }
+        guard let piece = stagingPiece(byteCount: layout.byteCount(arrival.whole.count)) else { return nil }
         folds[arrival.chunk]?.active[arrival.segment, default: Fold.Segment(operands: operands)].arriving[operand] =
             piece
         return (piece, piece.base + offset)
     }
 
-    /// A result segment, or a part of one, lies in the receive buffer.
-    func finishGather(_ arrival: Arrival) -> FoldProgress {
+    /// A result segment, or a part of one, lies in the receive buffer or, if it is coded, in staging.
+    func finishGather(_ arrival: Arrival) throws(Refusal) -> FoldProgress {
         var progress = FoldProgress()
         gathers[arrival.chunk]?.landed[arrival.segment] += arrival.elements.count
         guard gathers[arrival.chunk]?.landed[arrival.segment] == arrival.whole.count else { return progress }
+        let piece = try decodeResult(arrival)
         missingSegments -= 1
-        offerResult(arrival.chunk, arrival.segment, &progress)
+        offerResult(arrival.chunk, arrival.segment, piece, &progress)
         return progress
     }
 
@@ -143,6 +146,9 @@ extension Execution {
         _ segment: inout Fold.Segment, _ operands: [Step.Operand], _ target: Step.FoldTarget, _ arrival: Arrival,
         _ progress: inout FoldProgress
     ) throws(Refusal) -> Bool {
+        if let coder {
+            return try advanceCoded(coder, &segment, operands, target, arrival, &progress)
+        }
         let count = arrival.whole.count
         let offset = offset(chunk: arrival.chunk, elements: arrival.whole)
         let own = buffers.send + offset
@@ -191,20 +197,27 @@ extension Execution {
             release(segment.next, &segment, operands, arrival, &progress)
             segment.next += 1
         }
+        finishFold(target, arrival, piece: target == .result ? nil : segment.accumulator, &progress)
+        return true
+    }
+
+    /// All operands of a segment are folded: its result, or its sum, goes where it is to go.
+    func finishFold(
+        _ target: Step.FoldTarget, _ arrival: Arrival, piece: StagedPiece?, _ progress: inout FoldProgress
+    ) {
         switch target {
         case .result:
             missingSegments -= 1
             folds[arrival.chunk]?.isDone[arrival.segment] = true
-            notePaced(chunk: arrival.chunk, elements: count, &progress)
-            offerResult(arrival.chunk, arrival.segment, &progress)
+            notePaced(chunk: arrival.chunk, elements: arrival.whole.count, &progress)
+            offerResult(arrival.chunk, arrival.segment, piece, &progress)
         case .partial(let to):
             for i in outgoing[to].indices
             where outgoing[to][i].chunk == arrival.chunk && outgoing[to][i].source == .partial {
-                outgoing[to][i].offer(arrival.segment, segment.accumulator)
+                outgoing[to][i].offer(arrival.segment, piece)
             }
             progress.wakes.append(to)
         }
-        return true
     }
 
     private func join(
@@ -216,7 +229,7 @@ extension Execution {
         }
     }
 
-    private func release(
+    func release(
         _ operand: Int, _ segment: inout Fold.Segment, _ operands: [Step.Operand], _ arrival: Arrival,
         _ progress: inout FoldProgress
     ) {
@@ -235,7 +248,7 @@ extension Execution {
     /// Staging of a stream became free: its sender may go on, told whenever half a window has come together.
     private func noteFreed(chunk: Int, operand: Int, elements: Int, _ progress: inout FoldProgress) {
         guard var stream = folds[chunk]?.streams[operand], let from = folds[chunk]?.operands[operand] else { return }
-        stream.freedBytes += elements * stream.unitBytes
+        stream.freedBytes += stream.layout.byteCount(elements)
         let allowed = stream.freedBytes + windowBytes
         if stream.grantedBytes < stream.totalBytes, allowed - stream.grantedBytes >= windowBytes / 2 {
             stream.grantedBytes = allowed
@@ -248,12 +261,12 @@ extension Execution {
         folds[chunk]?.streams[operand].grantedBytes = stream.grantedBytes
     }
 
-    private func offerResult(_ chunk: Int, _ segment: Int, _ progress: inout FoldProgress) {
+    private func offerResult(_ chunk: Int, _ segment: Int, _ piece: StagedPiece?, _ progress: inout FoldProgress) {
         progress.hasNewResults = true
         for rank in outgoing.indices {
             for i in outgoing[rank].indices
             where outgoing[rank][i].chunk == chunk && outgoing[rank][i].source == .result {
-                outgoing[rank][i].offer(segment, nil)
+                outgoing[rank][i].offer(segment, piece)
                 progress.wakes.append(rank)
             }
         }

@@ -2,6 +2,17 @@ import PCCLBase
 import PCCLTransport
 import PCCLWire
 
+/// A segment, or a part of one, that leaves.
+struct Departing {
+    var header: FrameHeader
+    var payload: UnsafeRawPointer
+    /// Where the payload lies, if that is staging: to be held until it has left.
+    var piece: StagedPiece?
+    /// Of a sum, whose leaving makes room for more of what it was made of.
+    var pacedElements: Int
+    var isEager: Bool
+}
+
 extension Execution {
     /// The next segment for a rank, or a part of one that has at most `limit` bytes; nil when nothing is ready or allowed.
     /// `eagerBytesLeft` is what may yet be sent over this link, for all operations, to a peer that has not entered.
@@ -11,7 +22,7 @@ extension Execution {
     /// results can fill the link meanwhile.
     func nextSegment(
         to rank: Int, limit: Int, isFarAway: Bool, eagerBytesLeft: Int, configuration: EngineConfiguration
-    ) -> (header: FrameHeader, payload: UnsafeRawPointer, piece: StagedPiece?, isEager: Bool)? {
+    ) -> Departing? {
         let peer = peers[rank]
         // Streams lie with results before inputs.
         let count = outgoing[rank].count
@@ -19,7 +30,7 @@ extension Execution {
             let i = isFarAway ? count - 1 - n : n
             guard outgoing[rank][i].hasReady else { continue }
             let elements = outgoing[rank][i].next(limit: limit)
-            let bytes = elements.count * outgoing[rank][i].unitBytes
+            let bytes = outgoing[rank][i].layout.byteCount(elements.count)
             if peer.hasEntered {
                 switch outgoing[rank][i].source {
                 case .result: break
@@ -33,21 +44,24 @@ extension Execution {
                 else { continue }
                 peers[rank].eagerBytes += bytes
             }
+            guard code(&outgoing[rank][i]) else { return nil }
             let (piece, offsetInPiece) = outgoing[rank][i].take(elements)
             let stream = outgoing[rank][i]
             let offset = offset(chunk: stream.chunk, elements: elements)
             let payload: UnsafeRawPointer =
-                switch stream.source {
-                case .input: buffers.send + offset
-                case .result: UnsafeRawPointer(buffers.receive + offset)
-                case .partial: UnsafeRawPointer(piece?.base ?? buffers.receive) + offsetInPiece
+                if let piece {
+                    UnsafeRawPointer(piece.base) + offsetInPiece
+                } else {
+                    stream.source == .input ? buffers.send + offset : UnsafeRawPointer(buffers.receive + offset)
                 }
             if stream.isDone { outgoing[rank].remove(at: i) }
             traffic.sentBytes += UInt64(bytes)
             let header = FrameHeader(
                 kind: .data, phase: stream.phase, chunk: UInt16(stream.chunk), epoch: place.epoch, launch: launch,
-                tag: tag, offset: UInt64(elements.lowerBound * stream.unitBytes), payloadBytes: UInt32(bytes))
-            return (header, payload, piece, !peer.hasEntered)
+                tag: tag, offset: UInt64(stream.layout.byteCount(elements.lowerBound)), payloadBytes: UInt32(bytes))
+            return Departing(
+                header: header, payload: payload, piece: piece,
+                pacedElements: stream.source == .partial ? elements.count : 0, isEager: !peer.hasEntered)
         }
         return nil
     }

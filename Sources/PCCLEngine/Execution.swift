@@ -37,6 +37,8 @@ final class Execution {
     /// Those lent, but for a one-shot in place.
     private(set) var buffers: ReduceBuffers
     let reducer: Reducer
+    /// Where the operation has a codec.
+    let coder: Coder?
     let chunks: ChunkLayout
     /// By chunk: what was final from the start; none unless the operation was resumed.
     private let held: [Bool]
@@ -55,7 +57,7 @@ final class Execution {
     /// Result segments that this rank does not hold yet.
     var missingSegments = 0
     var traffic = Traffic()
-    private(set) var lacksMemory = false
+    var lacksMemory = false
     let isResumed: Bool
     /// The session knows that the result is whole.
     var isTold = false
@@ -124,20 +126,25 @@ final class Execution {
     }
 
     struct IncomingStream {
-        var unitBytes: Int
+        var layout: BlockLayout
         /// By segment: elements that have come, or are about to.
         var claimed: [Int]
         var freedBytes = 0
-        var grantedBytes = 0
+        var grantedBytes: Int
         var totalBytes: Int
     }
 
     struct Gather {
         let from: Int
         let segments: SegmentLayout
-        /// By segment: elements that have come or are about to, and those that lie in the receive buffer.
+        /// What does not come as it is to lie in the receive buffer is coded.
+        let layout: BlockLayout
+        let isCoded: Bool
+        /// By segment: elements that have come or are about to, and those that have landed.
         var claimed: [Int]
         var landed: [Int]
+        /// By segment, where they are coded: pieces of which something is still to come.
+        var arriving: [Int: StagedPiece] = [:]
     }
 
     /// One chunk on its way to one rank.
@@ -150,7 +157,8 @@ final class Execution {
         let chunk: Int
         let source: Source
         let segments: SegmentLayout
-        let unitBytes: Int
+        let layout: BlockLayout
+        let isCoded: Bool
         /// Segments leave one after the other, as those of an input do, although they become ready in any order. A fold of
         /// several streams needs that: if each sent other segments first, as many as its window allows, none of them would
         /// be complete, and none of them freed.
@@ -163,6 +171,8 @@ final class Execution {
         /// Elements of the next segment that have left already.
         var startedElements = 0
         var startedBytes = 0
+        /// Of an input that is coded: the segment on its way.
+        private var coded: StagedPiece?
         var creditBytes = 0
 
         var phase: FrameHeader.Phase {
@@ -177,14 +187,17 @@ final class Execution {
             case .result, .partial: readyHead < ready.count && (!isOrdered || ready[readyHead].segment == nextInOrder)
             }
         }
-        var bytesLeft: Int { segments.elementCount * unitBytes - startedBytes }
+        var bytesLeft: Int { layout.byteCount(segments.elementCount) - startedBytes }
         var isDone: Bool { bytesLeft == 0 }
 
-        init(chunk: Int, source: Source, segments: SegmentLayout, unitBytes: Int, isOrdered: Bool) {
+        init(
+            chunk: Int, source: Source, segments: SegmentLayout, layout: BlockLayout, isCoded: Bool, isOrdered: Bool
+        ) {
             self.chunk = chunk
             self.source = source
             self.segments = segments
-            self.unitBytes = unitBytes
+            self.layout = layout
+            self.isCoded = isCoded
             self.isOrdered = isOrdered
         }
 
@@ -199,23 +212,31 @@ final class Execution {
             let segment = source == .input ? nextInOrder : ready[readyHead].segment
             let whole = segments.elements(ofSegment: segment)
             let start = whole.lowerBound + startedElements
-            // Pieces end at multiples of a cache line, whatever the type.
-            let fitting = max(limit / unitBytes / 64 * 64, 64)
+            // Pieces end at multiples of a cache line, whatever the type, and where blocks do.
+            let grain = max(64 / layout.blockElements, 1)
+            let fitting = max(limit / layout.blockBytes / grain, 1) * grain * layout.blockElements
             return start..<min(start + fitting, whole.upperBound)
         }
+
+        /// An input that is to be coded before its next piece leaves: its segment.
+        var uncoded: (segment: Int, elements: Range<Int>)? {
+            guard isCoded, source == .input, coded == nil else { return nil }
+            return (nextInOrder, segments.elements(ofSegment: nextInOrder))
+        }
+        mutating func code(as piece: StagedPiece) { coded = piece }
 
         /// Takes what `next` has said. The piece is that of the whole segment, and `offset` where the elements lie in it.
         mutating func take(_ elements: Range<Int>) -> (piece: StagedPiece?, offset: Int) {
             let segment = source == .input ? nextInOrder : ready[readyHead].segment
-            let piece = source == .input ? nil : ready[readyHead].piece
+            let piece = source == .input ? coded : ready[readyHead].piece
             let whole = segments.elements(ofSegment: segment)
-            startedBytes += elements.count * unitBytes
+            startedBytes += layout.byteCount(elements.count)
             startedElements += elements.count
             if elements.upperBound == whole.upperBound {
                 startedElements = 0
                 nextInOrder += 1
                 switch source {
-                case .input: break
+                case .input: coded = nil
                 case .result, .partial:
                     ready[readyHead].piece = nil
                     readyHead += 1
@@ -225,7 +246,7 @@ final class Execution {
                     }
                 }
             }
-            return (piece, (elements.lowerBound - whole.lowerBound) * unitBytes)
+            return (piece, layout.byteCount(elements.lowerBound - whole.lowerBound))
         }
     }
 
@@ -266,10 +287,18 @@ final class Execution {
             steps = AllReduceSchedule.steps(
                 descriptor.algorithm, rank: place.rank, worldSize: place.worldSize, sites: place.sites)
         }
-        let elementsPerSegment = max(configuration.segmentBytes / reducer.elementBytes, 1)
-        self.elementsPerSegment = elementsPerSegment
+        let codec = descriptor.codec
+        let coder =
+            codec == .none
+            ? nil
+            : Coder(codec, type: descriptor.type, operation: descriptor.operation, worldSize: place.worldSize)
+        self.coder = coder
+        let largestPiece = coder?.layout ?? BlockLayout(elementBytes: reducer.accumulatorBytes)
+        elementsPerSegment =
+            coder.map { configuration.elementsPerCodedSegment($0.layout, ofChunk: count / place.worldSize) }
+            ?? max(configuration.segmentBytes / reducer.elementBytes, 1)
         windowBytes = configuration.windowBytes(
-            streams: Execution.contributions(steps), segmentWireBytes: elementsPerSegment * reducer.accumulatorBytes)
+            streams: Execution.contributions(steps), segmentWireBytes: largestPiece.byteCount(elementsPerSegment))
         peers = Array(repeating: PeerState(), count: place.worldSize)
         folds = Array(repeating: nil, count: chunks.chunkCount)
         gathers = Array(repeating: nil, count: chunks.chunkCount)
@@ -297,7 +326,8 @@ final class Execution {
     private func setInputApart() -> Bool {
         let byteCount = Int(descriptor.byteCount)
         guard saveOriginal(offset: 0, count: byteCount), let copy = originals.last?.piece else { return false }
-        buffers = ReduceBuffers(send: UnsafeRawPointer(copy.base), receive: buffers.receive)
+        buffers = ReduceBuffers(
+            send: UnsafeRawPointer(copy.base), receive: buffers.receive, feedback: buffers.feedback)
         return true
     }
 
@@ -307,37 +337,44 @@ final class Execution {
             SegmentLayout(
                 elementCount: chunks.elements(ofChunk: chunk).count, elementsPerSegment: elementsPerSegment)
         }
-        func stream(_ chunk: Int, _ source: OutgoingStream.Source, _ unitBytes: Int) -> OutgoingStream {
+        let plain = BlockLayout(elementBytes: reducer.elementBytes)
+        let sums = coder?.layout ?? BlockLayout(elementBytes: reducer.accumulatorBytes)
+        let contributions = coder?.layout ?? plain
+        // What was kept lies in buffers only, and its codes are forgotten.
+        func isCoded(_ chunk: Int) -> Bool { coder != nil && keptWorldSizes[chunk] == nil }
+        func stream(_ chunk: Int, _ source: OutgoingStream.Source) -> OutgoingStream {
             OutgoingStream(
-                chunk: chunk, source: source, segments: segments(chunk), unitBytes: unitBytes,
-                isOrdered: source == .partial && descriptor.algorithm == .twoLevel)
+                chunk: chunk, source: source, segments: segments(chunk),
+                layout: !isCoded(chunk) && source == .result ? plain : source == .partial ? sums : contributions,
+                isCoded: isCoded(chunk), isOrdered: source == .partial && descriptor.algorithm == .twoLevel)
         }
         for step in steps {
             switch step {
             case .sendInput(let chunk, let to):
-                outgoing[to].append(stream(chunk, .input, reducer.elementBytes))
+                outgoing[to].append(stream(chunk, .input))
             case .sendResult(let chunk, let to):
                 // Results before inputs: see `nextSegment`.
-                var stream = stream(chunk, .result, reducer.elementBytes)
+                var stream = stream(chunk, .result)
                 if isHeld(chunk) { for segment in 0..<stream.segments.segmentCount { stream.offer(segment, nil) } }
                 outgoing[to].insert(stream, at: 0)
             case .receiveResult(let chunk, let from):
                 let layout = segments(chunk)
                 gathers[chunk] = Gather(
-                    from: from, segments: layout, claimed: Array(repeating: 0, count: layout.segmentCount),
+                    from: from, segments: layout, layout: isCoded(chunk) ? contributions : plain,
+                    isCoded: isCoded(chunk), claimed: Array(repeating: 0, count: layout.segmentCount),
                     landed: Array(repeating: 0, count: layout.segmentCount))
                 missingSegments += layout.segmentCount
             case .fold(let chunk, let operands, let target):
                 let layout = segments(chunk)
                 let streams = operands.map { operand in
-                    let unit =
+                    let travels =
                         switch operand {
-                        case .own, .input: reducer.elementBytes
-                        case .partial: reducer.accumulatorBytes
+                        case .own, .input: contributions
+                        case .partial: sums
                         }
                     return IncomingStream(
-                        unitBytes: unit, claimed: Array(repeating: 0, count: layout.segmentCount),
-                        grantedBytes: windowBytes, totalBytes: layout.elementCount * unit)
+                        layout: travels, claimed: Array(repeating: 0, count: layout.segmentCount),
+                        grantedBytes: windowBytes, totalBytes: travels.byteCount(layout.elementCount))
                 }
                 folds[chunk] = Fold(
                     operands: operands, target: target, segments: layout,
@@ -345,7 +382,7 @@ final class Execution {
                 switch target {
                 case .result: missingSegments += layout.segmentCount
                 case .partial(let to):
-                    outgoing[to].insert(stream(chunk, .partial, reducer.accumulatorBytes), at: 0)
+                    outgoing[to].insert(stream(chunk, .partial), at: 0)
                 }
             }
         }

@@ -1,10 +1,15 @@
+import PCCLCompute
+
 /// The caller's memory, lent to an operation until its outcome is known. In place when both are the same.
 package struct ReduceBuffers: @unchecked Sendable {
     package let send: UnsafeRawPointer
     package let receive: UnsafeMutableRawPointer
-    package init(send: UnsafeRawPointer, receive: UnsafeMutableRawPointer) {
+    /// Where coding has losses that count.
+    package let feedback: ErrorFeedback?
+    package init(send: UnsafeRawPointer, receive: UnsafeMutableRawPointer, feedback: ErrorFeedback? = nil) {
         self.send = send
         self.receive = receive
+        self.feedback = feedback
     }
     var isInPlace: Bool { send == UnsafeRawPointer(receive) }
 }

@@ -166,7 +166,7 @@ package final class PeerSession: @unchecked Sendable {
                     algorithm: { [forced = configuration.algorithm] descriptor, assignment in
                         forced
                             ?? CostModel.algorithm(
-                                byteCount: descriptor.byteCount, partialByteCount: descriptor.partialByteCount,
+                                byteCount: descriptor.wireByteCount, partialByteCount: descriptor.partialWireByteCount,
                                 worldSize: assignment.members.count, arrangement: assignment.arrangement)
                     }))
             return .success(())

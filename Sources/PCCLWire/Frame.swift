@@ -112,7 +112,7 @@ package struct FrameHeader: Hashable, Sendable {
 /// The payload of an `enter` frame: what the sender's caller asked for, and how many bytes of each chunk that the sender
 /// reduces it can hold before it has granted more.
 package struct Entry: Hashable, Sendable {
-    package static let byteCount = 15
+    package static let byteCount = 18
     package var descriptor: OperationDescriptor
     package var windowBytes: UInt32
 
@@ -127,6 +127,9 @@ package struct Entry: Hashable, Sendable {
         w.write(UInt8(descriptor.type.rawValue))
         w.write(UInt8(descriptor.operation.rawValue))
         w.write(descriptor.algorithm.rawValue)
+        w.write(descriptor.codec.format.rawValue)
+        w.write(UInt8(clamping: descriptor.codec.blockElements / 32))
+        w.write(descriptor.codec.rounding.rawValue)
         w.write(windowBytes)
         return w.bytes
     }
@@ -146,9 +149,26 @@ package struct Entry: Hashable, Sendable {
         guard let algorithm = Algorithm(rawValue: algorithm) else {
             throw .unknownValue(field: "algorithm", value: UInt64(algorithm))
         }
-        descriptor = OperationDescriptor(count: count, type: type, operation: operation, algorithm: algorithm)
+        descriptor = OperationDescriptor(
+            count: count, type: type, operation: operation, algorithm: algorithm, codec: try Entry.codec(&r))
         windowBytes = try r.read()
         try r.finish()
+    }
+
+    private static func codec(_ r: inout ByteReader) throws(WireError) -> Codec {
+        let format = try r.read(UInt8.self)
+        guard let format = Codec.Format(rawValue: format) else {
+            throw .unknownValue(field: "codec", value: UInt64(format))
+        }
+        let block = Int(try r.read(UInt8.self)) * 32
+        guard Codec.blockSizes.contains(block) else {
+            throw .unknownValue(field: "block of a codec", value: UInt64(block))
+        }
+        let rounding = try r.read(UInt8.self)
+        guard let rounding = Codec.Rounding(rawValue: rounding) else {
+            throw .unknownValue(field: "rounding", value: UInt64(rounding))
+        }
+        return Codec(format, blockElements: block, rounding: rounding)
     }
 }
 

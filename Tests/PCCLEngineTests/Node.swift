@@ -374,13 +374,16 @@ struct Reduction {
 
     init(
         tag: UInt64, _ type: DataType, _ operation: ReduceOperation, _ algorithm: Algorithm, count: Int,
-        isInPlace: Bool, worldSize: Int, sites: [UInt16] = []
+        isInPlace: Bool, worldSize: Int, sites: [UInt16] = [], codec: Codec = .none,
+        inputs: [[UInt8]]? = nil
     ) {
         self.tag = tag
         self.sites = sites
         self.isInPlace = isInPlace
-        descriptor = OperationDescriptor(count: UInt64(count), type: type, operation: operation, algorithm: algorithm)
-        inputs = (0..<worldSize).map { type.elements(count, seed: tag * 100 + UInt64($0)) }
+        descriptor = OperationDescriptor(
+            count: UInt64(count), type: type, operation: operation, algorithm: algorithm, codec: codec)
+        let inputs = inputs ?? (0..<worldSize).map { type.elements(count, seed: tag * 100 + UInt64($0)) }
+        self.inputs = inputs
         // Users' buffers need not be aligned.
         sources = inputs.enumerated().map { Memory($1, misalignment: Int(tag) % 3 == 0 ? 1 + $0 : 0) }
         targets = isInPlace ? sources : inputs.map { Memory(byteCount: $0.count, filled: 0xcd) }
