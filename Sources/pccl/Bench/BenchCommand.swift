@@ -46,6 +46,15 @@ struct BenchCommand: ParsableCommand {
     @Option(help: "The operation: sum, avg, prod, max, min.")
     var op = "sum"
 
+    @Option(
+        help:
+            """
+            What travels of floats: min-max8, int4/64, e4m3-e8m0+stochastic and so on; \
+            docs/collectives.md has all of them. Not of gloo, MPI and the pump.
+            """
+    )
+    var codec = "none"
+
     @Flag(help: "Reduce in place. (gloo always does.)")
     var inPlace = false
 
@@ -73,8 +82,8 @@ struct BenchCommand: ParsableCommand {
     @Option(
         help:
             """
-            Also measure, separated by commas: gloo, one-stripe (pccl with one connection per link), tcp (pccl without \
-            shared memory), and without --master mpi (mpi-tcp and mpi-shm), pump.
+            Also measure, separated by commas: gloo, one-stripe (pccl with one connection per link), plain (pccl without \
+            the codec), tcp (pccl without shared memory), and without --master mpi (mpi-tcp and mpi-shm), pump.
             """
     )
     var vs: String?
@@ -172,6 +181,7 @@ struct BenchCommand: ParsableCommand {
         var words = [
             "\(work.type) \(work.operationName)", work.isInPlace ? "in place" : "from one buffer into another",
         ]
+        if work.codec != .none { words.append("as \(work.codec)") }
         if work.tags > 1 { words.append("\(work.tags) at a time") }
         if work.optimizes { words.append("topology optimised") }
         if work.stripes > 0 { words.append("\(work.stripes) connections per link") }
@@ -202,6 +212,14 @@ struct BenchCommand: ParsableCommand {
         guard (0...100_000).contains(warmup ?? 0) else { throw ValidationError("--warmup goes from 0 to 100000") }
         guard (0...3600).contains(pause) else { throw ValidationError("--pause goes from 0 to 3600") }
         guard (1...86_400).contains(timeout) else { throw ValidationError("--timeout goes from 1 to 86400") }
+        guard let codec = Codec(codec) else {
+            let names = Codec.Format.allCases.map { "\(Codec($0))" }.joined(separator: ", ")
+            throw ValidationError("--codec \(codec): it knows \(names), with /32 to /256 and +stochastic")
+        }
+        guard codec == .none || codec.canCode(type) else {
+            throw ValidationError("--codec \(codec) cannot code \(type) in fewer bytes")
+        }
+        work.codec = codec
         (work.type, work.operation, work.isInPlace, work.tags, work.stripes) = (type, operation, inPlace, tags, stripes)
         work.optimizes = optimize
         let plan = BenchPlan(

@@ -6,6 +6,7 @@ enum BenchLibrary: String, CaseIterable {
     case pccl
     case pcclOverTCP = "pccl-tcp"
     case oneStripe = "one-stripe"
+    case uncoded = "plain"
     case gloo
     case mpiOverTCP = "mpi-tcp"
     case mpiShared = "mpi-shm"
@@ -14,7 +15,7 @@ enum BenchLibrary: String, CaseIterable {
     /// What `--vs` calls them; `mpi` is both.
     static let choices: [(name: String, libraries: [BenchLibrary])] = [
         ("gloo", [.gloo]), ("mpi", [.mpiOverTCP, .mpiShared]), ("mpi-tcp", [.mpiOverTCP]), ("mpi-shm", [.mpiShared]),
-        ("pump", [.pump]), ("tcp", [.pcclOverTCP]), ("one-stripe", [.oneStripe]),
+        ("pump", [.pump]), ("tcp", [.pcclOverTCP]), ("one-stripe", [.oneStripe]), ("plain", [.uncoded]),
     ]
 
     /// Nil if a name is unknown.
@@ -26,7 +27,7 @@ enum BenchLibrary: String, CaseIterable {
 
     var isOurs: Bool {
         switch self {
-        case .pccl, .pcclOverTCP, .oneStripe, .pump: true
+        case .pccl, .pcclOverTCP, .oneStripe, .uncoded, .pump: true
         case .gloo, .mpiOverTCP, .mpiShared: false
         }
     }
@@ -35,7 +36,7 @@ enum BenchLibrary: String, CaseIterable {
     /// knows loopback only.
     var spansHosts: Bool {
         switch self {
-        case .pccl, .pcclOverTCP, .oneStripe, .gloo: true
+        case .pccl, .pcclOverTCP, .oneStripe, .uncoded, .gloo: true
         case .mpiOverTCP, .mpiShared, .pump: false
         }
     }
@@ -46,6 +47,7 @@ enum BenchLibrary: String, CaseIterable {
         case .pccl, .gloo, .mpiOverTCP, .mpiShared, .pump: 0
         case .pcclOverTCP: 1
         case .oneStripe: 2
+        case .uncoded: 3
         }
     }
 
@@ -54,13 +56,14 @@ enum BenchLibrary: String, CaseIterable {
         var work = work
         if self == .gloo { work.isInPlace = true }
         if self == .oneStripe { work.stripes = 1 }
+        if self == .uncoded || !isOurs || self == .pump { work.codec = .none }
         return work
     }
 
     /// Why this work is not for it, as far as that is known before it is started.
     func refusal(of work: BenchWork) -> String? {
         switch self {
-        case .pccl, .pcclOverTCP, .oneStripe, .pump: return nil
+        case .pccl, .pcclOverTCP, .oneStripe, .uncoded, .pump: return nil
         case .gloo: return work.operation == .average ? "gloo has no average" : nil
         case .mpiOverTCP, .mpiShared:
             if work.operation == .average { return "MPI has no average" }
@@ -74,7 +77,7 @@ enum BenchLibrary: String, CaseIterable {
 
     var whatToInstall: String {
         switch self {
-        case .pccl, .pcclOverTCP, .oneStripe, .pump: "nothing to install"
+        case .pccl, .pcclOverTCP, .oneStripe, .uncoded, .pump: "nothing to install"
         case .gloo: "install PyTorch for some Python (pip install torch) and name that one with --python"
         case .mpiOverTCP, .mpiShared: "install Open MPI with its compiler (Debian: openmpi-bin and libopenmpi-dev)"
         }

@@ -22,6 +22,7 @@ struct BenchPlot {
         case "gloo": ("#D55E00", "")
         case "mpi-tcp": ("#009E73", "")
         case "mpi-shm": ("#CC79A7", "")
+        case "plain": ("#E69F00", "")
         case "pump": ("#777777", "6 4")
         default: ("#000000", "2 3")
         }

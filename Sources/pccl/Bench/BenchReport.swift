@@ -76,6 +76,7 @@ struct BenchReport {
     private var options: JSONValue {
         .object([
             .init("type", .string("\(plan.work.type)")), .init("op", .string(plan.work.operationName)),
+            .init("codec", .string("\(plan.work.codec)")),
             .init("in_place", .bool(plan.work.isInPlace)), .init("tags", .integer(plan.work.tags)),
             .init("stripes", .integer(plan.work.stripes)), .init("optimize", .bool(plan.work.optimizes)),
             .init("rounds", .integer(plan.rounds)),

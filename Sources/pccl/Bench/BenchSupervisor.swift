@@ -131,7 +131,7 @@ final class BenchSupervisor {
     private func startProcesses(of world: BenchWorld, _ python: String) throws {
         let environment = currentEnvironment()
         switch world.library {
-        case .pccl, .oneStripe, .pump: try startOurs(world, environment)
+        case .pccl, .oneStripe, .uncoded, .pump: try startOurs(world, environment)
         case .pcclOverTCP:
             try startOurs(world, environment.filter { !$0.hasPrefix("PCCL_TRANSPORT=") } + ["PCCL_TRANSPORT=tcp"])
         case .gloo:

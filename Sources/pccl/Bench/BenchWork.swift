@@ -9,6 +9,8 @@ struct BenchWork: Equatable {
     var tags = 1
     /// Connections per link, where one may ask for them; 0 leaves it to the library.
     var stripes = 0
+    /// What travels of floats, where one may ask for it.
+    var codec = Codec.none
     /// The topology is optimised after the warm-up of each turn, where the library can.
     var optimizes = false
 
@@ -28,6 +30,7 @@ struct BenchWork: Equatable {
         line["type"] = "\(type)"
         line["op"] = operationName
         line["inplace"] = isInPlace ? "1" : "0"
+        line["codec"] = "\(codec)"
         line["tags"] = String(tags)
         line["stripes"] = String(stripes)
         line["optimize"] = optimizes ? "1" : "0"
@@ -41,8 +44,10 @@ struct BenchWork: Equatable {
         guard let operation = BenchWork.operations.first(where: { $0.name == operationName })?.operation else {
             throw line.isMalformed("op")
         }
+        guard let codec = Codec(try line.text("codec")) else { throw line.isMalformed("codec") }
         self.type = type
         self.operation = operation
+        self.codec = codec
         isInPlace = try line.number("inplace") == 1
         tags = try line.number("tags")
         stripes = try line.number("stripes")

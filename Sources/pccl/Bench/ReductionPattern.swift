@@ -11,11 +11,13 @@ struct ReductionPattern {
     let type: DataType
     let operation: ReduceOperation
     let peers: Int
+    let codec: Codec
 
-    init(type: DataType, operation: ReduceOperation, peers: Int) {
+    init(type: DataType, operation: ReduceOperation, peers: Int, codec: Codec = .none) {
         self.type = type
         self.operation = operation
         self.peers = peers
+        self.codec = codec
     }
 
     func fill(_ memory: UnsafeMutableRawBufferPointer, rank: Int) {
@@ -26,6 +28,7 @@ struct ReductionPattern {
     /// filled; for reductions from one buffer into another it is 1.
     func wrongElements(in memory: UnsafeRawBufferPointer, afterCalls calls: Int) -> Int {
         let expected = block(after: calls)
+        if codec != .none { return wrongElements(in: memory, of: expected, within: codingError(calls)) }
         return wrongElements(in: memory, at: 0, of: expected) { found, wanted, index in
             isClose(found, wanted, index: index, calls)
         }
@@ -124,6 +127,21 @@ struct ReductionPattern {
         return wrong
     }
 
+    /// Compares values, none of which is likely to be exact.
+    private func wrongElements(in memory: UnsafeRawBufferPointer, of block: [UInt8], within error: Double) -> Int {
+        let width = type.byteCount
+        let expected = (0..<Self.period).map { type.double(Array(block[$0 * width..<($0 + 1) * width])) }
+        var wrong = 0
+        for i in 0..<memory.count / width {
+            let found =
+                type == .float32
+                ? Double(memory.loadUnaligned(fromByteOffset: i * width, as: Float.self))
+                : type.double(Array(memory[i * width..<(i + 1) * width]))
+            if !(abs(found - expected[i % Self.period]) <= error) { wrong += 1 }
+        }
+        return wrong
+    }
+
     /// Bits that differ may still be right: a library may round each partial sum to the type.
     private func isClose(_ found: [UInt8], _ wanted: [UInt8], index: Int, _ calls: Int) -> Bool {
         guard let epsilon = type.epsilon, operation == .sum || operation == .average else { return false }
@@ -132,5 +150,25 @@ struct ReductionPattern {
         if operation == .sum { for _ in 1..<max(calls, 1) { scale *= Double(peers) } }
         let difference = abs(type.double(found) - type.double(wanted))
         return difference <= epsilon * Double(peers + calls) * scale
+    }
+
+    /// How far from the result what was coded may be: contributions, and the result itself, each off by the worst error of
+    /// the codec for values of their size.
+    private func codingError(_ calls: Int) -> Double {
+        let worst =
+            switch codec.format {
+            case .none: 0.0
+            case .minMax16, .zeroPoint16, .float16, .minMax32, .zeroPoint32: 0x1p-9
+            case .minMax8, .zeroPoint8, .bfloat16: 0x1p-6
+            case .e4m3, .e4m3PowerScale: 0x1p-3
+            default: 0.5
+            }
+        var size = Double(Self.largestValue * 2)
+        switch operation {
+        case .sum: size *= pow(Double(peers), Double(calls))
+        case .average, .maximum, .minimum: break
+        case .product: size = pow(2, Double(peers + 1))
+        }
+        return worst * Double(calls) * size * (operation == .average ? 1 : Double(peers))
     }
 }

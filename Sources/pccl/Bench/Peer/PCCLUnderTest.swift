@@ -38,6 +38,6 @@ final class PCCLUnderTest: PeerUnderTest {
         ReduceOperand(
             send: UnsafeRawPointer(buffers.source.baseAddress!), receive: buffers.target.baseAddress!,
             count: buffers.source.count / work.type.byteCount, type: work.type, operation: work.operation,
-            tag: UInt64(tag))
+            tag: UInt64(tag), codec: work.codec)
     }
 }

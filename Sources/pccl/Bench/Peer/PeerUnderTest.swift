@@ -64,7 +64,7 @@ struct TurnTaker {
 
     init(work: BenchWork, peers: Int, rank: Int, peer: any PeerUnderTest, bytesBefore: Int) {
         self.work = work
-        pattern = ReductionPattern(type: work.type, operation: work.operation, peers: peers)
+        pattern = ReductionPattern(type: work.type, operation: work.operation, peers: peers, codec: work.codec)
         self.rank = rank
         self.peer = peer
         self.bytesBefore = bytesBefore
