@@ -160,9 +160,9 @@ typedef enum pcclDistributionHint_t {
 typedef enum pcclQuantizationAlgorithm_t {
     /** Elements travel in their own type. */
     pcclQuantNone = 0,
-    /** Not available in this release. */
+    /** Each block of 256 values travels as codes from its lowest value to its highest. */
     pcclQuantMinMax = 1,
-    /** Not available in this release. */
+    /** The same, with a range that contains zero, which stays zero. */
     pcclQuantZeroPointScale = 2
 } pcclQuantizationAlgorithm_t;
 
@@ -172,7 +172,14 @@ typedef struct pcclReduceOperandDescriptor_t {
     pcclDistributionHint_t distribution_hint;
 } pcclReduceOperandDescriptor_t;
 
-/** The form in which the operands travel. With pcclQuantNone the type is not looked at. */
+/**
+ * The form in which the operands travel. With pcclQuantNone the type is not looked at.
+ *
+ * Integer types say how many bits a code has. With pcclFloat16 and pcclBFloat16 each value is rounded to that type,
+ * whatever the algorithm. Integer operands travel as they are, and so does what would not become smaller: pcclFloat
+ * with codes of 32 bits, for example. All members end with the same bits; docs/collectives.md says how far these may be
+ * off.
+ */
 typedef struct pcclQuantizationOptions_t {
     pcclDataType_t quantized_datatype;
     pcclQuantizationAlgorithm_t algorithm;
@@ -486,7 +493,6 @@ PCCL_EXPORT pcclResult_t pcclAllReduce(const void *sendbuf, void *recvbuf, const
  * - pcclInvalidArgument: another pointer is null; the buffers overlap in part; the element type, the quantised type
  *   (looked at only with an algorithm), the algorithm or the operation is unknown; `count` is 0, or so large that the
  *   size in bytes does not fit a size_t.
- * - pcclInvalidUsage: in this release, an algorithm other than pcclQuantNone, with a line in the log.
  * - pcclTooFewPeers: the group has fewer than two members.
  * - pcclInvalidArgument: an operation with this tag is launched and not awaited.
  * - pcclSuccess: begun; `*reduce_handle_out` is the handle.
@@ -539,7 +545,7 @@ PCCL_EXPORT pcclResult_t pcclAwaitAsyncReduce(const pcclAsyncReduceOp_t *reduce_
  * - pcclNotInitialized: before pcclInit.
  * - pcclInvalidArgument: a pointer is null, `count` is 0, `max_in_flight` is less than 1, two tags are equal, a
  *   descriptor is one that pcclAllReduceAsync refuses, or the members' descriptors differ.
- * - pcclInvalidUsage: not connected; other members wait in a joint function; or, in this release, quantisation.
+ * - pcclInvalidUsage: not connected; or other members wait in a joint function.
  * - pcclTooFewPeers: this peer is, or was left, alone. Tensors that were not finished have their input whole; the
  *   finished ones have their result.
  * - pcclMasterConnectionFailed: this peer was taken for lost and evicted. Buffers as with pcclTooFewPeers.

@@ -46,14 +46,70 @@ typedef struct pcclReducePart_t {
     uint32_t world_size;
 } pcclReducePart_t;
 
+/** What travels of floats instead of themselves. docs/collectives.md has the formats and what each loses at most. */
+typedef enum pcclCodec_t {
+    /** What the descriptor's quantization_options say; nothing else if their algorithm is pcclQuantNone. */
+    pcclCodecOfDescriptor = 0,
+    /** Codes of 8, 16 or 32 bits from the lowest value of a block to its highest. 32 bits are for pcclDouble. */
+    pcclCodecMinMax8 = 1,
+    pcclCodecMinMax16 = 2,
+    pcclCodecMinMax32 = 3,
+    /** The same for a range that contains zero, which stays zero. */
+    pcclCodecZeroPoint8 = 4,
+    pcclCodecZeroPoint16 = 5,
+    pcclCodecZeroPoint32 = 6,
+    /** 4 bits: whole numbers from -7 to 7 times a scale. The scale is a float, or with E8M0 a power of two in a byte.
+     */
+    pcclCodecInt4 = 7,
+    pcclCodecInt4E8M0 = 8,
+    /** 4 bits: sign, and zero or a power of two from 1/64 to 1, times a scale. */
+    pcclCodecE3M0 = 9,
+    pcclCodecE3M0E8M0 = 10,
+    /** 8 bits: sign, 4 bits of exponent, 3 of mantissa, times a scale. */
+    pcclCodecE4M3 = 11,
+    pcclCodecE4M3E8M0 = 12,
+    /** 16-bit floats, each by itself. */
+    pcclCodecFloat16 = 13,
+    pcclCodecBFloat16 = 14
+} pcclCodec_t;
+
+/** Which of the two codes next to a value it gets. */
+typedef enum pcclRounding_t {
+    pcclRoundingNearest = 0,
+    /** Either, as often as the value is nearer to it: the mean of many is the value. */
+    pcclRoundingStochastic = 1
+} pcclRounding_t;
+
 /**
- * pcclAllReduce with a choice of what a loss does.
+ * How an operation is carried out. Set all of it to zero, then `struct_size`, then what is wanted: members that later
+ * releases add are zero then, and mean what this release does.
+ */
+typedef struct pcclReduceOptions_t {
+    /** sizeof(pcclReduceOptions_t). */
+    size_t struct_size;
+    pcclOnLoss_t on_loss;
+    /** The same at all members, as are the next two. It must be able to code the element type in fewer bytes. */
+    pcclCodec_t codec;
+    /** How many values share a scale: 32, 64, 128 or 256, or 0 for what suits the codec. */
+    uint32_t block_elements;
+    pcclRounding_t rounding;
+    /**
+     * Whether what coding loses of this member's contributions to a sum or an average is kept by the communicator under
+     * the tag, and added to the next ones: in the long run nothing is lost. It takes 8 bytes for an element (16 for a
+     * pcclDouble) until pcclFreeErrorFeedback or the end of the communicator, and starts anew when a tag's count or
+     * type is another. Members need not agree on it. An operation that fails leaves it as it was.
+     */
+    bool error_feedback;
+} pcclReduceOptions_t;
+
+/**
+ * pcclAllReduce with options.
  *
  * @param sendbuf         as in pcclAllReduce; so are the next three.
  * @param recvbuf         may be `sendbuf`.
  * @param descriptor      the operation; copied.
  * @param communicator    a connected communicator.
- * @param on_loss         what is to become of it when a member is lost.
+ * @param options         how to carry it out; copied. Null: as pcclAllReduce does.
  * @param reduce_info_out receives what the operation did, the interrupted part included. If parts differ,
  *                        `local_world_size` is that of the parts made last.
  * @param parts_out       receives the parts of the result, in order, as many as there is room for. All elements are in
@@ -61,30 +117,32 @@ typedef struct pcclReducePart_t {
  * @param parts_capacity  how many fit there.
  * @param part_count_out  receives how many there are, which may be more.
  *
- * Results: those of pcclAllReduce, and pcclInvalidArgument also for a value of `on_loss` that does not exist, or for
- * parts_out being null while parts_capacity is not 0. pcclRankConnectionLost also with a policy to resume: when no
- * second member is left, or another member's call has pcclOnLossAbort.
+ * Results: those of pcclAllReduce, and pcclInvalidArgument also for options that do not exist or do not go together, or
+ * for parts_out being null while parts_capacity is not 0. pcclInternalError also when there is no memory for error
+ * feedback: the peer stays in the run. pcclRankConnectionLost also with a policy to resume: when no second member is
+ * left, or another member's call has pcclOnLossAbort.
  */
-PCCL_EXPORT pcclResult_t pcclAllReduceOnLoss(const void *sendbuf, void *recvbuf,
-                                             const pcclReduceDescriptor_t *descriptor, const pcclComm_t *communicator,
-                                             pcclOnLoss_t on_loss, pcclReduceInfo_t *PCCL_NULLABLE reduce_info_out,
-                                             pcclReducePart_t *PCCL_NULLABLE parts_out, size_t parts_capacity,
-                                             size_t *PCCL_NULLABLE part_count_out);
+PCCL_EXPORT pcclResult_t pcclAllReduceWithOptions(
+    const void *sendbuf, void *recvbuf, const pcclReduceDescriptor_t *descriptor, const pcclComm_t *communicator,
+    const pcclReduceOptions_t *PCCL_NULLABLE options, pcclReduceInfo_t *PCCL_NULLABLE reduce_info_out,
+    pcclReducePart_t *PCCL_NULLABLE parts_out, size_t parts_capacity, size_t *PCCL_NULLABLE part_count_out);
 
 /**
- * pcclAllReduceAsync with a choice of what a loss does. Await it with pcclAwaitAsyncReduceParts, or with
- * pcclAwaitAsyncReduce, which does not tell of parts.
+ * pcclAllReduceAsync with options. Await it with pcclAwaitAsyncReduceParts, or with pcclAwaitAsyncReduce, which does
+ * not tell of parts.
  *
- * Results: those of pcclAllReduceAsync, and pcclInvalidArgument also for a value of `on_loss` that does not exist.
+ * Results: those of pcclAllReduceAsync, and pcclInvalidArgument also for options that do not exist or do not go
+ * together. pcclInternalError when there is no memory for error feedback.
  */
-PCCL_EXPORT pcclResult_t pcclAllReduceAsyncOnLoss(const void *sendbuf, void *recvbuf,
-                                                  const pcclReduceDescriptor_t *descriptor,
-                                                  const pcclComm_t *communicator, pcclOnLoss_t on_loss,
-                                                  pcclAsyncReduceOp_t *reduce_handle_out);
+PCCL_EXPORT pcclResult_t pcclAllReduceAsyncWithOptions(const void *sendbuf, void *recvbuf,
+                                                       const pcclReduceDescriptor_t *descriptor,
+                                                       const pcclComm_t *communicator,
+                                                       const pcclReduceOptions_t *PCCL_NULLABLE options,
+                                                       pcclAsyncReduceOp_t *reduce_handle_out);
 
 /**
  * pcclAwaitAsyncReduce that tells of parts as well, for operations that any function has started. The last three
- * parameters are as in pcclAllReduceOnLoss.
+ * parameters are as in pcclAllReduceWithOptions.
  *
  * Results: those of pcclAwaitAsyncReduce, and pcclInvalidArgument also for parts_out being null while parts_capacity is
  * not 0: the operation is not awaited then.
@@ -95,17 +153,29 @@ PCCL_EXPORT pcclResult_t pcclAwaitAsyncReduceParts(const pcclAsyncReduceOp_t *re
                                                    size_t *PCCL_NULLABLE part_count_out);
 
 /**
- * pcclAllReduceMultipleWithRetry with one choice for all operations, where that function resumes averages, maxima and
- * minima, and resumes sums and products as a whole. With pcclOnLossAbort what a loss interrupts is repeated from its
- * beginning.
+ * pcclAllReduceMultipleWithRetry with options for all operations. Without any, averages, maxima and minima are resumed,
+ * and sums and products are resumed as a whole; with options it is what they say. With pcclOnLossAbort what a loss
+ * interrupts is repeated from its beginning.
  *
- * Results: those of pcclAllReduceMultipleWithRetry, and pcclInvalidArgument also for a value of `on_loss` that does not
- * exist.
+ * Results: those of pcclAllReduceMultipleWithRetry, and pcclInvalidArgument also for options that do not exist or do
+ * not go together.
  */
-PCCL_EXPORT pcclResult_t pcclAllReduceMultipleOnLoss(const pcclReduceOpDescriptor_t *descriptors, size_t count,
-                                                     const pcclComm_t *communicator, pcclOnLoss_t on_loss,
-                                                     pcclReduceInfo_t *PCCL_NULLABLE reduce_info_out,
-                                                     int max_in_flight);
+PCCL_EXPORT pcclResult_t pcclAllReduceMultipleWithOptions(const pcclReduceOpDescriptor_t *descriptors, size_t count,
+                                                          const pcclComm_t *communicator,
+                                                          const pcclReduceOptions_t *PCCL_NULLABLE options,
+                                                          pcclReduceInfo_t *PCCL_NULLABLE reduce_info_out,
+                                                          int max_in_flight);
+
+/**
+ * Forgets what coding has lost of this peer's contributions under a tag, and frees the memory. For an operation in
+ * flight that happens when it ends. May be called connected or not.
+ *
+ * Results:
+ * - pcclSuccess: there was something, and it is forgotten.
+ * - pcclNotInitialized: before pcclInit.
+ * - pcclInvalidArgument: the communicator is null, or nothing is kept under this tag.
+ */
+PCCL_EXPORT pcclResult_t pcclFreeErrorFeedback(const pcclComm_t *communicator, uint64_t tag);
 
 #ifdef __cplusplus
 }

@@ -21,9 +21,7 @@ static const pccl_kernel_codec_table *table_of(pccl_kernel_level level) {
 }
 
 // -1 for types that are not coded.
-static int column_of(uint32_t type) {
-    return type == pccl_kernel_float32 ? 0 : type == pccl_kernel_float64 ? 1 : -1;
-}
+static int column_of(uint32_t type) { return type == pccl_kernel_float32 ? 0 : type == pccl_kernel_float64 ? 1 : -1; }
 
 const pccl_kernel_codec *pccl_kernel_codec_at(pccl_kernel_level level, uint32_t format, uint32_t type) {
     const pccl_kernel_codec_table *table = table_of(level);

@@ -204,8 +204,7 @@ static inline uint64_t low_bits_f64(double x) { return bits_of_f64(x + WHOLE_f64
         /* The sum rounds, as in low_bits. One that is the middle at both ends may be one too many. */                 \
         const type base = WHOLE_##suffix + zero, most = WHOLE_##suffix + top;                                          \
         if (is_random) {                                                                                               \
-            VECTOR_LOOP(count,                                                                                         \
-                        type t = (x[i] * inverse + dither_##suffix(seed, first + (uint32_t)i)) + base;                 \
+            VECTOR_LOOP(count, type t = (x[i] * inverse + dither_##suffix(seed, first + (uint32_t)i)) + base;          \
                         t = t < WHOLE_##suffix ? WHOLE_##suffix : t; t = t < most ? t : most;                          \
                         codes[i] = (code)bits_of_##suffix(t))                                                          \
         } else {                                                                                                       \
@@ -436,8 +435,8 @@ static void loss_f64(void *lost, const void *values, const void *decoded, float 
     unaligned_double *out = lost;
     const unaligned_double *x = values, *y = decoded;
     const double by = (double)factor;
-    VECTOR_LOOP(count, double e = (x[i] - y[i]) * by;
-                double size = f64_of_bits(bits_of_f64(e) & 0x7fffffffffffffff); out[i] = size < 0x1p1022 ? e : 0.0)
+    VECTOR_LOOP(count, double e = (x[i] - y[i]) * by; double size = f64_of_bits(bits_of_f64(e) & 0x7fffffffffffffff);
+                out[i] = size < 0x1p1022 ? e : 0.0)
 }
 
 // ---- The table ----------------------------------------------------------------------------------

@@ -9,23 +9,24 @@ public func pcclAllReduce(
 ) -> pcclResult_t {
     result("pcclAllReduce") { () throws(PCCLError) in
         let communicator = try Handles.communicator(communicator)
-        let info = try launch(sendbuf, recvbuf, descriptor, communicator, .abort).wait()
+        let info = try launch(sendbuf, recvbuf, descriptor, communicator, Options()).wait()
         reduceInfoOut?.pointee = pcclReduceInfo_t(info)
     }
 }
 
 @implementation @c
-public func pcclAllReduceOnLoss(
+public func pcclAllReduceWithOptions(
     _ sendbuf: UnsafeRawPointer!, _ recvbuf: UnsafeMutableRawPointer!,
-    _ descriptor: UnsafePointer<pcclReduceDescriptor_t>!, _ communicator: OpaquePointer!, _ onLoss: pcclOnLoss_t,
-    _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?, _ partsOut: UnsafeMutablePointer<pcclReducePart_t>?,
+    _ descriptor: UnsafePointer<pcclReduceDescriptor_t>!, _ communicator: OpaquePointer!,
+    _ options: UnsafePointer<pcclReduceOptions_t>?, _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?,
+    _ partsOut: UnsafeMutablePointer<pcclReducePart_t>?,
     _ partsCapacity: Int, _ partCountOut: UnsafeMutablePointer<Int>?
 ) -> pcclResult_t {
-    result("pcclAllReduceOnLoss") { () throws(PCCLError) in
+    result("pcclAllReduceWithOptions") { () throws(PCCLError) in
         let communicator = try Handles.communicator(communicator)
         let parts = try PartsOut(partsOut, partsCapacity, partCountOut)
-        let policy = try policy(onLoss)
-        let info = try launch(sendbuf, recvbuf, descriptor, communicator, policy).wait()
+        let options = try Options(options)
+        let info = try launch(sendbuf, recvbuf, descriptor, communicator, options).wait()
         reduceInfoOut?.pointee = pcclReduceInfo_t(info)
         parts.write(info, count: Int(descriptor.pointee.count))
     }
@@ -38,19 +39,19 @@ public func pcclAllReduceAsync(
     _ reduceHandleOut: UnsafeMutablePointer<pcclAsyncReduceOp_t>!
 ) -> pcclResult_t {
     result("pcclAllReduceAsync") { () throws(PCCLError) in
-        try launchAsync(sendbuf, recvbuf, descriptor, communicator, .abort, reduceHandleOut)
+        try launchAsync(sendbuf, recvbuf, descriptor, communicator, Options(), reduceHandleOut)
     }
 }
 
 @implementation @c
-public func pcclAllReduceAsyncOnLoss(
+public func pcclAllReduceAsyncWithOptions(
     _ sendbuf: UnsafeRawPointer!, _ recvbuf: UnsafeMutableRawPointer!,
-    _ descriptor: UnsafePointer<pcclReduceDescriptor_t>!, _ communicator: OpaquePointer!, _ onLoss: pcclOnLoss_t,
-    _ reduceHandleOut: UnsafeMutablePointer<pcclAsyncReduceOp_t>!
+    _ descriptor: UnsafePointer<pcclReduceDescriptor_t>!, _ communicator: OpaquePointer!,
+    _ options: UnsafePointer<pcclReduceOptions_t>?, _ reduceHandleOut: UnsafeMutablePointer<pcclAsyncReduceOp_t>!
 ) -> pcclResult_t {
-    result("pcclAllReduceAsyncOnLoss") { () throws(PCCLError) in
+    result("pcclAllReduceAsyncWithOptions") { () throws(PCCLError) in
         _ = try Handles.communicator(communicator)
-        try launchAsync(sendbuf, recvbuf, descriptor, communicator, try policy(onLoss), reduceHandleOut)
+        try launchAsync(sendbuf, recvbuf, descriptor, communicator, try Options(options), reduceHandleOut)
     }
 }
 
@@ -85,25 +86,26 @@ public func pcclAllReduceMultipleWithRetry(
     _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?, _ maxInFlight: CInt
 ) -> pcclResult_t {
     result("pcclAllReduceMultipleWithRetry") { () throws(PCCLError) in
-        try reduceMultiple(descriptors, count, communicator, onLoss: nil, reduceInfoOut, maxInFlight)
+        try reduceMultiple(descriptors, count, communicator, nil, reduceInfoOut, maxInFlight)
     }
 }
 
 @implementation @c
-public func pcclAllReduceMultipleOnLoss(
+public func pcclAllReduceMultipleWithOptions(
     _ descriptors: UnsafePointer<pcclReduceOpDescriptor_t>!, _ count: Int, _ communicator: OpaquePointer!,
-    _ onLoss: pcclOnLoss_t, _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?, _ maxInFlight: CInt
+    _ options: UnsafePointer<pcclReduceOptions_t>?, _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?,
+    _ maxInFlight: CInt
 ) -> pcclResult_t {
-    result("pcclAllReduceMultipleOnLoss") { () throws(PCCLError) in
+    result("pcclAllReduceMultipleWithOptions") { () throws(PCCLError) in
         _ = try Handles.communicator(communicator)
-        let onLoss = try policy(onLoss)
-        try reduceMultiple(descriptors, count, communicator, onLoss: onLoss, reduceInfoOut, maxInFlight)
+        let options = try options.map { (options) throws(PCCLError) in try Options(options) }
+        try reduceMultiple(descriptors, count, communicator, options, reduceInfoOut, maxInFlight)
     }
 }
 
 private func reduceMultiple(
     _ descriptors: UnsafePointer<pcclReduceOpDescriptor_t>?, _ count: Int, _ communicator: OpaquePointer?,
-    onLoss: LossPolicy?, _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?, _ maxInFlight: CInt
+    _ options: Options?, _ reduceInfoOut: UnsafeMutablePointer<pcclReduceInfo_t>?, _ maxInFlight: CInt
 ) throws(PCCLError) {
     let communicator = try Handles.communicator(communicator)
     try communicator.requireMembership()
@@ -113,21 +115,21 @@ private func reduceMultiple(
     var operands: [ReduceOperand] = []
     for i in 0..<count {
         let one = descriptors[i]
-        operands.append(try operand(one.sendbuf, one.recvbuf, one.descriptor))
+        operands.append(try operand(one.sendbuf, one.recvbuf, one.descriptor, options ?? Options()))
     }
-    let info = try communicator.allReduceWithRetry(operands, maxInFlight: Int(maxInFlight), onLoss: onLoss)
+    let info = try communicator.allReduceWithRetry(operands, maxInFlight: Int(maxInFlight), onLoss: options?.onLoss)
     reduceInfoOut?.pointee = pcclReduceInfo_t(info)
 }
 
 private func launchAsync(
     _ sendbuf: UnsafeRawPointer?, _ recvbuf: UnsafeMutableRawPointer?,
-    _ descriptor: UnsafePointer<pcclReduceDescriptor_t>?, _ communicator: OpaquePointer?, _ onLoss: LossPolicy,
+    _ descriptor: UnsafePointer<pcclReduceDescriptor_t>?, _ communicator: OpaquePointer?, _ options: Options,
     _ reduceHandleOut: UnsafeMutablePointer<pcclAsyncReduceOp_t>?
 ) throws(PCCLError) {
     let object = try Handles.communicator(communicator)
     try object.requireMembership()
     let out = try required(reduceHandleOut, "reduce_handle_out")
-    let handle = try launch(sendbuf, recvbuf, descriptor, object, onLoss)
+    let handle = try launch(sendbuf, recvbuf, descriptor, object, options)
     out.pointee = pcclAsyncReduceOp_t(comm: communicator, tag: handle.tag)
 }
 
@@ -144,12 +146,57 @@ private func operation(_ reduceHandle: UnsafePointer<pcclAsyncReduceOp_t>?) thro
     return operation
 }
 
-private func policy(_ onLoss: pcclOnLoss_t) throws(PCCLError) -> LossPolicy {
-    switch onLoss {
-    case pcclOnLossAbort: return .abort
-    case pcclOnLossResume: return .resume
-    case pcclOnLossResumeWhole: return .resumeWhole
-    default: throw PCCLError(.invalidArgument, "\(onLoss.rawValue) is nothing that a loss could do")
+/// How a caller wants an operation to be carried out.
+private struct Options {
+    var onLoss = LossPolicy.abort
+    var format: Codec.Format?
+    var blockElements: Int?
+    var rounding = Codec.Rounding.nearest
+    var hasErrorFeedback = false
+
+    init() {}
+
+    /// Of a struct that may be that of an older release, and shorter.
+    init(_ options: UnsafePointer<pcclReduceOptions_t>?) throws(PCCLError) {
+        guard let options else { return }
+        var known = pcclReduceOptions_t()
+        let (size, knownSize) = (options.pointee.struct_size, MemoryLayout<pcclReduceOptions_t>.size)
+        guard size >= MemoryLayout<Int>.size else {
+            throw PCCLError(.invalidArgument, "struct_size of the options is \(size); set it to their size")
+        }
+        withUnsafeMutableBytes(of: &known) { known in
+            known.copyMemory(from: UnsafeRawBufferPointer(start: options, count: Int(min(size, known.count))))
+        }
+        guard size <= MemoryLayout<pcclReduceOptions_t>.stride else {
+            throw PCCLError(
+                .invalidArgument,
+                "options of \(size) bytes, and \(knownSize) are known: they are those of a later release")
+        }
+        switch known.on_loss {
+        case pcclOnLossAbort: onLoss = .abort
+        case pcclOnLossResume: onLoss = .resume
+        case pcclOnLossResumeWhole: onLoss = .resumeWhole
+        default: throw PCCLError(.invalidArgument, "\(known.on_loss.rawValue) is nothing that a loss could do")
+        }
+        guard let format = UInt8(exactly: known.codec.rawValue).flatMap(Codec.Format.init) else {
+            throw PCCLError(.invalidArgument, "\(known.codec.rawValue) is no codec")
+        }
+        self.format = format == .none ? nil : format
+        guard known.block_elements == 0 || Codec.blockSizes.contains(Int(known.block_elements)) else {
+            throw PCCLError(.invalidArgument, "blocks of \(known.block_elements); 32, 64, 128 and 256 are possible")
+        }
+        blockElements = known.block_elements == 0 ? nil : Int(known.block_elements)
+        guard let rounding = UInt8(exactly: known.rounding.rawValue).flatMap(Codec.Rounding.init) else {
+            throw PCCLError(.invalidArgument, "\(known.rounding.rawValue) is no way of rounding")
+        }
+        self.rounding = rounding
+        hasErrorFeedback = known.error_feedback
+    }
+
+    /// Of their own codec, or of the one that the descriptor names.
+    func codec(_ ofDescriptor: Codec.Format) -> Codec {
+        let format = format ?? ofDescriptor
+        return format == .none ? .none : Codec(format, blockElements: blockElements, rounding: rounding)
     }
 }
 
@@ -182,16 +229,18 @@ private struct PartsOut {
 
 private func launch(
     _ sendbuf: UnsafeRawPointer?, _ recvbuf: UnsafeMutableRawPointer?,
-    _ descriptor: UnsafePointer<pcclReduceDescriptor_t>?, _ communicator: Communicator, _ onLoss: LossPolicy
+    _ descriptor: UnsafePointer<pcclReduceDescriptor_t>?, _ communicator: Communicator, _ options: Options
 ) throws(PCCLError) -> AllReduceHandle {
     try communicator.requireMembership()
     let descriptor = try required(descriptor, "descriptor").pointee
-    return try communicator.allReduceAsync(try operand(sendbuf, recvbuf, descriptor), onLoss: onLoss)
+    return try communicator.allReduceAsync(
+        try operand(sendbuf, recvbuf, descriptor, options), onLoss: options.onLoss)
 }
 
 /// Checks a descriptor in the order that the header gives.
 private func operand(
-    _ sendbuf: UnsafeRawPointer?, _ recvbuf: UnsafeMutableRawPointer?, _ descriptor: pcclReduceDescriptor_t
+    _ sendbuf: UnsafeRawPointer?, _ recvbuf: UnsafeMutableRawPointer?, _ descriptor: pcclReduceDescriptor_t,
+    _ options: Options
 ) throws(PCCLError) -> ReduceOperand {
     let send = try required(sendbuf, "sendbuf")
     let receive = try required(recvbuf, "recvbuf")
@@ -215,13 +264,16 @@ private func operand(
     }
     let operand = ReduceOperand(
         send: send, receive: receive, count: count, type: type, operation: operation, tag: descriptor.tag,
-        codec: codec(algorithm, of: type, as: quantizedType ?? type))
+        codec: options.codec(format(algorithm, of: type, as: quantizedType ?? type)),
+        errorFeedback: options.hasErrorFeedback)
     try operand.validate()
     return operand
 }
 
 /// What the two algorithms of the header are here; the values themselves where codes would be no smaller.
-private func codec(_ algorithm: pcclQuantizationAlgorithm_t, of type: DataType, as quantized: DataType) -> Codec {
+private func format(
+    _ algorithm: pcclQuantizationAlgorithm_t, of type: DataType, as quantized: DataType
+) -> Codec.Format {
     let format: Codec.Format? =
         switch (algorithm, quantized) {
         case (pcclQuantMinMax, .uint8), (pcclQuantMinMax, .int8): .minMax8
@@ -235,7 +287,16 @@ private func codec(_ algorithm: pcclQuantizationAlgorithm_t, of type: DataType, 
         default: nil
         }
     guard let format, Codec(format).canCode(type) else { return .none }
-    return Codec(format)
+    return format
+}
+
+@implementation @c
+public func pcclFreeErrorFeedback(_ communicator: OpaquePointer!, _ tag: UInt64) -> pcclResult_t {
+    result("pcclFreeErrorFeedback") { () throws(PCCLError) in
+        guard try Handles.communicator(communicator).freeErrorFeedback(tag: tag) else {
+            throw PCCLError(.invalidArgument, "nothing is kept for tag \(tag)")
+        }
+    }
 }
 
 extension pcclReduceInfo_t {

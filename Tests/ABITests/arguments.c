@@ -3,6 +3,8 @@
 #define _POSIX_C_SOURCE 200809L
 #include "testing.h"
 
+#include <stddef.h>
+
 // Stands for objects that must not be looked at: zeros, so that a function which does look fails in a tame way.
 static union {
     uint64_t alignment;
@@ -33,10 +35,13 @@ static void beforeInit(void) {
     EXPECT(pcclNotInitialized, pcclAwaitAsyncReduce(&handle, NULL));
     EXPECT(pcclNotInitialized, pcclAllReduceMultipleWithRetry(&operation, 1, fake, NULL, 1));
     EXPECT(pcclNotInitialized,
-           pcclAllReduceOnLoss(send, receive, &descriptor, fake, pcclOnLossResume, NULL, NULL, 0, NULL));
-    EXPECT(pcclNotInitialized, pcclAllReduceAsyncOnLoss(send, receive, &descriptor, fake, pcclOnLossResume, &handle));
+           pcclAllReduceWithOptions(send, receive, &descriptor, fake, onLoss(pcclOnLossResume), NULL, NULL, 0, NULL));
+    EXPECT(pcclNotInitialized,
+           pcclAllReduceAsyncWithOptions(send, receive, &descriptor, fake, onLoss(pcclOnLossResume), &handle));
     EXPECT(pcclNotInitialized, pcclAwaitAsyncReduceParts(&handle, NULL, NULL, 0, NULL));
-    EXPECT(pcclNotInitialized, pcclAllReduceMultipleOnLoss(&operation, 1, fake, pcclOnLossResume, NULL, 1));
+    EXPECT(pcclNotInitialized,
+           pcclAllReduceMultipleWithOptions(&operation, 1, fake, onLoss(pcclOnLossResume), NULL, 1));
+    EXPECT(pcclNotInitialized, pcclFreeErrorFeedback(fake, 1));
     EXPECT(pcclNotInitialized,
            pcclSynchronizeSharedState(fake, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
     EXPECT(pcclNotInitialized, pcclDestroyCommunicator(fake));
@@ -160,11 +165,13 @@ static void nullPointers(void) {
     EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduce(&handle, NULL));
     EXPECT(pcclInvalidArgument, pcclAllReduceMultipleWithRetry(&operation, 1, NULL, NULL, 1));
     EXPECT(pcclInvalidArgument,
-           pcclAllReduceOnLoss(send, receive, &descriptor, NULL, pcclOnLossResume, NULL, NULL, 0, NULL));
-    EXPECT(pcclInvalidArgument, pcclAllReduceAsyncOnLoss(send, receive, &descriptor, NULL, pcclOnLossResume, &handle));
+           pcclAllReduceWithOptions(send, receive, &descriptor, NULL, onLoss(pcclOnLossResume), NULL, NULL, 0, NULL));
+    EXPECT(pcclInvalidArgument,
+           pcclAllReduceAsyncWithOptions(send, receive, &descriptor, NULL, onLoss(pcclOnLossResume), &handle));
     EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduceParts(NULL, NULL, NULL, 0, NULL));
     EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduceParts(&handle, NULL, NULL, 0, NULL));
-    EXPECT(pcclInvalidArgument, pcclAllReduceMultipleOnLoss(&operation, 1, NULL, pcclOnLossResume, NULL, 1));
+    EXPECT(pcclInvalidArgument,
+           pcclAllReduceMultipleWithOptions(&operation, 1, NULL, onLoss(pcclOnLossResume), NULL, 1));
     EXPECT(pcclInvalidArgument,
            pcclSynchronizeSharedState(NULL, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
     EXPECT(pcclInvalidArgument, pcclDestroyCommunicator(NULL));
@@ -199,12 +206,13 @@ static void notConnected(void) {
     EXPECT(pcclInvalidUsage, pcclAllReduceAsync(send, receive, &descriptor, communicator, &handle));
     EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduce(&unknown, NULL));
     EXPECT(pcclInvalidUsage, pcclAllReduceMultipleWithRetry(&operation, 1, communicator, NULL, 1));
+    EXPECT(pcclInvalidUsage, pcclAllReduceWithOptions(send, receive, &descriptor, communicator,
+                                                      onLoss(pcclOnLossResume), NULL, NULL, 0, NULL));
     EXPECT(pcclInvalidUsage,
-           pcclAllReduceOnLoss(send, receive, &descriptor, communicator, pcclOnLossResume, NULL, NULL, 0, NULL));
-    EXPECT(pcclInvalidUsage,
-           pcclAllReduceAsyncOnLoss(send, receive, &descriptor, communicator, pcclOnLossResume, &handle));
+           pcclAllReduceAsyncWithOptions(send, receive, &descriptor, communicator, onLoss(pcclOnLossResume), &handle));
     EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduceParts(&unknown, NULL, NULL, 0, NULL));
-    EXPECT(pcclInvalidUsage, pcclAllReduceMultipleOnLoss(&operation, 1, communicator, pcclOnLossResume, NULL, 1));
+    EXPECT(pcclInvalidUsage,
+           pcclAllReduceMultipleWithOptions(&operation, 1, communicator, onLoss(pcclOnLossResume), NULL, 1));
     EXPECT(pcclInvalidUsage,
            pcclSynchronizeSharedState(communicator, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
     CHECK(number == 77 && pending && receive[0] == 3 && receive[1] == 4);
@@ -323,14 +331,19 @@ static void reduceArguments(pcclComm_t *communicator) {
     for (int i = 0; i < 2; i++) {
         pcclOnLoss_t none = (pcclOnLoss_t)noPolicies[i];
         EXPECT(pcclInvalidArgument,
-               pcclAllReduceOnLoss(send, receive, &right, communicator, none, NULL, NULL, 0, NULL));
-        EXPECT(pcclInvalidArgument, pcclAllReduceAsyncOnLoss(send, receive, &right, communicator, none, &handle));
-        EXPECT(pcclInvalidArgument, pcclAllReduceMultipleOnLoss(&operation, 1, communicator, none, NULL, 1));
+               pcclAllReduceWithOptions(send, receive, &right, communicator, onLoss(none), NULL, NULL, 0, NULL));
+        EXPECT(pcclInvalidArgument,
+               pcclAllReduceAsyncWithOptions(send, receive, &right, communicator, onLoss(none), &handle));
+        EXPECT(pcclInvalidArgument,
+               pcclAllReduceMultipleWithOptions(&operation, 1, communicator, onLoss(none), NULL, 1));
     }
-    EXPECT(pcclInvalidArgument, // No place for parts.
-           pcclAllReduceOnLoss(send, receive, &right, communicator, pcclOnLossResume, NULL, NULL, 1, NULL));
-    EXPECT(pcclInvalidArgument, pcclAllReduceAsyncOnLoss(send, receive, &right, communicator, pcclOnLossResume, NULL));
-    EXPECT(pcclInvalidArgument, pcclAllReduceMultipleOnLoss(NULL, 1, communicator, pcclOnLossResume, NULL, 1));
+    EXPECT(
+        pcclInvalidArgument, // No place for parts.
+        pcclAllReduceWithOptions(send, receive, &right, communicator, onLoss(pcclOnLossResume), NULL, NULL, 1, NULL));
+    EXPECT(pcclInvalidArgument,
+           pcclAllReduceAsyncWithOptions(send, receive, &right, communicator, onLoss(pcclOnLossResume), NULL));
+    EXPECT(pcclInvalidArgument,
+           pcclAllReduceMultipleWithOptions(NULL, 1, communicator, onLoss(pcclOnLossResume), NULL, 1));
 
     testing_phase = "reductions in a group of one";
     operation.recvbuf = receive;
@@ -341,12 +354,13 @@ static void reduceArguments(pcclComm_t *communicator) {
     EXPECT(pcclTooFewPeers, pcclAllReduceMultipleWithRetry(&operation, 1, communicator, &info, 1));
     pcclReducePart_t part = {7, 8, 9};
     size_t parts = 10;
-    EXPECT(pcclTooFewPeers,
-           pcclAllReduceOnLoss(send, receive, &right, communicator, pcclOnLossResume, &info, &part, 1, &parts));
+    EXPECT(pcclTooFewPeers, pcclAllReduceWithOptions(send, receive, &right, communicator, onLoss(pcclOnLossResume),
+                                                     &info, &part, 1, &parts));
     CHECK(part.first_element == 7 && part.element_count == 8 && part.world_size == 9 && parts == 10);
     EXPECT(pcclTooFewPeers,
-           pcclAllReduceAsyncOnLoss(send, receive, &right, communicator, pcclOnLossResumeWhole, &handle));
-    EXPECT(pcclTooFewPeers, pcclAllReduceMultipleOnLoss(&operation, 1, communicator, pcclOnLossAbort, NULL, 1));
+           pcclAllReduceAsyncWithOptions(send, receive, &right, communicator, onLoss(pcclOnLossResumeWhole), &handle));
+    EXPECT(pcclTooFewPeers,
+           pcclAllReduceMultipleWithOptions(&operation, 1, communicator, onLoss(pcclOnLossAbort), NULL, 1));
     pcclReduceDescriptor_t ignored = right;
     ignored.quantization_options.quantized_datatype = (pcclDataType_t)12;
     EXPECT(pcclTooFewPeers, pcclAllReduce(send, receive, &ignored, communicator, NULL));
@@ -354,21 +368,62 @@ static void reduceArguments(pcclComm_t *communicator) {
         CHECK(send[i] == (float)(1 + i) && receive[i] == (float)(5 + i));
 }
 
+// Each of them is refused, whatever function gets it; the first is right but for the group of one.
+static void options(pcclComm_t *communicator) {
+    testing_phase = "options";
+    float values[64] = {1, 2, 3, 4};
+    pcclAsyncReduceOp_t handle;
+    const pcclReduceOptions_t right = {sizeof(right), pcclOnLossResume, pcclCodecInt4, 32, pcclRoundingStochastic,
+                                       true};
+    struct {
+        pcclReduceOptions_t options;
+        pcclDataType_t type;
+        pcclRedOp_t operation;
+        pcclResult_t result;
+    } cases[] = {
+        {right, pcclFloat, pcclAvg, pcclTooFewPeers},     {right, pcclFloat16, pcclSum, pcclTooFewPeers},
+        {right, pcclInt32, pcclSum, pcclInvalidArgument}, {right, pcclFloat, pcclMax, pcclInvalidArgument},
+        {right, pcclFloat, pcclAvg, pcclInvalidArgument}, {right, pcclFloat, pcclAvg, pcclInvalidArgument},
+        {right, pcclFloat, pcclAvg, pcclInvalidArgument}, {right, pcclFloat, pcclAvg, pcclInvalidArgument},
+        {right, pcclFloat, pcclAvg, pcclInvalidArgument}, {right, pcclFloat, pcclAvg, pcclInvalidArgument},
+        {right, pcclFloat, pcclAvg, pcclInvalidArgument}, {right, pcclBFloat16, pcclAvg, pcclInvalidArgument},
+        {right, pcclFloat, pcclAvg, pcclTooFewPeers},     {right, pcclFloat, pcclProd, pcclTooFewPeers},
+        {right, pcclDouble, pcclAvg, pcclTooFewPeers},
+    };
+    cases[4].options.struct_size = 0;
+    cases[5].options.struct_size = sizeof(right) + 8;
+    cases[6].options.on_loss = (pcclOnLoss_t)3;
+    cases[7].options.codec = (pcclCodec_t)15;
+    cases[8].options.block_elements = 48;
+    cases[9].options.rounding = (pcclRounding_t)2;
+    cases[10].options.codec = pcclCodecMinMax32;
+    cases[11].options.codec = pcclCodecBFloat16;
+    // Of a program that knows the first two members only, the others mean nothing.
+    cases[12].options.struct_size = offsetof(pcclReduceOptions_t, codec);
+    cases[12].options.codec = (pcclCodec_t)15;
+    cases[13].options.error_feedback = false;
+    cases[14].options.codec = pcclCodecZeroPoint32;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const pcclReduceDescriptor_t descriptor = reduction(1, 8, cases[i].type, cases[i].operation);
+        const pcclReduceOpDescriptor_t operation = {values, values, descriptor};
+        const pcclReduceOptions_t *options = &cases[i].options;
+        EXPECT(cases[i].result,
+               pcclAllReduceWithOptions(values, values, &descriptor, communicator, options, NULL, NULL, 0, NULL));
+        EXPECT(cases[i].result,
+               pcclAllReduceAsyncWithOptions(values, values, &descriptor, communicator, options, &handle));
+        EXPECT(cases[i].result, pcclAllReduceMultipleWithOptions(&operation, 1, communicator, options, NULL, 1));
+    }
+    const pcclReduceDescriptor_t descriptor = reduction(1, 4, pcclFloat, pcclSum);
+    EXPECT(pcclTooFewPeers,
+           pcclAllReduceWithOptions(values, values, &descriptor, communicator, NULL, NULL, NULL, 0, NULL));
+    EXPECT(pcclInvalidArgument, pcclFreeErrorFeedback(communicator, 1));
+    EXPECT(pcclInvalidArgument, pcclFreeErrorFeedback(NULL, 1));
+    CHECK(values[0] == 1 && values[3] == 4);
+}
+
 static void laterReleases(pcclComm_t *communicator) {
     testing_phase = "what this release does not have";
-    float send[4] = {1, 2, 3, 4}, receive[4] = {5, 6, 7, 8};
-    pcclAsyncReduceOp_t handle;
-    for (int algorithm = pcclQuantMinMax; algorithm <= pcclQuantZeroPointScale; algorithm++) {
-        pcclReduceDescriptor_t quantised = reduction(1, 4, pcclFloat, pcclSum);
-        quantised.quantization_options.quantized_datatype = pcclUint8;
-        quantised.quantization_options.algorithm = (pcclQuantizationAlgorithm_t)algorithm;
-        pcclReduceOpDescriptor_t operation = {send, receive, quantised};
-        EXPECT(pcclInvalidUsage, pcclAllReduce(send, receive, &quantised, communicator, NULL));
-        EXPECT(pcclInvalidUsage, pcclAllReduceAsync(send, receive, &quantised, communicator, &handle));
-        EXPECT(pcclInvalidUsage, pcclAllReduceMultipleWithRetry(&operation, 1, communicator, NULL, 1));
-    }
-    CHECK(receive[0] == 5 && receive[3] == 8);
-
+    float send[4] = {1, 2, 3, 4};
     pcclTensorInfo_t tensor = {"weights", send, 4, pcclFloat, pcclDeviceCpu, false};
     pcclSharedState_t state = {1, 1, &tensor};
     pcclSharedStateSyncInfo_t info;
@@ -414,6 +469,7 @@ static void aloneInTheGroup(void) {
     }
 
     reduceArguments(communicator);
+    options(communicator);
     laterReleases(communicator);
 
     testing_phase = "the group of one is well after all that";

@@ -22,11 +22,13 @@ FUNCTION(pcclInterruptMaster, (pcclMasterInstance_t *))
 FUNCTION(pcclMasterAwaitTermination, (pcclMasterInstance_t *))
 FUNCTION(pcclDestroyMaster, (pcclMasterInstance_t *))
 FUNCTION(pcclGetBuildInfo, (pcclBuildInfo_t *))
-FUNCTION(pcclAllReduceOnLoss, (const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *, pcclOnLoss_t,
-                               pcclReduceInfo_t *, pcclReducePart_t *, size_t, size_t *))
-FUNCTION(pcclAllReduceAsyncOnLoss, (const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *,
-                                    pcclOnLoss_t, pcclAsyncReduceOp_t *))
+FUNCTION(pcclAllReduceWithOptions,
+         (const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *, const pcclReduceOptions_t *,
+          pcclReduceInfo_t *, pcclReducePart_t *, size_t, size_t *))
+FUNCTION(pcclAllReduceAsyncWithOptions, (const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *,
+                                         const pcclReduceOptions_t *, pcclAsyncReduceOp_t *))
 FUNCTION(pcclAwaitAsyncReduceParts,
          (const pcclAsyncReduceOp_t *, pcclReduceInfo_t *, pcclReducePart_t *, size_t, size_t *))
-FUNCTION(pcclAllReduceMultipleOnLoss,
-         (const pcclReduceOpDescriptor_t *, size_t, const pcclComm_t *, pcclOnLoss_t, pcclReduceInfo_t *, int))
+FUNCTION(pcclAllReduceMultipleWithOptions, (const pcclReduceOpDescriptor_t *, size_t, const pcclComm_t *,
+                                            const pcclReduceOptions_t *, pcclReduceInfo_t *, int))
+FUNCTION(pcclFreeErrorFeedback, (const pcclComm_t *, uint64_t))

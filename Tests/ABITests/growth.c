@@ -38,8 +38,8 @@ static void reduce(pcclComm_t *communicator, float *values, size_t count, int nu
         values[i] = (float)number;
     pcclResult_t result;
     do
-        result = pcclAllReduceOnLoss(values, values, &descriptor, communicator, (pcclOnLoss_t)(number % 3), NULL, NULL,
-                                     0, NULL);
+        result = pcclAllReduceWithOptions(values, values, &descriptor, communicator, onLoss((pcclOnLoss_t)(number % 3)),
+                                          NULL, NULL, 0, NULL);
     while (result == pcclRankConnectionLost);
     if (result != pcclSuccess)
         FAIL("all-reduce %d: %s", number, resultName(result));

@@ -39,7 +39,7 @@ check() {
 warnings="-Wall -Wextra -Wpedantic -Werror"
 c99() { ${CC:-cc} -std=c99 $warnings -O1 -g -pthread -I"$prefix/include" "$@"; }
 cxx() { ${CXX:-c++} $warnings -I"$prefix/include" "$@"; }
-link="-L$prefix/lib -Wl,-rpath,$prefix/lib -lpccl"
+link="-L$prefix/lib -Wl,-rpath,$prefix/lib -lpccl -lm"
 
 only_pccl_symbols() {
     nm -D --defined-only "$library" >"$work/symbols" || return 1
@@ -67,7 +67,7 @@ for standard in c++11 c++20; do
         check "header_cxx_$standard" "$work/header_$standard"
 done
 
-for test in layout arguments two_peers contract evicted leaks growth; do
+for test in layout arguments two_peers contract evicted quantised leaks growth; do
     check "${test}_compiles" c99 "$here/$test.c" -o "$work/$test" $link &&
         check "$test" "$work/$test"
 done

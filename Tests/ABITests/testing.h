@@ -149,6 +149,15 @@ static inline pcclCommCreateParams_t parametersFor(uint16_t port) {
     return parameters;
 }
 
+// Options with this choice and no other, until the next ones of this thread.
+static inline const pcclReduceOptions_t *onLoss(pcclOnLoss_t choice) {
+    static __thread pcclReduceOptions_t options;
+    memset(&options, 0, sizeof(options));
+    options.struct_size = sizeof(options);
+    options.on_loss = choice;
+    return &options;
+}
+
 static inline pcclReduceDescriptor_t reduction(uint64_t tag, size_t count, pcclDataType_t type, pcclRedOp_t op) {
     pcclReduceDescriptor_t descriptor;
     memset(&descriptor, 0, sizeof(descriptor));

@@ -413,8 +413,8 @@ static void partsOfResults(Peer *peer) {
         pcclReduceInfo_t info = {0, 0, 0};
         pcclReducePart_t parts[2] = {{7, 7, 7}, {7, 7, 7}};
         size_t count = 0;
-        EXPECT(pcclSuccess, pcclAllReduceOnLoss(tensor.elements, tensor.elements, &descriptor, peer->communicator,
-                                                policies[i], &info, parts, 2, &count));
+        EXPECT(pcclSuccess, pcclAllReduceWithOptions(tensor.elements, tensor.elements, &descriptor, peer->communicator,
+                                                     onLoss(policies[i]), &info, parts, 2, &count));
         checkReduced(&tensor, pcclSum);
         CHECK(info.local_world_size == 2 && count == 1 && parts[1].element_count == 7);
         CHECK(parts[0].first_element == 0 && parts[0].element_count == 1000 && parts[0].world_size == 2);
@@ -422,8 +422,8 @@ static void partsOfResults(Peer *peer) {
 
         tensor = makeContribution(pcclFloat, 1000, peer->index);
         pcclAsyncReduceOp_t handle;
-        EXPECT(pcclSuccess, pcclAllReduceAsyncOnLoss(tensor.elements, tensor.elements, &descriptor, peer->communicator,
-                                                     policies[i], &handle));
+        EXPECT(pcclSuccess, pcclAllReduceAsyncWithOptions(tensor.elements, tensor.elements, &descriptor,
+                                                          peer->communicator, onLoss(policies[i]), &handle));
         EXPECT(pcclInvalidArgument,
                pcclAwaitAsyncReduceParts(&handle, NULL, NULL, 1, &count)); // It is still in flight.
         count = 0;
@@ -434,7 +434,8 @@ static void partsOfResults(Peer *peer) {
 
         tensor = makeContribution(pcclFloat, 1000, peer->index);
         pcclReduceOpDescriptor_t operation = {tensor.elements, tensor.elements, descriptor};
-        EXPECT(pcclSuccess, pcclAllReduceMultipleOnLoss(&operation, 1, peer->communicator, policies[i], &info, 1));
+        EXPECT(pcclSuccess,
+               pcclAllReduceMultipleWithOptions(&operation, 1, peer->communicator, onLoss(policies[i]), &info, 1));
         checkReduced(&tensor, pcclSum);
         free(tensor.memory);
     }

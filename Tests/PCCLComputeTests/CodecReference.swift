@@ -63,7 +63,9 @@ struct CodecReference {
     private func decodeBlock(_ codes: [UInt8], count: Int) -> [Float] {
         switch format {
         case .float16:
-            return (0..<count).map { Float(Float16(bitPattern: UInt16(codes[2 * $0]) | UInt16(codes[2 * $0 + 1]) << 8)) }
+            return (0..<count).map {
+                Float(Float16(bitPattern: UInt16(codes[2 * $0]) | UInt16(codes[2 * $0 + 1]) << 8))
+            }
         case .bfloat16:
             return (0..<count).map {
                 Float(bitPattern: UInt32(codes[2 * $0]) << 16 | UInt32(codes[2 * $0 + 1]) << 24)

@@ -153,7 +153,8 @@ struct CodecTests {
         let values = Distribution.normal.values(1000, seed: 5).map(Double.init)
         var first: [UInt8]?
         for level in levels {
-            guard let codec = pccl_kernel_codec_at(level, UInt32(format.rawValue) - 1, DataType.float64.rawValue)?.pointee
+            guard
+                let codec = pccl_kernel_codec_at(level, UInt32(format.rawValue) - 1, DataType.float64.rawValue)?.pointee
             else { continue }
             var codes = [UInt8](repeating: 0, count: Codec(format).layout(of: .float64).byteCount(1000))
             var decoded = [Double](repeating: 0, count: 1000)

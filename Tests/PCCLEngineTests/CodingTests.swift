@@ -103,7 +103,8 @@ struct CodingTests {
     ) -> Reduction {
         Reduction(
             tag: UInt64(tag), type, operation, algorithm, count: count, isInPlace: isInPlace, worldSize: worldSize,
-            sites: sites, codec: codec, inputs: (0..<worldSize).map { small(type, count, seed: UInt64(tag * 100 + $0)) })
+            sites: sites, codec: codec, inputs: (0..<worldSize).map { small(type, count, seed: UInt64(tag * 100 + $0)) }
+        )
     }
 
     private func small(_ type: DataType, _ count: Int, seed: UInt64) -> [UInt8] {
@@ -186,7 +187,8 @@ struct CodingTests {
         try cluster.stop()
     }
 
-    @Test("one that is stopped half-way leaves its input whole, and runs again from there", arguments: Algorithm.allCases)
+    @Test(
+        "one that is stopped half-way leaves its input whole, and runs again from there", arguments: Algorithm.allCases)
     func stoppedHalfWay(algorithm: Algorithm) throws {
         let cluster = try Cluster(3, stripes: 2, small())
         try cluster.log()
@@ -197,7 +199,9 @@ struct CodingTests {
                     worldSize: 3)
             }
             try cluster.nodes[2].allowSending(allowance)
-            for rank in 0..<3 { for reduction in reductions { _ = try reduction.start(cluster.nodes[rank], rank: rank) } }
+            for rank in 0..<3 {
+                for reduction in reductions { _ = try reduction.start(cluster.nodes[rank], rank: rank) }
+            }
             try cluster.nodes[2].events.waitUntil { events in
                 events.count {
                     if case .sending(_, let header) = $0 { header.tag.value / 10 == epoch } else { false }
@@ -232,7 +236,9 @@ struct CodingTests {
         #expect(!kept.isEmpty)
         try cluster.nodes[3].abandonAll()
         let resumption = Resumption(number: 1, kept: kept)
-        for node in survivors { try node.resume(in: 2, survivors.map(\.id), [1: reduction.descriptor], [1: resumption]) }
+        for node in survivors {
+            try node.resume(in: 2, survivors.map(\.id), [1: reduction.descriptor], [1: resumption])
+        }
         for rank in 0..<3 { _ = try completions[rank].value("rank \(rank)") }
 
         let result = reduction.targets[0].bytes

@@ -129,8 +129,8 @@ size_t pccl_kernel_accumulator_bytes(uint32_t type, uint32_t operation);
 //   cast_bfloat16   none                                 16 bits                             the number
 //
 // Headers of min_max and zero_point are two floats of the type that is coded, scales otherwise are float32, or, in the
-// formats `_power`, one byte of the type E8M0: the power of two 2^(byte - 127), 255 for NaN. Of codes of 4 bits, byte j of
-// n values holds the j-th in its low half and the one (n + 1) / 2 further in its high half.
+// formats `_power`, one byte of the type E8M0: the power of two 2^(byte - 127), 255 for NaN. Of codes of 4 bits, byte j
+// of n values holds the j-th in its low half and the one (n + 1) / 2 further in its high half.
 //
 // Each product and each sum is rounded by itself, to nearest even, and codes are rounded so too: the same on every
 // machine. An e3m0 goes to the larger neighbour from the middle on. A block with a value that is no number, or one of
@@ -164,8 +164,8 @@ typedef struct pccl_kernel_codec {
     // Rounds to nearest.
     void (*_Nonnull encode)(void *_Nonnull codes, const void *_Nonnull values, size_t count, size_t block);
 
-    // Rounds up or down at random, as often as the value is nearer to it, so that the mean of what is decoded is the value.
-    // The same seed and values give the same codes.
+    // Rounds up or down at random, as often as the value is nearer to it, so that the mean of what is decoded is the
+    // value. The same seed and values give the same codes.
     void (*_Nonnull encode_randomly)(void *_Nonnull codes, const void *_Nonnull values, size_t count, size_t block,
                                      uint64_t seed);
 

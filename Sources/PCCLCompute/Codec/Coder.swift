@@ -156,7 +156,8 @@ package final class Coder {
                 let values = own(elements + start * elementBytes, losses?.at(start * wideBytes), count)
                 loops.wide.more(values, into: sums + start * wideBytes, count: count)
             }
-        case .codes(let codes) where adds && !loops.isRounded: loops.codec.pointee.add(sums, codes, count, blockElements)
+        case .codes(let codes) where adds && !loops.isRounded:
+            loops.codec.pointee.add(sums, codes, count, blockElements)
         case .codes(let codes):
             forTiles(count) { start, count in
                 decodeWide(codes + layout.byteCount(start), tile(0), count)
