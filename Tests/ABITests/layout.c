@@ -104,6 +104,13 @@ static void checkStructs(void) {
     MEMBER(pcclReducePart_t, first_element, 0, 8);
     MEMBER(pcclReducePart_t, element_count, 8, 8);
     MEMBER(pcclReducePart_t, world_size, 16, 4);
+    SIZE(pcclReduceOptions_t, 32);
+    MEMBER(pcclReduceOptions_t, struct_size, 0, 8);
+    MEMBER(pcclReduceOptions_t, on_loss, 8, 4);
+    MEMBER(pcclReduceOptions_t, codec, 12, 4);
+    MEMBER(pcclReduceOptions_t, block_elements, 16, 4);
+    MEMBER(pcclReduceOptions_t, rounding, 20, 4);
+    MEMBER(pcclReduceOptions_t, error_feedback, 24, 1);
 
     SIZE(pcclBuildInfo_t, 1);
     MEMBER(pcclBuildInfo_t, has_cuda_support, 0, 1);
@@ -175,6 +182,27 @@ static void checkEnums(void) {
     VALUE(pcclQuantNone, 0);
     VALUE(pcclQuantMinMax, 1);
     VALUE(pcclQuantZeroPointScale, 2);
+
+    SIZE(pcclCodec_t, 4);
+    VALUE(pcclCodecOfDescriptor, 0);
+    VALUE(pcclCodecMinMax8, 1);
+    VALUE(pcclCodecMinMax16, 2);
+    VALUE(pcclCodecMinMax32, 3);
+    VALUE(pcclCodecZeroPoint8, 4);
+    VALUE(pcclCodecZeroPoint16, 5);
+    VALUE(pcclCodecZeroPoint32, 6);
+    VALUE(pcclCodecInt4, 7);
+    VALUE(pcclCodecInt4E8M0, 8);
+    VALUE(pcclCodecE3M0, 9);
+    VALUE(pcclCodecE3M0E8M0, 10);
+    VALUE(pcclCodecE4M3, 11);
+    VALUE(pcclCodecE4M3E8M0, 12);
+    VALUE(pcclCodecFloat16, 13);
+    VALUE(pcclCodecBFloat16, 14);
+
+    SIZE(pcclRounding_t, 4);
+    VALUE(pcclRoundingNearest, 0);
+    VALUE(pcclRoundingStochastic, 1);
 }
 
 // Volatile, so that the compiler cannot decide that the addresses are known and leave the symbols out.

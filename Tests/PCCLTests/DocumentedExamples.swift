@@ -1,5 +1,6 @@
 import PCCL
 import PCCLTestSupport
+import PCCLTransport
 import Testing
 
 // The code between the marks is quoted in docs/swift-api.md, word for word; a test compares them.
@@ -63,6 +64,14 @@ func averageAnyway(_ values: inout [Float], with communicator: Communicator) thr
 func average(layers: [UnsafeMutableBufferPointer<Float>], with communicator: Communicator) throws -> ReduceInfo {
     let operands = layers.enumerated().map { ReduceOperand($1, .average, tag: UInt64($0)) }
     return try communicator.allReduceWithRetry(operands, maxInFlight: 8)
+}
+// unquote
+
+// quote: codes
+/// An eighth of the bytes; what coding loses in one round is added to the next.
+func averageCoarsely(_ values: UnsafeMutableBufferPointer<Float>, with communicator: Communicator) throws {
+    let operand = ReduceOperand(values, .average, tag: 7, codec: Codec(.int4), errorFeedback: true)
+    try communicator.allReduce(operand)
 }
 // unquote
 
@@ -143,6 +152,29 @@ struct DocumentedExamples {
         world.peers[0].destroy()
         try average(&alone, with: world.peers[1])
         #expect(alone == [7])
+    }
+
+    @Test("the mean of coarse averages is right, until what was lost is forgotten")
+    func coarseAverages() throws {
+        let world = try LoopbackWorld(2)
+        defer { world.destroy() }
+        let means = Guarded<[[Float]]>([])
+        try onThreads(world.peers) { index, peer in
+            let buffer = Buffer<Float>(1000) { _ in 0 }
+            var sums = [Float](repeating: 0, count: 1000)
+            for _ in 0..<50 {
+                for i in 0..<1000 { buffer.elements[i] = Float(i % 97 + index) }
+                try averageCoarsely(buffer.elements, with: peer)
+                for i in 0..<1000 { sums[i] += buffer.elements[i] }
+            }
+            means.withLock { $0.append(sums.map { $0 / 50 }) }
+            #expect(peer.freeErrorFeedback(tag: 7))
+            #expect(!peer.freeErrorFeedback(tag: 7))
+        }
+        let both = means.withLock { $0 }
+        #expect(both[0] == both[1])
+        // One of them would be off by up to 7.
+        for i in 0..<1000 { #expect(abs(both[0][i] - (Float(i % 97) + 0.5)) < 0.5) }
     }
 
     @Test("tasks")

@@ -130,6 +130,14 @@ struct EntryTests {
                 OperationDescriptor(count: .max - 1, type: type, operation: operation, algorithm: $0)
             }
         }
+    } + Codec.Format.allCases.flatMap { format in
+        Codec.blockSizes.flatMap { block in
+            Codec.Rounding.allCases.map {
+                OperationDescriptor(
+                    count: 1, type: .float64, operation: .sum, algorithm: .direct,
+                    codec: Codec(format, blockElements: block, rounding: $0))
+            }
+        }
     }
 
     @Test("every descriptor is read as it was written, in the bytes that a receiver expects", arguments: descriptors)
@@ -160,5 +168,10 @@ struct EntryTests {
         #expect(throws: WireError.unknownValue(field: "operation", value: 5)) { _ = try Entry(changed(9, 5)) }
         #expect(throws: WireError.unknownValue(field: "algorithm", value: 0)) { _ = try Entry(changed(10, 0)) }
         #expect(throws: WireError.unknownValue(field: "algorithm", value: 5)) { _ = try Entry(changed(10, 5)) }
+        #expect(throws: WireError.unknownValue(field: "codec", value: 15)) { _ = try Entry(changed(11, 15)) }
+        for block in [UInt8](0...255) where ![1, 2, 4, 8].contains(block) {
+            #expect(throws: WireError.self) { _ = try Entry(changed(12, block)) }
+        }
+        #expect(throws: WireError.unknownValue(field: "rounding", value: 2)) { _ = try Entry(changed(13, 2)) }
     }
 }

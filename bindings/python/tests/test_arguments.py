@@ -201,7 +201,7 @@ def test_every_policy_for_a_loss_reaches_the_library(communicator: pccl.Communic
         communicator.all_reduce(numpy.zeros(1), on_loss=on_loss)
     with pytest.raises(pccl.InvalidUsageError, match="^pcclAllReduceAsync.*connected"):
         communicator.all_reduce_async(numpy.zeros(1), on_loss=on_loss)
-    with pytest.raises(pccl.InvalidUsageError, match="^pcclAllReduceMultipleOnLoss.*connected"):
+    with pytest.raises(pccl.InvalidUsageError, match="^pcclAllReduceMultipleWithOptions.*connected"):
         communicator.all_reduce_multiple_with_retry([pccl.ReduceOperand(numpy.zeros(1))], on_loss=on_loss)
 
 

@@ -140,10 +140,7 @@ def test_the_topology_is_optimised_by_all_together(new_world: Callable[[int], Wo
 
 def test_what_is_not_in_this_release_says_so(pair: World) -> None:
     communicator = pair.communicators[0]
-    options = pccl.QuantizationOptions(pccl.DataType.UINT8, pccl.QuantizationAlgorithm.MIN_MAX)
     tensor = numpy.ones(4, dtype=numpy.float32)
-    with pytest.raises(pccl.InvalidUsageError, match="release"):
-        communicator.all_reduce(tensor, quantization=options)
     state = pccl.SharedState.from_mapping({"weights": tensor}, revision=1)
     with pytest.raises(pccl.InvalidUsageError, match="release"):
         communicator.sync_shared_state(state)

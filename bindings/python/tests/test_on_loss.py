@@ -93,7 +93,7 @@ class Telling:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self.library, name)
-        if name not in ("pcclAllReduceOnLoss", "pcclAwaitAsyncReduceParts"):
+        if name not in ("pcclAllReduceWithOptions", "pcclAwaitAsyncReduceParts"):
             return function
 
         def call(*arguments: Any) -> Any:
@@ -191,11 +191,16 @@ def check(index, communicator):
         lambda: communicator.all_reduce(tensor, on_loss=pccl.OnLoss.RESUME),
         lambda: communicator.all_reduce_async(tensor, on_loss=pccl.OnLoss.RESUME_WHOLE),
         lambda: communicator.all_reduce_multiple_with_retry([pccl.ReduceOperand(tensor)], on_loss=pccl.OnLoss.ABORT),
+        lambda: communicator.all_reduce(tensor, codec=pccl.Codec(pccl.CodecFormat.INT4)),
+        lambda: communicator.all_reduce_async(tensor, error_feedback=True),
+        lambda: communicator.free_error_feedback(3),
     ):
         try:
             refused()
         except NotImplementedError as error:
-            assert "on_loss" in str(error) and "no function pccl" in str(error) and pccl.library_path() in str(error)
+            wishes = "on_loss", "Codec(", "error feedback"
+            assert any(wish in str(error) for wish in wishes), error
+            assert "no function pccl" in str(error) and pccl.library_path() in str(error)
         else:
             raise AssertionError("it was not refused")
     assert (tensor == 16).all()

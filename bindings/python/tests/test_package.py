@@ -69,6 +69,7 @@ SIZES = {
     "pcclSharedStateSyncInfo_t": 16,
     "pcclBuildInfo_t": 1,
     "pcclReducePart_t": 24,
+    "pcclReduceOptions_t": 32,
 }
 
 
@@ -93,6 +94,14 @@ OFFSETS: Dict[str, Dict[str, int]] = {
         "allow_content_inequality": 32,
     },
     "pcclReducePart_t": {"first_element": 0, "element_count": 8, "world_size": 16},
+    "pcclReduceOptions_t": {
+        "struct_size": 0,
+        "on_loss": 8,
+        "codec": 12,
+        "block_elements": 16,
+        "rounding": 20,
+        "error_feedback": 24,
+    },
 }
 
 
@@ -110,7 +119,17 @@ ENUMERATIONS = {
     "pcclDistributionHint_t": pccl.DistributionHint,
     "pcclQuantizationAlgorithm_t": pccl.QuantizationAlgorithm,
     "pcclOnLoss_t": pccl.OnLoss,
+    "pcclRounding_t": pccl.Rounding,
 }
+
+
+def test_codecs_have_the_numbers_of_the_c_header() -> None:
+    native = {number: name.removeprefix("pcclCodec").lower() for number, name in _codecs().items() if number > 0}
+    assert native == {int(codec): codec.name.replace("_", "").lower() for codec in pccl.CodecFormat}
+
+
+def _codecs() -> Dict[int, str]:
+    return dict(_native.ffi.typeof("pcclCodec_t").elements)
 
 
 @pytest.mark.parametrize("name", ENUMERATIONS)

@@ -44,6 +44,8 @@ from ._errors import (
 from ._native import BuildInfo, build_info, library_path
 from ._types import (
     Attribute,
+    Codec,
+    CodecFormat,
     DataType,
     DistributionHint,
     OnLoss,
@@ -54,6 +56,7 @@ from ._types import (
     ReduceOperand,
     Result,
     ResultPart,
+    Rounding,
     SharedState,
     SharedStateSyncInfo,
     SharedStateSyncStrategy,
@@ -68,6 +71,8 @@ __all__ = [
     "AsyncReduceHandle",
     "Attribute",
     "BuildInfo",
+    "Codec",
+    "CodecFormat",
     "Communicator",
     "DataType",
     "DistributionHint",
@@ -90,6 +95,7 @@ __all__ = [
     "ReduceOperand",
     "Result",
     "ResultPart",
+    "Rounding",
     "SharedState",
     "SharedStateSyncInfo",
     "SharedStateSyncStrategy",

@@ -134,7 +134,8 @@ _MEANINGS: Dict[int, str] = {
     ),
     Result.INVALID_ARGUMENT: (
         "an argument was refused. All peers must pass the same count, type, operation and quantisation for a tag; a "
-        "tag may not be used again before its operation was awaited; buffers may be the same but not overlap in part."
+        "tag may not be used again before its operation was awaited; buffers may be the same but not overlap in part; "
+        "a codec must make the type smaller, and error feedback is for SUM and AVG. The log on stderr says which it is."
     ),
     Result.INVALID_USAGE: (
         "not allowed now, or not in this release. Is the communicator connected? Do all peers of the group make the "

@@ -122,14 +122,24 @@ ffi.cdef(
     typedef enum { pcclOnLossAbort = 0, pcclOnLossResume = 1, pcclOnLossResumeWhole = 2 } pcclOnLoss_t;
     typedef struct { uint64_t first_element; uint64_t element_count; uint32_t world_size; } pcclReducePart_t;
 
-    pcclResult_t pcclAllReduceOnLoss(const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *,
-                                     pcclOnLoss_t, pcclReduceInfo_t *, pcclReducePart_t *, size_t, size_t *);
-    pcclResult_t pcclAllReduceAsyncOnLoss(const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *,
-                                          pcclOnLoss_t, pcclAsyncReduceOp_t *);
+    typedef enum { pcclCodecOfDescriptor = 0, pcclCodecMinMax8 = 1, pcclCodecMinMax16 = 2, pcclCodecMinMax32 = 3,
+                   pcclCodecZeroPoint8 = 4, pcclCodecZeroPoint16 = 5, pcclCodecZeroPoint32 = 6, pcclCodecInt4 = 7,
+                   pcclCodecInt4E8M0 = 8, pcclCodecE3M0 = 9, pcclCodecE3M0E8M0 = 10, pcclCodecE4M3 = 11,
+                   pcclCodecE4M3E8M0 = 12, pcclCodecFloat16 = 13, pcclCodecBFloat16 = 14 } pcclCodec_t;
+    typedef enum { pcclRoundingNearest = 0, pcclRoundingStochastic = 1 } pcclRounding_t;
+    typedef struct { size_t struct_size; pcclOnLoss_t on_loss; pcclCodec_t codec; uint32_t block_elements;
+                     pcclRounding_t rounding; bool error_feedback; } pcclReduceOptions_t;
+
+    pcclResult_t pcclAllReduceWithOptions(const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *,
+                                          const pcclReduceOptions_t *, pcclReduceInfo_t *, pcclReducePart_t *, size_t,
+                                          size_t *);
+    pcclResult_t pcclAllReduceAsyncWithOptions(const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *,
+                                               const pcclReduceOptions_t *, pcclAsyncReduceOp_t *);
     pcclResult_t pcclAwaitAsyncReduceParts(const pcclAsyncReduceOp_t *, pcclReduceInfo_t *, pcclReducePart_t *, size_t,
                                            size_t *);
-    pcclResult_t pcclAllReduceMultipleOnLoss(const pcclReduceOpDescriptor_t *, size_t, const pcclComm_t *, pcclOnLoss_t,
-                                             pcclReduceInfo_t *, int);
+    pcclResult_t pcclAllReduceMultipleWithOptions(const pcclReduceOpDescriptor_t *, size_t, const pcclComm_t *,
+                                                  const pcclReduceOptions_t *, pcclReduceInfo_t *, int);
+    pcclResult_t pcclFreeErrorFeedback(const pcclComm_t *, uint64_t);
     """
 )
 
@@ -157,10 +167,11 @@ FUNCTIONS = (
 
 # What pccl_ext.h has beyond PCCL 1.0. Another library may lack it, and is good for everything else.
 EXTENSION_FUNCTIONS = (
-    "pcclAllReduceOnLoss",
-    "pcclAllReduceAsyncOnLoss",
+    "pcclAllReduceWithOptions",
+    "pcclAllReduceAsyncWithOptions",
     "pcclAwaitAsyncReduceParts",
-    "pcclAllReduceMultipleOnLoss",
+    "pcclAllReduceMultipleWithOptions",
+    "pcclFreeErrorFeedback",
 )
 
 _loading = threading.Lock()

@@ -8,6 +8,8 @@ from typing import Any, List, Mapping, Optional, Tuple
 
 __all__ = [
     "Attribute",
+    "Codec",
+    "CodecFormat",
     "DataType",
     "DistributionHint",
     "OnLoss",
@@ -18,6 +20,7 @@ __all__ = [
     "ReduceOperand",
     "Result",
     "ResultPart",
+    "Rounding",
     "SharedState",
     "SharedStateSyncInfo",
     "SharedStateSyncStrategy",
@@ -119,6 +122,53 @@ class OnLoss(enum.IntEnum):
     RESUME_WHOLE = 2
     """The survivors finish it, and all elements have the contributions of the same peers. What is final is kept if all
     of the result is final somewhere, or if those who are left made it; otherwise the operation begins again."""
+
+
+class CodecFormat(enum.IntEnum):
+    """What a float becomes on its way; the documentation of collectives says how far it may be off then."""
+
+    MIN_MAX_8 = 1
+    """Codes of 8 bits from the lowest value of a block to its highest."""
+    MIN_MAX_16 = 2
+    MIN_MAX_32 = 3
+    """For float64."""
+    ZERO_POINT_8 = 4
+    """The same for a range that contains zero, which stays zero."""
+    ZERO_POINT_16 = 5
+    ZERO_POINT_32 = 6
+    """For float64."""
+    INT4 = 7
+    """Whole numbers from -7 to 7 times a float32 scale."""
+    INT4_E8M0 = 8
+    """The same with a scale that is a power of two, in one byte."""
+    E3M0 = 9
+    """Zero and powers of two from 1/64 to 1, with sign, times a scale; 4 bits."""
+    E3M0_E8M0 = 10
+    E4M3 = 11
+    """Floats of 8 bits, 4 of exponent and 3 of mantissa, times a scale."""
+    E4M3_E8M0 = 12
+    FLOAT16 = 13
+    """Each value by itself."""
+    BFLOAT16 = 14
+    """Each value by itself."""
+
+
+class Rounding(enum.IntEnum):
+    """Which of the two codes next to a value it gets."""
+
+    NEAREST = 0
+    STOCHASTIC = 1
+    """Either, as often as the value is nearer to it: the mean of many is the value."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """What travels of floats instead of themselves. The same on every peer; the tensor's type must have more bits."""
+
+    format: CodecFormat
+    block: Optional[int] = None
+    """How many values share a scale: 32, 64, 128 or 256. None: as many as suit the format."""
+    rounding: Rounding = Rounding.NEAREST
 
 
 class Attribute(enum.IntEnum):

@@ -17,6 +17,8 @@ from ._lifetime import Lifetime
 from ._native import ffi, initialized_library, require_extension
 from ._types import (
     Attribute,
+    Codec,
+    CodecFormat,
     DeviceType,
     DistributionHint,
     OnLoss,
@@ -27,6 +29,7 @@ from ._types import (
     ReduceOperand,
     Result,
     ResultPart,
+    Rounding,
     SharedState,
     SharedStateSyncInfo,
     SharedStateSyncStrategy,
@@ -184,6 +187,8 @@ class Communicator:
         quantization: Optional[QuantizationOptions] = None,
         distribution_hint: DistributionHint = DistributionHint.NONE,
         on_loss: OnLoss = OnLoss.ABORT,
+        codec: Optional[Codec] = None,
+        error_feedback: bool = False,
     ) -> ReduceInfo:
         """Combines the tensors of all peers of the group, element by element; all get the same bits.
 
@@ -195,10 +200,14 @@ class Communicator:
                 ``send``.
             op: how elements are combined.
             tag: name of this operation among all that run at once, 0 to 2**64 - 1, the same on every peer.
-            quantization: how elements are made smaller for the network; the same on every peer. None: not at all.
-                **Not in this release: InvalidUsageError.**
-            distribution_hint: how values are distributed.
+            quantization: how floats are made smaller for the network, in the terms of PCCL 1.0; the same on every peer.
+                What would not become smaller travels as it is, integers do so always. None: as ``codec`` says.
+            distribution_hint: how values are distributed. It changes nothing: blocks have ranges of their own.
             on_loss: what is to become of it when a peer is lost. Peers may differ; :class:`OnLoss` tells whose holds.
+            codec: how floats are made smaller, with a wider choice; the same on every peer. None: not at all.
+            error_feedback: whether what coding loses of this peer's contributions to a SUM or an AVG is kept under the
+                tag and added to the next ones, so that in the long run nothing is lost. Takes 8 bytes for an element
+                (float64: 16) until :meth:`free_error_feedback`; an operation that fails leaves it as it was.
 
         Returns:
             The number of contributors, the bytes moved, and the parts of the result if ``OnLoss.RESUME`` left several.
@@ -213,12 +222,13 @@ class Communicator:
                 again to come back as a newcomer.
             InvalidUsageError: not connected, or the peers are in different calls.
             ValueError, TypeError: a buffer cannot be used; the text says what to do.
-            NotImplementedError: ``on_loss`` resumes, which the library that ``PCCL_LIBRARY`` names cannot.
+            NotImplementedError: ``on_loss`` resumes, or there is a ``codec`` or error feedback, which the library that
+                ``PCCL_LIBRARY`` names does not have.
             InternalError: a bug; among others that the result has more than 1024 parts, as no release makes them. It is
                 there then, at all surviving peers, but which elements have what cannot be told.
         """
         request = _Request.of(send, recv, op, tag, quantization, distribution_hint)
-        on_loss = self._checked_on_loss(on_loss)
+        options = self._checked_options(on_loss, codec, error_feedback, quantization)
         self._settle_abandoned(tag)
         info = ffi.new("pcclReduceInfo_t *")
         arguments = (
@@ -228,14 +238,14 @@ class Communicator:
         )
         parts: Optional[_Parts] = None
         with self._lifetime.inside() as pointer:
-            if on_loss is OnLoss.ABORT:
+            if options is None:
                 function = "pcclAllReduce"
                 code = self._library.pcclAllReduce(*arguments, pointer, info)
             else:
-                function = "pcclAllReduceOnLoss"
-                parts = _Parts(on_loss, request)
-                code = self._library.pcclAllReduceOnLoss(
-                    *arguments, pointer, on_loss, info, parts.array, parts.capacity, parts.count
+                function = "pcclAllReduceWithOptions"
+                parts = _Parts(OnLoss(on_loss), request)
+                code = self._library.pcclAllReduceWithOptions(
+                    *arguments, pointer, options, info, parts.array, parts.capacity, parts.count
                 )
         check(code, function, f"tag {tag}, {self._subject}")
         return _reduce_info(info, parts)
@@ -250,6 +260,8 @@ class Communicator:
         quantization: Optional[QuantizationOptions] = None,
         distribution_hint: DistributionHint = DistributionHint.NONE,
         on_loss: OnLoss = OnLoss.ABORT,
+        codec: Optional[Codec] = None,
+        error_feedback: bool = False,
     ) -> AsyncReduceHandle:
         """Starts what :meth:`all_reduce` does, and returns at once.
 
@@ -261,7 +273,7 @@ class Communicator:
                 ``all_reduce()``. What is learnt later is raised by ``wait()``.
         """
         request = _Request.of(send, recv, op, tag, quantization, distribution_hint)
-        on_loss = self._checked_on_loss(on_loss)
+        options = self._checked_options(on_loss, codec, error_feedback, quantization)
         self._settle_abandoned(tag)
         native = ffi.new("pcclAsyncReduceOp_t *")
         arguments = (
@@ -270,17 +282,23 @@ class Communicator:
             request.native_descriptor(),
         )
         with self._lifetime.inside() as pointer:
-            if on_loss is OnLoss.ABORT:
+            if options is None:
                 function = "pcclAllReduceAsync"
                 code = self._library.pcclAllReduceAsync(*arguments, pointer, native)
             else:
-                function = "pcclAllReduceAsyncOnLoss"
-                code = self._library.pcclAllReduceAsyncOnLoss(*arguments, pointer, on_loss, native)
+                function = "pcclAllReduceAsyncWithOptions"
+                code = self._library.pcclAllReduceAsyncWithOptions(*arguments, pointer, options, native)
         check(code, function, f"tag {tag}, {self._subject}")
-        return AsyncReduceHandle(self, _Operation(native, request, on_loss))
+        return AsyncReduceHandle(self, _Operation(native, request, OnLoss(on_loss)))
 
     def all_reduce_multiple_with_retry(
-        self, operands: Sequence[ReduceOperand], max_in_flight: int = 16, on_loss: Optional[OnLoss] = None
+        self,
+        operands: Sequence[ReduceOperand],
+        max_in_flight: int = 16,
+        on_loss: Optional[OnLoss] = None,
+        *,
+        codec: Optional[Codec] = None,
+        error_feedback: bool = False,
     ) -> ReduceInfo:
         """Reduces several tensors, ``max_in_flight`` of them at a time, and goes on among the survivors after a loss.
 
@@ -295,6 +313,9 @@ class Communicator:
                 ``OnLoss.RESUME_WHOLE`` for SUM and PROD, all elements of which then have the contributions of the same
                 peers. Else this, for all of them; with ``OnLoss.ABORT`` an interrupted tensor is reduced again from its
                 beginning.
+            codec: as in :meth:`all_reduce`, for all of them. With one, or with error feedback, ``on_loss`` None is
+                ``OnLoss.RESUME_WHOLE``.
+            error_feedback: as in :meth:`all_reduce`.
 
         Returns:
             The traffic of all, and the world size at the end. It has no parts.
@@ -302,7 +323,8 @@ class Communicator:
         Raises:
             TooFewPeersError: nobody else is left. Buffers of unfinished tensors are whole.
             InvalidArgumentError, InvalidUsageError, ValueError, TypeError: as :meth:`all_reduce`.
-            NotImplementedError: ``on_loss`` is not None, and the library that ``PCCL_LIBRARY`` names offers no choice.
+            NotImplementedError: ``on_loss`` is not None, or there is a ``codec`` or error feedback, and the library that
+                ``PCCL_LIBRARY`` names offers no choice.
         """
         if not operands:
             raise ValueError("operands is empty")
@@ -325,9 +347,11 @@ class Communicator:
         repeated = sorted(tag for tag, uses in tags.items() if uses > 1)
         if repeated:
             raise ValueError(f"tags {repeated[:8]} are used by several operands; each needs its own")
-        if on_loss is not None:
-            on_loss = OnLoss(on_loss)
-            require_extension(self._library, f"on_loss={on_loss.name}")
+        options = None
+        if on_loss is not None or codec is not None or error_feedback:
+            policy = OnLoss.RESUME_WHOLE if on_loss is None else OnLoss(on_loss)
+            quantized = next((operand.quantization for operand in operands if operand.quantization is not None), None)
+            options = self._checked_options(policy, codec, error_feedback, quantized, even_default=True)
         for tag in tags:
             self._settle_abandoned(tag)
         natives = ffi.new("pcclReduceOpDescriptor_t[]", len(requests))
@@ -337,18 +361,31 @@ class Communicator:
             request.fill(native.descriptor)
         info = ffi.new("pcclReduceInfo_t *")
         with self._lifetime.inside() as pointer:
-            if on_loss is None:
+            if options is None:
                 function = "pcclAllReduceMultipleWithRetry"
                 code = self._library.pcclAllReduceMultipleWithRetry(
                     natives, len(requests), pointer, info, max_in_flight
                 )
             else:
-                function = "pcclAllReduceMultipleOnLoss"
-                code = self._library.pcclAllReduceMultipleOnLoss(
-                    natives, len(requests), pointer, on_loss, info, max_in_flight
+                function = "pcclAllReduceMultipleWithOptions"
+                code = self._library.pcclAllReduceMultipleWithOptions(
+                    natives, len(requests), pointer, options, info, max_in_flight
                 )
         check(code, function, f"{len(requests)} tensors, {self._subject}")
         return _reduce_info(info)
+
+    def free_error_feedback(self, tag: int = 0) -> None:
+        """Forgets what coding has lost of this peer's contributions under a tag, and frees the memory.
+
+        Raises:
+            InvalidArgumentError: nothing is kept under this tag.
+            NotImplementedError: the library that ``PCCL_LIBRARY`` names has no error feedback.
+        """
+        require_extension(self._library, "error feedback")
+        _checked_integer(tag, "tag", 0, _UINT64_MAX)
+        with self._lifetime.inside() as pointer:
+            code = self._library.pcclFreeErrorFeedback(pointer, tag)
+        check(code, "pcclFreeErrorFeedback", f"tag {tag}, {self._subject}")
 
     # Shared state
 
@@ -414,11 +451,33 @@ class Communicator:
     def _subject(self) -> str:
         return f"master {self._address}"
 
-    def _checked_on_loss(self, on_loss: OnLoss) -> OnLoss:
+    def _checked_options(
+        self,
+        on_loss: OnLoss,
+        codec: Optional[Codec],
+        error_feedback: bool,
+        quantization: Optional[QuantizationOptions],
+        even_default: bool = False,
+    ) -> Any:
+        """The library's options; None where the functions of PCCL 1.0 do as much."""
         on_loss = OnLoss(on_loss)
-        if on_loss is not OnLoss.ABORT:
-            require_extension(self._library, f"on_loss={on_loss.name}")
-        return on_loss
+        if codec is not None and not isinstance(codec, Codec):
+            raise TypeError(f"codec is {codec!r}; expected pccl.Codec or None")
+        if codec is not None and quantization is not None:
+            raise ValueError("codec and quantization are two ways to say the same; give one of them")
+        if on_loss is OnLoss.ABORT and codec is None and not error_feedback and not even_default:
+            return None
+        wish = f"codec={codec}" if codec else "error feedback" if error_feedback else f"on_loss={on_loss.name}"
+        require_extension(self._library, wish)
+        options = ffi.new("pcclReduceOptions_t *")
+        options.struct_size = ffi.sizeof("pcclReduceOptions_t")
+        options.on_loss = on_loss
+        options.error_feedback = bool(error_feedback)
+        if codec is not None:
+            options.codec = CodecFormat(codec.format)
+            options.block_elements = 0 if codec.block is None else _checked_integer(codec.block, "codec.block", 32, 256)
+            options.rounding = Rounding(codec.rounding)
+        return options
 
     def _settle_abandoned(self, tag: Optional[int] = None) -> None:
         """Awaits operations whose handles were dropped: all, or the one of ``tag``.
