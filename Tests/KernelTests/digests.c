@@ -1,5 +1,6 @@
 // What the reduction loops write, as one line for each (type, operation, loop): a digest over counts, alignments, world
-// sizes, and destinations that are a source. Two levels, or two architectures, agree when their lines are equal.
+// sizes, and destinations that are a source. And what codecs write, as one line for each (format, type, loop): a digest
+// over counts, sizes of blocks and alignments. Two levels, or two architectures, agree when their lines are equal.
 //
 //     digests LEVEL        plain, avx2 or avx512; status 3 where this build or processor has no such level
 //
@@ -252,6 +253,74 @@ static uint64_t digest_of_loop(const struct loop *loop, const pccl_kernel_reduct
     return so_far;
 }
 
+// ---- Codecs -------------------------------------------------------------------------------------
+
+static const char *const format_names[PCCL_KERNEL_FORMATS] = {
+    "min-max8",  "min-max16", "min-max32", "zero-point8", "zero-point16", "zero-point32", "int4",
+    "int4-e8m0", "e3m0",      "e3m0-e8m0", "e4m3",        "e4m3-e8m0",    "float16",      "bfloat16",
+};
+
+// Mostly such as gradients are: of one magnitude within a block, or of very different ones; some of it hard.
+static void fill_values(unsigned char *place, uint32_t type, size_t bytes, size_t count) {
+    int is_hard = draw() % 3 == 0;
+    int spread = 1 << draw() % 6;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t random = draw();
+        double value = ((double)(random >> 12) * 0x1p-51 - 1) * (double)((uint64_t)1 << random % (uint64_t)spread);
+        float single = (float)value;
+        if (is_hard && random % 5 == 0)
+            put(place + i * bytes, hard_float(infinity_of(type, bytes), bytes), bytes);
+        else if (bytes == 4)
+            memcpy(place + i * bytes, &single, bytes);
+        else
+            memcpy(place + i * bytes, &value, bytes);
+    }
+}
+
+// Two digests: of the codes that both ways of rounding write, and of what these are decoded to, alone and added.
+static void digest_codec(const pccl_kernel_codec *codec, uint32_t type, uint64_t digests[2]) {
+    digests[0] = digests[1] = 0xcbf29ce484222325;
+    size_t bytes = codec->value_bytes;
+    for (size_t c = 0; c < COUNT(counts); c++)
+        for (size_t block = 32; block <= PCCL_KERNEL_LARGEST_BLOCK; block *= 2)
+            for (size_t m = 0; m < COUNT(misalignments); m++)
+                for (uint64_t is_random = 0; is_random < 2; is_random++) {
+                    unsigned char *places[3];
+                    size_t count = counts[c];
+                    memset(memory, FENCE_BYTE, sizeof memory);
+                    for (int i = 0; i < 3; i++)
+                        places[i] = memory[i] + FENCE / 2 + misalignments[m][i];
+                    fill_values(places[1], type, bytes, count);
+                    if (is_random)
+                        codec->encode_randomly(places[0], places[1], count, block, draw());
+                    else
+                        codec->encode(places[0], places[1], count, block);
+                    digests[0] = digest(digests[0], memory[0], sizeof memory[0]);
+                    codec->decode(places[2], places[0], count, block);
+                    make_nans_equal(places[2], type, bytes, count);
+                    digests[1] = digest(digests[1], memory[2], sizeof memory[2]);
+                    codec->add(places[1], places[0], count, block);
+                    make_nans_equal(places[1], type, bytes, count);
+                    digests[1] = digest(digests[1], memory[1], sizeof memory[1]);
+                }
+}
+
+static void print_codecs(pccl_kernel_level level) {
+    static const uint32_t types[] = {pccl_kernel_float32, pccl_kernel_float64};
+    for (uint32_t format = 0; format < PCCL_KERNEL_FORMATS; format++)
+        for (size_t t = 0; t < COUNT(types); t++) {
+            const pccl_kernel_codec *codec = pccl_kernel_codec_at(level, format, types[t]);
+            if (codec == NULL)
+                continue;
+            uint64_t digests[2];
+            state = format * COUNT(types) + t;
+            digest_codec(codec, types[t], digests);
+            printf("%s %s codes %016llx\n", format_names[format], type_names[types[t]], (unsigned long long)digests[0]);
+            printf("%s %s values %016llx\n", format_names[format], type_names[types[t]],
+                   (unsigned long long)digests[1]);
+        }
+}
+
 int main(int argc, char **argv) {
     size_t level = 0;
     while (level < COUNT(level_names) && (argc != 2 || strcmp(argv[1], level_names[level]) != 0))
@@ -272,5 +341,6 @@ int main(int argc, char **argv) {
                        (unsigned long long)digest_of_loop(&loops[l], reduction, type));
             }
         }
+    print_codecs((pccl_kernel_level)level);
     return 0;
 }

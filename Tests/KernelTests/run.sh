@@ -69,7 +69,7 @@ compile() {
 link_digests() {
     local folder=$work/$1
     shift
-    "$@" -O2 -Wall -Wextra -Werror -ISources/CKernels/include Tests/KernelTests/digests.c "$folder"/reduce*.o \
+    "$@" -O2 -Wall -Wextra -Werror -ISources/CKernels/include Tests/KernelTests/digests.c "$folder"/*.o \
         -o "$folder/digests"
 }
 
@@ -89,7 +89,7 @@ same_bits() {
 
 # --- machine code
 
-disassemble() { llvm-objdump -d --no-show-raw-insn "$work/aarch64/reduce_plain.o" >"$work/disassembly"; }
+disassemble() { llvm-objdump -d --no-show-raw-insn "$work/aarch64/level_plain.o" >"$work/disassembly"; }
 
 # uses INSTRUCTION LANES FUNCTION...: each of the functions has that instruction on vectors of such lanes.
 uses() {
@@ -120,6 +120,13 @@ float16_loops() {
 }
 bfloat16_loops() { arithmetic bf16 4s && uses shll 4s {sum,average,product}_bf16_{load,start,more,end,whole}; }
 
+# Of codecs, what their loops are made of: in whole blocks there is no branch on a value.
+codec_loops() {
+    uses fmul 4s {min_max,zero_point}_{8,16}_f32_{encode,decode,add} {int4,e3m0,e4m3}_{float,power}_{encode,decode,add} &&
+        uses fadd 4s {min_max_8,zero_point_8}_f32_add {int4,e3m0,e4m3}_power_add &&
+        uses fmul 2d {min_max,zero_point}_{8,16,32}_f64_{encode,decode,add}
+}
+
 # --- the checks
 
 check kernels_compile_here compile here CKernels clang &&
@@ -133,6 +140,7 @@ check disassembly disassemble &&
     for type in float64 float32 float16 bfloat16; do
         check "${type}_in_vectors" ${type}_loops
     done
+check codecs_in_vectors codec_loops
 
 check shims_compile_for_aarch64 compile aarch64 CShims "${cross[@]}"
 
