@@ -111,18 +111,26 @@ static inline uint64_t low_bits_f64(double x) { return bits_of_f64(x + WHOLE_f64
         statement;                                                                                                     \
     }
 
-// The functions of a codec, from those of its block: encode_##name(bytes, values, n, seed, first index, is random),
-// decode_##name(values, bytes, n, adds). Arguments that are constants make loops of their own.
-#define CODEC(name, type, header, bits)                                                                                \
+#define ALWAYS static inline __attribute__((always_inline))
+
+// The functions of a codec, from those of its block: measure(values, n), whose answer has the type `measured`, and
+// encode_##name(bytes, values, n, answer, seed, first index, is random), decode_##name(values, bytes, n, adds).
+// Arguments that are constants make loops of their own. A block is measured before the one in front of it is encoded:
+// the end of a measurement is a chain of few instructions, during which the processor can do that.
+#define CODEC(name, type, measured, measure, header, bits)                                                             \
+    ALWAYS void name##_encode_all(unaligned_uint8_t *bytes, const unaligned_##type *x, size_t count, size_t block,     \
+                                  uint64_t seed, int is_random) {                                                      \
+        measured next = measure(x, count < block ? count : block);                                                     \
+        FOR_BLOCKS(measured this = next; size_t left = count - i - n; if (left > 0) {                                  \
+            next = measure(x + i + n, left < block ? left : block);                                                    \
+        } encode_##name(bytes, x + i, n, this, seed, (uint32_t)i, is_random);                                          \
+                   bytes += header + (n * bits + 7) / 8)                                                               \
+    }                                                                                                                  \
     static void name##_encode(void *codes, const void *values, size_t count, size_t block) {                           \
-        unaligned_uint8_t *bytes = codes;                                                                              \
-        const unaligned_##type *x = values;                                                                            \
-        FOR_BLOCKS(encode_##name(bytes, x + i, n, 0, 0, 0); bytes += header + (n * bits + 7) / 8)                      \
+        name##_encode_all(codes, values, count, block, 0, 0);                                                          \
     }                                                                                                                  \
     static void name##_encode_randomly(void *codes, const void *values, size_t count, size_t block, uint64_t seed) {   \
-        unaligned_uint8_t *bytes = codes;                                                                              \
-        const unaligned_##type *x = values;                                                                            \
-        FOR_BLOCKS(encode_##name(bytes, x + i, n, seed, (uint32_t)i, 1); bytes += header + (n * bits + 7) / 8)         \
+        name##_encode_all(codes, values, count, block, seed, 1);                                                       \
     }                                                                                                                  \
     static void name##_decode(void *values, const void *codes, size_t count, size_t block) {                           \
         const unaligned_uint8_t *bytes = codes;                                                                        \
@@ -138,8 +146,6 @@ static inline uint64_t low_bits_f64(double x) { return bits_of_f64(x + WHOLE_f64
         sizeof(type), header, bits, name##_encode, name##_encode_randomly, name##_decode, name##_add,                  \
     };
 
-#define ALWAYS static inline __attribute__((always_inline))
-
 #define STORE_OR_ADD(count, place, value)                                                                              \
     if (adds) {                                                                                                        \
         VECTOR_LOOP(count, place = place + (value))                                                                    \
@@ -151,11 +157,10 @@ static inline uint64_t low_bits_f64(double x) { return bits_of_f64(x + WHOLE_f64
 
 // MIN-MAX: scale, lowest value, codes of 0 to `top` from the lowest to the highest.
 #define MIN_MAX(name, type, suffix, code, top)                                                                         \
-    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const unaligned_##type *x, size_t count, uint64_t seed,        \
-                              uint32_t first, int is_random) {                                                         \
+    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const unaligned_##type *x, size_t count, extremes_##suffix e,  \
+                              uint64_t seed, uint32_t first, int is_random) {                                          \
         unaligned_##type *header = (unaligned_##type *)bytes;                                                          \
         unaligned_##code *codes = (unaligned_##code *)(bytes + 2 * sizeof(type));                                      \
-        extremes_##suffix e = extremes_of_##suffix(x, count);                                                          \
         if (!e.is_tame) {                                                                                              \
             header[0] = header[1] = nan_##suffix();                                                                    \
             memset(bytes + 2 * sizeof(type), 0, count * sizeof(code));                                                 \
@@ -183,11 +188,10 @@ static inline uint64_t low_bits_f64(double x) { return bits_of_f64(x + WHOLE_f64
 
 // ZERO POINT: scale, the code of zero, codes of 0 to `top` from the lowest value, or zero, to the highest, or zero.
 #define ZERO_POINT(name, type, suffix, code, top)                                                                      \
-    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const unaligned_##type *x, size_t count, uint64_t seed,        \
-                              uint32_t first, int is_random) {                                                         \
+    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const unaligned_##type *x, size_t count, extremes_##suffix e,  \
+                              uint64_t seed, uint32_t first, int is_random) {                                          \
         unaligned_##type *header = (unaligned_##type *)bytes;                                                          \
         unaligned_##code *codes = (unaligned_##code *)(bytes + 2 * sizeof(type));                                      \
-        extremes_##suffix e = extremes_of_##suffix(x, count);                                                          \
         if (!e.is_tame) {                                                                                              \
             header[0] = header[1] = nan_##suffix();                                                                    \
             memset(bytes + 2 * sizeof(type), 0, count * sizeof(code));                                                 \
@@ -241,16 +245,16 @@ ZERO_POINT(zero_point_8_f64, double, f64, uint8_t, 255.0)
 ZERO_POINT(zero_point_16_f64, double, f64, uint16_t, 65535.0)
 ZERO_POINT(zero_point_32_f64, double, f64, uint32_t, 4294967295.0)
 
-CODEC(min_max_8_f32, float, 8, 8)
-CODEC(min_max_16_f32, float, 8, 16)
-CODEC(min_max_8_f64, double, 16, 8)
-CODEC(min_max_16_f64, double, 16, 16)
-CODEC(min_max_32_f64, double, 16, 32)
-CODEC(zero_point_8_f32, float, 8, 8)
-CODEC(zero_point_16_f32, float, 8, 16)
-CODEC(zero_point_8_f64, double, 16, 8)
-CODEC(zero_point_16_f64, double, 16, 16)
-CODEC(zero_point_32_f64, double, 16, 32)
+CODEC(min_max_8_f32, float, extremes_f32, extremes_of_f32, 8, 8)
+CODEC(min_max_16_f32, float, extremes_f32, extremes_of_f32, 8, 16)
+CODEC(min_max_8_f64, double, extremes_f64, extremes_of_f64, 16, 8)
+CODEC(min_max_16_f64, double, extremes_f64, extremes_of_f64, 16, 16)
+CODEC(min_max_32_f64, double, extremes_f64, extremes_of_f64, 16, 32)
+CODEC(zero_point_8_f32, float, extremes_f32, extremes_of_f32, 8, 8)
+CODEC(zero_point_16_f32, float, extremes_f32, extremes_of_f32, 8, 16)
+CODEC(zero_point_8_f64, double, extremes_f64, extremes_of_f64, 16, 8)
+CODEC(zero_point_16_f64, double, extremes_f64, extremes_of_f64, 16, 16)
+CODEC(zero_point_32_f64, double, extremes_f64, extremes_of_f64, 16, 32)
 
 // ---- Scaled: the magnitude, and the sign apart --------------------------------------------------
 
@@ -354,10 +358,10 @@ ALWAYS void pack_8(unaligned_uint8_t *bytes, const uint8_t *codes, size_t count)
 #define DECODE_8(value) STORE_OR_ADD(count, out[i], value(codes[i]) * scale)
 
 #define SCALED(name, format, scale_kind, header_bytes, width, top)                                                     \
-    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const unaligned_float *x, size_t count, uint64_t seed,         \
-                              uint32_t first, int is_random) {                                                         \
+    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const unaligned_float *x, size_t count, int32_t peak,          \
+                              uint64_t seed, uint32_t first, int is_random) {                                          \
         uint8_t codes[MOST_BLOCK_ELEMENTS];                                                                            \
-        const float scale = scale_of_##scale_kind(peak_of(x, count), 1.0f / top);                                      \
+        const float scale = scale_of_##scale_kind(peak, 1.0f / top);                                                   \
         store_scale_##scale_kind(bytes, scale);                                                                        \
         if (scale != scale) {                                                                                          \
             memset(bytes + header_bytes, 0, (count * width + 7) / 8);                                                  \
@@ -376,7 +380,7 @@ ALWAYS void pack_8(unaligned_uint8_t *bytes, const uint8_t *codes, size_t count)
         const unaligned_uint8_t *codes = bytes + header_bytes;                                                         \
         DECODE_##width(value_of_##format)                                                                              \
     }                                                                                                                  \
-    CODEC(name, float, header_bytes, width)
+    CODEC(name, float, int32_t, peak_of, header_bytes, width)
 
 SCALED(int4_float, int4, float, 4, 4, 7.0f)
 SCALED(int4_power, int4, power, 1, 4, 7.0f)
@@ -402,9 +406,16 @@ static inline uint16_t bf16_of_random(float x, uint32_t random) {
     return (bits & 0x7fffffff) >= 0x7f000000 ? bf16_of_f32(x) : (uint16_t)moved;
 }
 
+static inline int32_t nothing_of(const unaligned_float *x, size_t count) {
+    (void)x;
+    (void)count;
+    return 0;
+}
+
 #define CAST(name, narrow, widen, narrow_randomly)                                                                     \
-    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const unaligned_float *x, size_t count, uint64_t seed,         \
-                              uint32_t first, int is_random) {                                                         \
+    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const unaligned_float *x, size_t count, int32_t peak,          \
+                              uint64_t seed, uint32_t first, int is_random) {                                          \
+        (void)peak;                                                                                                    \
         unaligned_uint16_t *codes = (unaligned_uint16_t *)bytes;                                                       \
         if (is_random) {                                                                                               \
             VECTOR_LOOP(count, codes[i] = narrow_randomly(x[i], random_bits(seed, first + (uint32_t)i)))               \
@@ -416,7 +427,7 @@ static inline uint16_t bf16_of_random(float x, uint32_t random) {
         const unaligned_uint16_t *codes = (const unaligned_uint16_t *)bytes;                                           \
         STORE_OR_ADD(count, out[i], widen(codes[i]))                                                                   \
     }                                                                                                                  \
-    CODEC(name, float, 0, 16)
+    CODEC(name, float, int32_t, nothing_of, 0, 16)
 
 CAST(cast_f16, f16_of_f32, f32_of_f16, f16_of_random)
 CAST(cast_bf16, bf16_of_f32, f32_of_bf16, bf16_of_random)

@@ -146,6 +146,18 @@ def bench_reduces_every_type_and_operation(case: Case) -> None:
 bench_reduces_every_type_and_operation.limit_seconds = 180
 
 
+def bench_measures_codes_beside_what_is_coded(case: Case) -> None:
+    for index, codec in enumerate(("min-max8", "zero-point16/64", "int4-e8m0+stochastic", "e3m0", "e4m3", "bfloat16")):
+        op = ("sum", "avg", "max")[index % 3]
+        status, out, err = _run(
+            case, "--json", "--peers", "3", "--sizes", "64,100K,1M", "--rounds", "1", "--iterations", "5", "--codec", codec,
+            "--op", op, "--vs", "plain", *(["--in-place"] if index % 2 else []))
+        check(status == 0, f"{codec} {op}: status {status}: {err}{out}")
+        report = json.loads(out)
+        _check_figures(report, ("pccl", "plain"), (3,), (64, 102400, 1 << 20))
+        check(report["options"]["codec"] == codec, f"the codec: {report['options']}")
+
+
 def bench_joins_a_master(case: Case) -> None:
     """Three peers on as many hosts, as far as they know: one of them prints."""
     arguments = ["--master", f"127.0.0.1:{case.master.port}", "--peers", "3", "--sizes", "8,64K", "--rounds", "2",

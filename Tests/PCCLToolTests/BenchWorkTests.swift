@@ -75,12 +75,24 @@ struct BenchWorkTests {
         #expect(BenchLibrary.oneStripe.adapted(work).stripes == 1)
         #expect(BenchLibrary.gloo.adapted(work).isInPlace)
         #expect(BenchLibrary.pccl.adapted(work) == work)
+        work.codec = Codec(.int4)
+        #expect(BenchLibrary.allCases.filter { $0.adapted(work).codec != .none } == [.pccl, .pcclOverTCP, .oneStripe])
+    }
+
+    @Test("the work is read as it was said", arguments: ["none", "int4/128+stochastic", "min-max8"])
+    func saidWork(codec: String) throws {
+        var work = BenchWork()
+        work.codec = try #require(Codec(codec))
+        work.tags = 3
+        var line = ControlLine("begin")
+        work.addTo(&line)
+        #expect(try BenchWork(of: line) == work)
     }
 
     @Test("ours of all kinds are in groups of their own, as they may have one master")
     func groups() {
         let ours = BenchLibrary.allCases.filter { $0.isOurs && $0 != .pump }
-        #expect(ours.count == 3 && Set(ours.map(\.peerGroup)).count == 3)
+        #expect(ours.count == 4 && Set(ours.map(\.peerGroup)).count == 4)
         #expect(BenchLibrary.pccl.peerGroup == 0)
     }
 
@@ -101,6 +113,7 @@ struct BenchWorkTests {
             ["--sizes", "4K", "--min", "8"],
             ["--min", "1M", "--max", "4K"], ["--factor", "1"], ["--type", "float8"], ["--op", "xor"], ["--vs", "nccl"],
             ["--plot", "a.pdf"], ["--tags", "0"], ["--rounds", "0"], ["--iterations", "0"], ["--master", "localhost"],
+            ["--codec", "int5"], ["--codec", "int4", "--type", "int32"], ["--codec", "bfloat16", "--type", "float16"],
             ["--pause", "-1"], ["--pause", "nan"], ["--pause", "3601"],
             ["--master", "127.0.0.1:1", "--vs", "pump"], ["--master", "127.0.0.1:1", "--vs", "one-stripe,mpi"],
             // Outside of a laboratory nobody knows where to meet.
@@ -118,7 +131,7 @@ struct BenchWorkTests {
         "options that make sense are taken",
         arguments: [
             [], ["--peers", "2,4"], ["--min", "8", "--max", "1G", "--factor", "8"],
-            ["--type", "bfloat16", "--op", "avg"],
+            ["--type", "bfloat16", "--op", "avg"], ["--codec", "min-max8/64", "--type", "bfloat16", "--vs", "plain"],
             ["--master", "127.0.0.1:1", "--vs", "gloo,one-stripe,tcp", "--gloo-store", "a.b:29500"],
             ["--vs", "gloo,mpi,pump,tcp", "--plot", "a.png"], ["--master", "[::1]:48148", "--peers", "3"],
         ])

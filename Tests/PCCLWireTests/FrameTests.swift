@@ -124,13 +124,14 @@ struct LocalMemoryTests {
 
 @Suite("Entries")
 struct EntryTests {
-    static let descriptors = DataType.allCases.flatMap { type in
+    private static let plain = DataType.allCases.flatMap { type in
         ReduceOperation.allCases.flatMap { operation in
             Algorithm.allCases.map {
                 OperationDescriptor(count: .max - 1, type: type, operation: operation, algorithm: $0)
             }
         }
-    } + Codec.Format.allCases.flatMap { format in
+    }
+    private static let coded = Codec.Format.allCases.flatMap { format in
         Codec.blockSizes.flatMap { block in
             Codec.Rounding.allCases.map {
                 OperationDescriptor(
@@ -139,6 +140,7 @@ struct EntryTests {
             }
         }
     }
+    static let descriptors = plain + coded
 
     @Test("every descriptor is read as it was written, in the bytes that a receiver expects", arguments: descriptors)
     func roundTrip(descriptor: OperationDescriptor) throws {

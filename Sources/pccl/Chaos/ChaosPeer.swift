@@ -235,7 +235,8 @@ final class ChaosPeer {
         var operand: ReduceOperand {
             ReduceOperand(
                 send: UnsafeRawPointer(buffers.send.baseAddress!), receive: buffers.receive.baseAddress!,
-                count: operation.count, type: operation.type, operation: operation.operation, tag: operation.tag)
+                count: operation.count, type: operation.type, operation: operation.operation, tag: operation.tag,
+                codec: operation.codec)
         }
     }
 

@@ -33,6 +33,8 @@ struct ChaosWork: Equatable {
         var salt: UInt64
         /// Of a call of its own.
         var onLoss: LossPolicy
+        /// One that loses nothing of the values, nor of their results.
+        var codec: Codec
 
         var byteCount: Int { count * type.byteCount }
         var pattern: ChaosPattern { ChaosPattern(type: type, operation: operation, salt: salt) }
@@ -78,8 +80,12 @@ struct ChaosWork: Equatable {
         // Mostly small, for these make many operations; some that take long enough to be killed in.
         let largest = [1 << 4, 1 << 12, 1 << 12, 1 << 16, 1 << 16, 1 << 18, 1 << 20, 1 << 22][random.below(8)]
         let bytes = 1 + random.below(largest)
+        // Whole numbers up to 127 fit both; averages are none.
+        let exact = [Codec(.float16), Codec(.bfloat16)].filter { $0.canCode(type) && operation != .average }
+        let codec = exact.isEmpty || random.oneIn(2) ? .none : exact[random.below(exact.count)]
         return Operation(
             type: type, operation: operation, count: max(1, bytes / type.byteCount), isInPlace: random.oneIn(2),
-            misalignment: random.oneIn(4) ? 1 : 0, tag: tag, salt: random.next(), onLoss: policy(&random))
+            misalignment: random.oneIn(4) ? 1 : 0, tag: tag, salt: random.next(), onLoss: policy(&random),
+            codec: codec)
     }
 }
