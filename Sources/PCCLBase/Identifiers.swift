@@ -6,6 +6,18 @@ package struct PeerID: Hashable, Comparable, Sendable, CustomStringConvertible {
     package var description: String { "peer \(value)" }
 }
 
+extension [PeerID] {
+    /// "peer 1", "peers 1 and 2", "peers 1, 2 and 5 more": no more than so many by their numbers.
+    package func enumerated(upTo limit: Int) -> String {
+        guard count > 1 else { return first.map { "\($0)" } ?? "nobody" }
+        let numbers = prefix(limit).map { "\($0.value)" }
+        let rest = count - numbers.count
+        let last = rest > 0 ? "\(rest) more" : numbers[numbers.count - 1]
+        let before = rest > 0 ? numbers[...] : numbers.dropLast()
+        return "peers \(before.joined(separator: ", ")) and \(last)"
+    }
+}
+
 /// A random 128-bit name of a run. Knowing it is what lets a stranger's connection pass for a peer's, so it is never
 /// sent to anybody who has not been registered.
 package struct RunID: Hashable, Sendable {

@@ -97,7 +97,8 @@ struct CodecReference {
                 switch format {
                 case .int4, .int4PowerScale: value = Float(Int(code) - 8)
                 case .e3m0, .e3m0PowerScale: value = Self.signed(code, Self.e3m0, bits: 3)
-                default: value = Self.signed(code, Self.e4m3, bits: 7)
+                // A code that nobody writes continues the row.
+                default: value = Self.signed(code, Self.e4m3 + [480], bits: 7)
                 }
                 return value * scale
             }

@@ -274,6 +274,22 @@ struct CodecTests {
         }
     }
 
+    @Test("any bytes are decoded, alike at every level and as the reference does", arguments: float32Formats)
+    func rubbish(format: Codec.Format) throws {
+        var source = RandomSource(seed: UInt64(format.rawValue))
+        for round in 0..<200 {
+            let (block, count) = (Codec.blockSizes[round % 4], 1 + source.below(400))
+            let layout = Codec(format, blockElements: block).layout(of: .float32)
+            let codes = (0..<layout.byteCount(count)).map { _ in UInt8(truncatingIfNeeded: source.next()) }
+            let expected = bits(CodecReference(format: format, blockElements: block).decode(codes, count: count))
+            for level in levels {
+                let kernel = pccl_kernel_codec_at(level, UInt32(format.rawValue) - 1, DataType.float32.rawValue)
+                guard let codec = kernel?.pointee else { continue }
+                #expect(bits(decode(codec, codes, count: count, block: block)) == expected, "\(format)/\(block)")
+            }
+        }
+    }
+
     @Test("layouts are those of the kernels")
     func layouts() throws {
         for format in Codec.Format.allCases where format != .none {

@@ -122,21 +122,38 @@ struct OperationTests {
         #expect(c.outcomes.isEmpty && c.answers.isEmpty)
         c.pass(Cluster.timeouts.stragglerPatience, Cluster.timeouts.repairGrace)
         for name in ["A", "C"] {
-            guard case .misuse? = c.outcomes[name]?.first else {
+            guard case .misuse(let text)? = c.outcomes[name]?.first else {
                 Issue.record("\(name): \(String(describing: c.outcomes[name]))")
                 continue
             }
+            #expect(text.contains("waits in tag 1, and \(c.id("B")) in another call"), "\(text)")
         }
-        guard case .failed(.refused)? = c.answers["B"]?.first else {
+        guard case .failed(.refused(let text))? = c.answers["B"]?.first else {
             Issue.record("B: \(String(describing: c.answers["B"]))")
             return
         }
+        #expect(text.hasSuffix("peers \(c.id("A").value) and \(c.id("C").value) in an operation with tag 1"), "\(text)")
         #expect(c.view("A") == ["A", "B", "C"] && c.epoch("A") > epoch)
         c.forgetAnswers()
         c.reduce("A", "B", "C")
         #expect(c.outcomes["B"] == [.success(worldSize: 3)])
         c.updateTopology("A", "B", "C")
         #expect(c.answers["A"] == [.done])
+    }
+
+    @Test("members in different membership calls are told who is where")
+    func severalCalls() {
+        var c = Cluster(of: "A", "B", "C")
+        c.updateTopology("A")
+        c.arePeersPending("B", "C")
+        c.pass(Cluster.timeouts.stragglerPatience * 2)
+        for (name, place) in [("A", "peers 2 and 3 in the question"), ("B", "peer 1 at the join point")] {
+            guard case .failed(.refused(let text))? = c.answers[name]?.first else {
+                Issue.record("\(name): \(String(describing: c.answers[name]))")
+                continue
+            }
+            #expect(text.contains(place), "\(text)")
+        }
     }
 
     @Test("one member asks who waits and the other reduces: both are told, but only after the dead time")

@@ -519,7 +519,10 @@ package struct MasterMachine: Sendable {
                     operations: operations, missed: missed),
                 to: report.peer, &effects)
         }
-        if verdicts.contains(where: { $0.contains { $0.outcome == .misuse } }) { refuseVotes(g, &effects) }
+        let misused = zip(flush.reports, verdicts).flatMap { report, verdicts in
+            verdicts.filter { $0.outcome == .misuse }.map { (peer: report.peer, tag: $0.tag) }
+        }
+        if !misused.isEmpty { refuseVotes(g, reducing: misused, &effects) }
         tellOtherGroups(g, &effects)
         effects.append(
             .log(
@@ -575,10 +578,23 @@ package struct MasterMachine: Sendable {
         return false
     }
 
-    private mutating func refuseVotes(_ g: Int, _ effects: inout [Effect]) {
-        let text = "other members wait for this peer in another call"
+    /// Tells all who wait in a membership call that it cannot be, and who waits for them elsewhere.
+    private mutating func refuseVotes(
+        _ g: Int, reducing: [(peer: PeerID, tag: Tag)] = [], _ effects: inout [Effect]
+    ) {
+        var calls = [
+            (peers: groups[g].joinVotes, text: "at the join point"),
+            (peers: groups[g].pendingVotes, text: "in the question whether peers are pending"),
+            (peers: groups[g].optimizeVotes, text: "in an optimise call"),
+        ]
+        for tag in Set(reducing.map(\.tag)).sorted() {
+            calls.append((SortedPeers(reducing.filter { $0.tag == tag }.map(\.peer)), "in an operation with \(tag)"))
+        }
         for peer in SortedPeers(groups[g].absentees.array + groups[g].pendingVotes.array) {
-            send(.callRefused(reason: text), to: peer, &effects)
+            let elsewhere = calls.filter { !$0.peers.isEmpty && !$0.peers.contains(peer) }
+                .map { "\($0.peers.array.enumerated(upTo: 8)) \($0.text)" }
+            let names = elsewhere.prefix(8).joined(separator: ", ")
+            send(.callRefused(reason: "other members wait for this peer in another call: \(names)"), to: peer, &effects)
         }
         groups[g].forgetAllVotes()
     }

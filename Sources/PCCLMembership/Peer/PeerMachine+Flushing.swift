@@ -78,12 +78,14 @@ extension PeerMachine {
                     .complete(operation.id, PeerMachine.success(operation, worldSize: worldSizeBefore)))
             case .abort: effects.append(.complete(operation.id, .memberLost))
             case .misuse:
+                let missing = m.assignment.others.filter { !operation.hasEntered($0) }
+                let who = missing.isEmpty ? "others" : missing.enumerated(upTo: 8)
                 effects.append(
                     .complete(
                         operation.id,
                         .misuse(
-                            "the members' calls do not go together: others wait in another call, or were refused theirs"
-                        )))
+                            "the members' calls do not go together: this peer waits in \(operation.tag), and \(who) in "
+                                + "another call, or refused theirs")))
             case .mismatch:
                 effects.append(.complete(operation.id, .mismatch(PeerMachine.failedElsewhere(operation.tag))))
             case .restart: relaunch(call, &m, at: now, &effects)
