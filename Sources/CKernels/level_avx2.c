@@ -8,9 +8,12 @@
 #pragma clang attribute push(__attribute__((target("avx2,f16c"))), apply_to = function)
 #define LEVEL_TABLE pccl_kernel_reductions_avx2
 #define LEVEL_CODECS pccl_kernel_codecs_avx2
+#define LEVEL_XXH3 pccl_xxh3_avx2
 #define FLOAT16_CONVERTS_IN_HARDWARE 1
 #include "reduce_loops.h"
 
 #include "codec_loops.h"
+
+#include "hash_loops.h"
 #pragma clang attribute pop
 #endif

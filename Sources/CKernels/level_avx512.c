@@ -8,9 +8,12 @@
                              apply_to = function)
 #define LEVEL_TABLE pccl_kernel_reductions_avx512
 #define LEVEL_CODECS pccl_kernel_codecs_avx512
+#define LEVEL_XXH3 pccl_xxh3_avx512
 #define FLOAT16_CONVERTS_IN_HARDWARE 1
 #include "reduce_loops.h"
 
 #include "codec_loops.h"
+
+#include "hash_loops.h"
 #pragma clang attribute pop
 #endif

@@ -5,6 +5,7 @@
 // Arithmetic in float16 is an extension there, and not wanted: the sums are float32.
 #define LEVEL_TABLE pccl_kernel_reductions_plain
 #define LEVEL_CODECS pccl_kernel_codecs_plain
+#define LEVEL_XXH3 pccl_xxh3_plain
 #if defined(__aarch64__)
 #define FLOAT16_CONVERTS_IN_HARDWARE 1
 #else
@@ -13,3 +14,5 @@
 #include "reduce_loops.h"
 
 #include "codec_loops.h"
+
+#include "hash_loops.h"

@@ -1,4 +1,4 @@
-// The tables that reduce_loops.h and codec_loops.h make, one of each per level.
+// The tables that reduce_loops.h and codec_loops.h make, and the function of hash_loops.h, one of each per level.
 
 #ifndef PCCL_LEVELS_H
 #define PCCL_LEVELS_H
@@ -27,6 +27,23 @@ extern PCCL_KERNEL_INTERNAL const pccl_kernel_reduction_row pccl_kernel_reductio
 extern PCCL_KERNEL_INTERNAL const pccl_kernel_codec_table pccl_kernel_codecs_avx2;
 extern PCCL_KERNEL_INTERNAL const pccl_kernel_reduction_row pccl_kernel_reductions_avx512[PCCL_KERNEL_TYPES];
 extern PCCL_KERNEL_INTERNAL const pccl_kernel_codec_table pccl_kernel_codecs_avx512;
+#endif
+
+// XXH3: what the loops of the levels share with hash.c.
+#define PCCL_XXH3_SECRET_BYTES 192
+#define PCCL_XXH3_LANES 8
+#define PCCL_XXH3_LONGEST_SHORT 240
+#define PCCL_XXH3_PRIME32_1 0x9e3779b1u
+
+extern PCCL_KERNEL_INTERNAL const uint8_t pccl_xxh3_secret[PCCL_XXH3_SECRET_BYTES];
+extern PCCL_KERNEL_INTERNAL const uint64_t pccl_xxh3_start[PCCL_XXH3_LANES];
+PCCL_KERNEL_INTERNAL pccl_kernel_hash128 pccl_xxh3_of_short(const uint8_t *bytes, size_t count);
+PCCL_KERNEL_INTERNAL pccl_kernel_hash128 pccl_xxh3_merged(const uint64_t lanes[PCCL_XXH3_LANES], size_t count);
+
+PCCL_KERNEL_INTERNAL pccl_kernel_hash128 pccl_xxh3_plain(const void *bytes, size_t count);
+#ifdef PCCL_KERNEL_X86_LEVELS
+PCCL_KERNEL_INTERNAL pccl_kernel_hash128 pccl_xxh3_avx2(const void *bytes, size_t count);
+PCCL_KERNEL_INTERNAL pccl_kernel_hash128 pccl_xxh3_avx512(const void *bytes, size_t count);
 #endif
 
 #endif

@@ -1,6 +1,7 @@
 // What the reduction loops write, as one line for each (type, operation, loop): a digest over counts, alignments, world
 // sizes, and destinations that are a source. And what codecs write, as one line for each (format, type, loop): a digest
-// over counts, sizes of blocks and alignments. Two levels, or two architectures, agree when their lines are equal.
+// over counts, sizes of blocks and alignments. And a line for hashes of many lengths and alignments. Two levels, or two
+// architectures, agree when their lines are equal.
 //
 //     digests LEVEL        plain, avx2 or avx512; status 3 where this build or processor has no such level
 //
@@ -321,6 +322,25 @@ static void print_codecs(pccl_kernel_level level) {
         }
 }
 
+// ---- Hashes -------------------------------------------------------------------------------------
+
+#define LARGEST_HASHED 20000
+
+// Every length up to two blocks of 1024 bytes and some, then a few beyond.
+static void print_hashes(pccl_kernel_level level) {
+    static unsigned char bytes[LARGEST_HASHED + 8];
+    pccl_kernel_xxh3 xxh3 = pccl_kernel_xxh3_at(level);
+    uint64_t so_far = 0xcbf29ce484222325;
+    state = 0;
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (unsigned char)draw();
+    for (size_t count = 0; count <= LARGEST_HASHED; count += count < 2200 ? 1 : 331) {
+        pccl_kernel_hash128 hash = xxh3(bytes + count % 8, count);
+        so_far = digest(so_far, (const unsigned char *)&hash, sizeof hash);
+    }
+    printf("xxh3 %016llx\n", (unsigned long long)so_far);
+}
+
 int main(int argc, char **argv) {
     size_t level = 0;
     while (level < COUNT(level_names) && (argc != 2 || strcmp(argv[1], level_names[level]) != 0))
@@ -342,5 +362,6 @@ int main(int argc, char **argv) {
             }
         }
     print_codecs((pccl_kernel_level)level);
+    print_hashes((pccl_kernel_level)level);
     return 0;
 }

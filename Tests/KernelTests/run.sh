@@ -127,6 +127,9 @@ codec_loops() {
         uses fmul 2d {min_max,zero_point}_{8,16,32}_f64_{encode,decode,add}
 }
 
+# A lane adds the product of the halves of its word, in the one instruction that makes 64 bits of two times 32.
+hash_loop() { uses '(umlal|umull)2?' 2d pccl_xxh3_plain; }
+
 # --- the checks
 
 check kernels_compile_here compile here CKernels clang &&
@@ -141,6 +144,7 @@ check disassembly disassemble &&
         check "${type}_in_vectors" ${type}_loops
     done
 check codecs_in_vectors codec_loops
+check hash_in_vectors hash_loop
 
 check shims_compile_for_aarch64 compile aarch64 CShims "${cross[@]}"
 

@@ -190,6 +190,23 @@ typedef void (*pccl_kernel_loss)(void *_Nonnull lost, const void *_Nonnull value
 pccl_kernel_loss _Nullable pccl_kernel_loss_for(uint32_t type);
 pccl_kernel_loss _Nullable pccl_kernel_loss_at(pccl_kernel_level level, uint32_t type);
 
+// ---- Hashes ----
+
+// The canonical form of xxHash, in which a hash travels and is shown, is `high` and then `low`, big-endian both.
+typedef struct pccl_kernel_hash128 {
+    uint64_t high, low;
+} pccl_kernel_hash128;
+
+// XXH3 with 128 bits, seed 0 and the secret of the specification, as `xxhsum -H2` computes it, of `count` bytes; they
+// may be null if there are none. Fit to tell contents apart, not to withstand somebody who makes two that are alike.
+typedef pccl_kernel_hash128 (*pccl_kernel_xxh3)(const void *_Nullable bytes, size_t count);
+
+// The best one that this processor runs.
+pccl_kernel_xxh3 _Nonnull pccl_kernel_xxh3_best(void);
+
+// That of one level; null where this build or processor lacks it.
+pccl_kernel_xxh3 _Nullable pccl_kernel_xxh3_at(pccl_kernel_level level);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,75 @@
+import CKernels
+
+/// What a tensor holds, in 128 bits: equal for equal bytes, on every machine, and different for different ones.
+///
+/// A tree of two levels. The bytes are cut into chunks of 1 MiB, and each has a hash of its own, so that of two tensors that
+/// differ it is seen where. With one chunk, its hash is that of the tensor; with several, the tensor's is the hash of
+/// their hashes and the number of bytes. docs/shared-state.md is the specification.
+///
+/// The function is XXH3 with 128 bits. It is no protection against somebody who looks for two contents with one hash.
+package struct ContentHash: Hashable, Sendable {
+    package let high: UInt64
+    package let low: UInt64
+
+    package init(high: UInt64, low: UInt64) {
+        self.high = high
+        self.low = low
+    }
+
+    /// Of all bytes of a tensor.
+    package init(_ bytes: UnsafeRawBufferPointer) {
+        let chunks = 0..<ContentHash.chunkCount(of: bytes.count)
+        self.init(ofChunks: ContentHash.ofChunks(chunks, of: bytes), byteCount: bytes.count)
+    }
+
+    /// Of the bytes of one chunk.
+    package init(ofChunk bytes: UnsafeRawBufferPointer) {
+        let hash = pccl_kernel_xxh3_best()(bytes.baseAddress, bytes.count)
+        self.init(high: hash.high, low: hash.low)
+    }
+
+    /// Of a tensor, from the hashes of its chunks in order: as many as `chunkCount` says. Of hashes that a peer sent, the
+    /// caller checks the number first.
+    package init(ofChunks hashes: [ContentHash], byteCount: Int) {
+        precondition(hashes.count == ContentHash.chunkCount(of: byteCount), "each chunk has one hash")
+        if hashes.count == 1 {
+            self = hashes[0]
+        } else {
+            let words = hashes.flatMap { [$0.high.bigEndian, $0.low.bigEndian] } + [UInt64(byteCount).littleEndian]
+            self = words.withUnsafeBytes(ContentHash.init(ofChunk:))
+        }
+    }
+}
+
+extension ContentHash {
+    package static let chunkBytes = 1 << 20
+
+    /// At least one: where there are no bytes there is a chunk without bytes.
+    package static func chunkCount(of byteCount: Int) -> Int {
+        max(1, byteCount / chunkBytes + (byteCount % chunkBytes == 0 ? 0 : 1))
+    }
+
+    /// Where the chunk lies in a tensor of that many bytes. The last chunk is what is left.
+    package static func range(ofChunk chunk: Int, byteCount: Int) -> Range<Int> {
+        let start = chunk * chunkBytes
+        return start..<start + min(chunkBytes, byteCount - start)
+    }
+
+    /// The hashes of some chunks of the tensor that has these bytes. Threads that divide the chunks divide the work.
+    package static func ofChunks(_ chunks: Range<Int>, of bytes: UnsafeRawBufferPointer) -> [ContentHash] {
+        chunks.map { chunk in
+            let range = range(ofChunk: chunk, byteCount: bytes.count)
+            return ContentHash(ofChunk: UnsafeRawBufferPointer(rebasing: bytes[range]))
+        }
+    }
+}
+
+extension ContentHash: CustomStringConvertible {
+    /// 32 digits, those of the canonical form of xxHash.
+    package var description: String { ContentHash.digits(high) + ContentHash.digits(low) }
+
+    private static func digits(_ word: UInt64) -> String {
+        let digits = String(word, radix: 16)
+        return String(repeating: "0", count: 16 - digits.count) + digits
+    }
+}
