@@ -34,7 +34,12 @@ typedef enum pcclOnLoss_t {
      * The same, but all elements have the contributions of the same members. What is final is kept if all of the result
      * is final somewhere, or if it was made by the members who are left; otherwise the operation begins again.
      */
-    pcclOnLossResumeWhole = 2
+    pcclOnLossResumeWhole = 2,
+    /**
+     * What the function does without options: pcclOnLossAbort for one operation; for many pcclOnLossResume of averages,
+     * maxima and minima, and pcclOnLossResumeWhole of sums and products.
+     */
+    pcclOnLossUsual = 3
 } pcclOnLoss_t;
 
 /** Elements of a result, one after the other, that the same members have made. */
@@ -81,8 +86,9 @@ typedef enum pcclRounding_t {
 } pcclRounding_t;
 
 /**
- * How an operation is carried out. Set all of it to zero, then `struct_size`, then what is wanted: members that later
- * releases add are zero then, and mean what this release does.
+ * How an operation is carried out. Set all of it to zero, then `struct_size`, then what is wanted. Members that later
+ * releases add mean what this release does when they are zero; a structure that is longer than this library knows is
+ * refused unless the rest is zero.
  */
 typedef struct pcclReduceOptions_t {
     /** sizeof(pcclReduceOptions_t). */
@@ -94,12 +100,14 @@ typedef struct pcclReduceOptions_t {
     uint32_t block_elements;
     pcclRounding_t rounding;
     /**
-     * Whether what coding loses of this member's contributions to a sum or an average is kept by the communicator under
-     * the tag, and added to the next ones: in the long run nothing is lost. It takes 8 bytes for an element (16 for a
-     * pcclDouble) until pcclFreeErrorFeedback or the end of the communicator, and starts anew when a tag's count or
-     * type is another. Members need not agree on it. An operation that fails leaves it as it was.
+     * 1: what coding loses of this member's contributions to a sum or an average is kept by the communicator under the
+     * tag, and added to the next ones, so that in the long run nothing is lost. 0: it is lost. It takes 8 bytes for an
+     * element (16 for a pcclDouble) until pcclFreeErrorFeedback or the end of the communicator, and starts anew when a
+     * tag's count or type is another. Members need not agree on it. An operation that fails leaves it as it was.
      */
-    bool error_feedback;
+    uint32_t error_feedback;
+    /** Must be 0. */
+    uint32_t reserved;
 } pcclReduceOptions_t;
 
 /**
@@ -119,8 +127,8 @@ typedef struct pcclReduceOptions_t {
  *
  * Results: those of pcclAllReduce, and pcclInvalidArgument also for options that do not exist or do not go together, or
  * for parts_out being null while parts_capacity is not 0. pcclInternalError also when there is no memory for error
- * feedback: the peer stays in the run. pcclRankConnectionLost also with a policy to resume: when no second member is
- * left, or another member's call has pcclOnLossAbort.
+ * feedback: the peer stays in the run, and the others wait for its call. pcclRankConnectionLost also with a policy to
+ * resume: when no second member is left, or another member's call has pcclOnLossAbort.
  */
 PCCL_EXPORT pcclResult_t pcclAllReduceWithOptions(
     const void *sendbuf, void *recvbuf, const pcclReduceDescriptor_t *descriptor, const pcclComm_t *communicator,
@@ -153,9 +161,9 @@ PCCL_EXPORT pcclResult_t pcclAwaitAsyncReduceParts(const pcclAsyncReduceOp_t *re
                                                    size_t *PCCL_NULLABLE part_count_out);
 
 /**
- * pcclAllReduceMultipleWithRetry with options for all operations. Without any, averages, maxima and minima are resumed,
- * and sums and products are resumed as a whole; with options it is what they say. With pcclOnLossAbort what a loss
- * interrupts is repeated from its beginning.
+ * pcclAllReduceMultipleWithRetry with options for all operations. With pcclOnLossAbort what a loss interrupts is
+ * repeated from its beginning. Operands that the codec cannot make smaller travel as they are, and error feedback is
+ * for the sums and averages among those that are coded.
  *
  * Results: those of pcclAllReduceMultipleWithRetry, and pcclInvalidArgument also for options that do not exist or do
  * not go together.

@@ -38,5 +38,3 @@ pccl_kernel_loss pccl_kernel_loss_at(pccl_kernel_level level, uint32_t type) {
     int column = column_of(type);
     return table == NULL || column < 0 ? NULL : table->losses[column];
 }
-
-pccl_kernel_loss pccl_kernel_loss_for(uint32_t type) { return pccl_kernel_loss_at(pccl_kernel_best_level(), type); }

@@ -109,6 +109,11 @@ public final class Communicator: Sendable {
         guard view.worldSize >= 2 else {
             throw PCCLError(.tooFewPeers, "this peer is the only member of its group")
         }
+        // Looked at first, for what was lost in an operation in flight must not be forgotten by one that is refused.
+        guard handle(tag: operand.tag) == nil else {
+            throw PCCLError(.invalidArgument, "tag \(operand.tag) was launched and not awaited")
+        }
+        let feedback = try feedback(operand)
         let completion = PeerSession.OperationCompletion()
         let handle = AllReduceHandle(operand, completion, owner: self)
         let isFree = handles.withLock { handles in
@@ -119,13 +124,6 @@ public final class Communicator: Sendable {
         guard isFree else {
             throw PCCLError(.invalidArgument, "tag \(operand.tag) was launched and not awaited")
         }
-        let feedback: ErrorFeedback?
-        do {
-            feedback = try self.feedback(operand)
-        } catch {
-            forget(handle)
-            throw error
-        }
         session.launch(
             Tag(operand.tag), operand.descriptor,
             ReduceBuffers(send: operand.send, receive: operand.receive, feedback: feedback), onLoss: onLoss, completion)
@@ -134,7 +132,7 @@ public final class Communicator: Sendable {
 
     /// What was lost with this tag so far: nothing, if that was with another count or type.
     private func feedback(_ operand: ReduceOperand) throws(PCCLError) -> ErrorFeedback? {
-        guard operand.hasErrorFeedback, operand.codec != .none else { return nil }
+        guard operand.hasErrorFeedback, operand.codec.format != .none else { return nil }
         let feedback: ErrorFeedback? = feedbacks.withLock { feedbacks in
             if let kept = feedbacks[operand.tag], kept.count == operand.count, kept.type == operand.type { return kept }
             feedbacks[operand.tag] = nil

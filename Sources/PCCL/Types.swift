@@ -104,7 +104,11 @@ extension ReduceOperand {
         guard send == UnsafeRawPointer(receive) || areApart else {
             throw PCCLError(.invalidArgument, "the buffers overlap in part")
         }
-        guard codec == .none || codec.canCode(type) else {
+        guard Codec.blockSizes.contains(codec.blockElements) else {
+            throw PCCLError(
+                .invalidArgument, "blocks of \(codec.blockElements) values; 32, 64, 128 and 256 are possible")
+        }
+        guard codec.format == .none || codec.canCode(type) else {
             throw PCCLError(.invalidArgument, "\(codec) cannot code \(type) in fewer bytes")
         }
         guard !hasErrorFeedback || operation == .sum || operation == .average else {
@@ -114,7 +118,9 @@ extension ReduceOperand {
 
     /// The algorithm is a matter of the epoch in which the operation starts: see `PeerMachine.Configuration`.
     var descriptor: OperationDescriptor {
-        OperationDescriptor(count: UInt64(count), type: type, operation: operation, algorithm: .direct, codec: codec)
+        OperationDescriptor(
+            count: UInt64(count), type: type, operation: operation, algorithm: .direct,
+            codec: codec.format == .none ? .none : codec)
     }
 }
 

@@ -115,7 +115,8 @@ private func reduceMultiple(
     var operands: [ReduceOperand] = []
     for i in 0..<count {
         let one = descriptors[i]
-        operands.append(try operand(one.sendbuf, one.recvbuf, one.descriptor, options ?? Options()))
+        operands.append(
+            try operand(one.sendbuf, one.recvbuf, one.descriptor, options ?? Options(), isOneOfMany: true))
     }
     let info = try communicator.allReduceWithRetry(operands, maxInFlight: Int(maxInFlight), onLoss: options?.onLoss)
     reduceInfoOut?.pointee = pcclReduceInfo_t(info)
@@ -148,7 +149,8 @@ private func operation(_ reduceHandle: UnsafePointer<pcclAsyncReduceOp_t>?) thro
 
 /// How a caller wants an operation to be carried out.
 private struct Options {
-    var onLoss = LossPolicy.abort
+    /// Nil: what is usual for the function.
+    var onLoss: LossPolicy?
     var format: Codec.Format?
     var blockElements: Int?
     var rounding = Codec.Rounding.nearest
@@ -160,22 +162,23 @@ private struct Options {
     init(_ options: UnsafePointer<pcclReduceOptions_t>?) throws(PCCLError) {
         guard let options else { return }
         var known = pcclReduceOptions_t()
-        let (size, knownSize) = (options.pointee.struct_size, MemoryLayout<pcclReduceOptions_t>.size)
-        guard size >= MemoryLayout<Int>.size else {
+        let size = options.pointee.struct_size
+        guard size >= MemoryLayout<Int>.size, size <= 1 << 16 else {
             throw PCCLError(.invalidArgument, "struct_size of the options is \(size); set it to their size")
         }
-        withUnsafeMutableBytes(of: &known) { known in
-            known.copyMemory(from: UnsafeRawBufferPointer(start: options, count: Int(min(size, known.count))))
+        let given = UnsafeRawBufferPointer(start: options, count: Int(size))
+        let isLater = withUnsafeMutableBytes(of: &known) { known in
+            known.copyMemory(from: UnsafeRawBufferPointer(rebasing: given.prefix(known.count)))
+            return given.dropFirst(known.count).contains { $0 != 0 }
         }
-        guard size <= MemoryLayout<pcclReduceOptions_t>.stride else {
-            throw PCCLError(
-                .invalidArgument,
-                "options of \(size) bytes, and \(knownSize) are known: they are those of a later release")
+        guard !isLater, known.reserved == 0 else {
+            throw PCCLError(.invalidArgument, "the options have something of a later release")
         }
         switch known.on_loss {
         case pcclOnLossAbort: onLoss = .abort
         case pcclOnLossResume: onLoss = .resume
         case pcclOnLossResumeWhole: onLoss = .resumeWhole
+        case pcclOnLossUsual: onLoss = nil
         default: throw PCCLError(.invalidArgument, "\(known.on_loss.rawValue) is nothing that a loss could do")
         }
         guard let format = UInt8(exactly: known.codec.rawValue).flatMap(Codec.Format.init) else {
@@ -190,7 +193,10 @@ private struct Options {
             throw PCCLError(.invalidArgument, "\(known.rounding.rawValue) is no way of rounding")
         }
         self.rounding = rounding
-        hasErrorFeedback = known.error_feedback
+        guard known.error_feedback <= 1 else {
+            throw PCCLError(.invalidArgument, "error_feedback is \(known.error_feedback); it is 0 or 1")
+        }
+        hasErrorFeedback = known.error_feedback == 1
     }
 
     /// Of their own codec, or of the one that the descriptor names.
@@ -234,13 +240,13 @@ private func launch(
     try communicator.requireMembership()
     let descriptor = try required(descriptor, "descriptor").pointee
     return try communicator.allReduceAsync(
-        try operand(sendbuf, recvbuf, descriptor, options), onLoss: options.onLoss)
+        try operand(sendbuf, recvbuf, descriptor, options), onLoss: options.onLoss ?? .abort)
 }
 
 /// Checks a descriptor in the order that the header gives.
 private func operand(
     _ sendbuf: UnsafeRawPointer?, _ recvbuf: UnsafeMutableRawPointer?, _ descriptor: pcclReduceDescriptor_t,
-    _ options: Options
+    _ options: Options, isOneOfMany: Bool = false
 ) throws(PCCLError) -> ReduceOperand {
     let send = try required(sendbuf, "sendbuf")
     let receive = try required(recvbuf, "recvbuf")
@@ -262,10 +268,14 @@ private func operand(
     guard let count = Int(exactly: descriptor.count) else {
         throw PCCLError(.invalidArgument, "\(descriptor.count) elements do not fit into memory")
     }
-    let operand = ReduceOperand(
+    var operand = ReduceOperand(
         send: send, receive: receive, count: count, type: type, operation: operation, tag: descriptor.tag,
         codec: options.codec(format(algorithm, of: type, as: quantizedType ?? type)),
         errorFeedback: options.hasErrorFeedback)
+    if isOneOfMany {
+        if !operand.codec.canCode(type) { operand.codec = .none }
+        if operand.codec == .none || ![.sum, .average].contains(operation) { operand.hasErrorFeedback = false }
+    }
     try operand.validate()
     return operand
 }

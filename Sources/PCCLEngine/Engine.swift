@@ -107,7 +107,7 @@ package final class Engine {
         }
         outbound = [:]
         landings = [:]
-        departures = [:]
+        // What is on its way out stays where it is until `adopt`: peers of this host that have not halted may be reading it.
     }
 
     /// This process is another peer from now on, maybe of another run: epochs and ids known so far mean nothing any more.
@@ -226,9 +226,10 @@ package final class Engine {
             // After a success nothing of it is under way any more; after a failure something may be.
             if !succeeded { inbound[peer]?.ignored.insert(theirs) }
         }
+        // Nobody reads it any more: all members are prepared, or have halted.
+        if !departures.isEmpty { departures = departures.filter { $0.value.launch != launch } }
         if !succeeded {
             landings = landings.filter { $0.value.launch != launch }
-            departures = departures.filter { $0.value.launch != launch }
             execution.restoreInput()
         } else {
             execution.buffers.feedback?.commit()

@@ -327,7 +327,7 @@ static void reduceArguments(pcclComm_t *communicator) {
     EXPECT(pcclInvalidArgument, pcclAwaitAsyncReduce(&unknown, NULL));
 
     operation.recvbuf = receive;
-    static const int noPolicies[] = {-1, 3};
+    static const int noPolicies[] = {-1, 4};
     for (int i = 0; i < 2; i++) {
         pcclOnLoss_t none = (pcclOnLoss_t)noPolicies[i];
         EXPECT(pcclInvalidArgument,
@@ -373,45 +373,60 @@ static void options(pcclComm_t *communicator) {
     testing_phase = "options";
     float values[64] = {1, 2, 3, 4};
     pcclAsyncReduceOp_t handle;
-    const pcclReduceOptions_t right = {sizeof(right), pcclOnLossResume, pcclCodecInt4, 32, pcclRoundingStochastic,
-                                       true};
+    const pcclReduceOptions_t right = {
+        sizeof(right), pcclOnLossResume, pcclCodecInt4, 32, pcclRoundingStochastic, 1, 0};
+    enum { COUNT = 20, RIGHT = 8, CODED_OR_NOT = 16 };
     struct {
         pcclReduceOptions_t options;
+        // What a later release may have here.
+        uint64_t more;
         pcclDataType_t type;
         pcclRedOp_t operation;
-        pcclResult_t result;
-    } cases[] = {
-        {right, pcclFloat, pcclAvg, pcclTooFewPeers},     {right, pcclFloat16, pcclSum, pcclTooFewPeers},
-        {right, pcclInt32, pcclSum, pcclInvalidArgument}, {right, pcclFloat, pcclMax, pcclInvalidArgument},
-        {right, pcclFloat, pcclAvg, pcclInvalidArgument}, {right, pcclFloat, pcclAvg, pcclInvalidArgument},
-        {right, pcclFloat, pcclAvg, pcclInvalidArgument}, {right, pcclFloat, pcclAvg, pcclInvalidArgument},
-        {right, pcclFloat, pcclAvg, pcclInvalidArgument}, {right, pcclFloat, pcclAvg, pcclInvalidArgument},
-        {right, pcclFloat, pcclAvg, pcclInvalidArgument}, {right, pcclBFloat16, pcclAvg, pcclInvalidArgument},
-        {right, pcclFloat, pcclAvg, pcclTooFewPeers},     {right, pcclFloat, pcclProd, pcclTooFewPeers},
-        {right, pcclDouble, pcclAvg, pcclTooFewPeers},
-    };
-    cases[4].options.struct_size = 0;
-    cases[5].options.struct_size = sizeof(right) + 8;
-    cases[6].options.on_loss = (pcclOnLoss_t)3;
-    cases[7].options.codec = (pcclCodec_t)15;
-    cases[8].options.block_elements = 48;
-    cases[9].options.rounding = (pcclRounding_t)2;
-    cases[10].options.codec = pcclCodecMinMax32;
-    cases[11].options.codec = pcclCodecBFloat16;
+        // Of one operation, and of several, among which some need not be coded.
+        pcclResult_t single, several;
+    } cases[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        cases[i].options = right;
+        cases[i].more = 0;
+        cases[i].type = pcclFloat;
+        cases[i].operation = pcclAvg;
+        cases[i].single = i < RIGHT ? pcclTooFewPeers : pcclInvalidArgument;
+        cases[i].several = i < RIGHT || i >= CODED_OR_NOT ? pcclTooFewPeers : pcclInvalidArgument;
+    }
+    cases[1].type = pcclFloat16;
+    cases[2].options.error_feedback = 0;
+    cases[2].operation = pcclProd;
+    cases[3].options.codec = pcclCodecZeroPoint32;
+    cases[3].type = pcclDouble;
     // Of a program that knows the first two members only, the others mean nothing.
-    cases[12].options.struct_size = offsetof(pcclReduceOptions_t, codec);
-    cases[12].options.codec = (pcclCodec_t)15;
-    cases[13].options.error_feedback = false;
-    cases[14].options.codec = pcclCodecZeroPoint32;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    cases[4].options.struct_size = offsetof(pcclReduceOptions_t, codec);
+    cases[4].options.codec = (pcclCodec_t)15;
+    cases[5].options.struct_size = sizeof(right) + sizeof(cases[5].more);
+    cases[6].options.on_loss = pcclOnLossUsual;
+    cases[7].options.codec = pcclCodecOfDescriptor;
+    cases[8].options.struct_size = 0;
+    cases[9].options.struct_size = sizeof(right) + sizeof(cases[9].more);
+    cases[9].more = 1;
+    cases[10].options.on_loss = (pcclOnLoss_t)4;
+    cases[11].options.codec = (pcclCodec_t)15;
+    cases[12].options.block_elements = 48;
+    cases[13].options.rounding = (pcclRounding_t)2;
+    cases[14].options.error_feedback = 2;
+    cases[15].options.reserved = 1;
+    cases[16].options.codec = pcclCodecMinMax32;
+    cases[17].options.codec = pcclCodecBFloat16;
+    cases[17].type = pcclBFloat16;
+    cases[18].type = pcclInt32;
+    cases[19].operation = pcclMax;
+    for (int i = 0; i < COUNT; i++) {
         const pcclReduceDescriptor_t descriptor = reduction(1, 8, cases[i].type, cases[i].operation);
         const pcclReduceOpDescriptor_t operation = {values, values, descriptor};
         const pcclReduceOptions_t *options = &cases[i].options;
-        EXPECT(cases[i].result,
+        EXPECT(cases[i].single,
                pcclAllReduceWithOptions(values, values, &descriptor, communicator, options, NULL, NULL, 0, NULL));
-        EXPECT(cases[i].result,
+        EXPECT(cases[i].single,
                pcclAllReduceAsyncWithOptions(values, values, &descriptor, communicator, options, &handle));
-        EXPECT(cases[i].result, pcclAllReduceMultipleWithOptions(&operation, 1, communicator, options, NULL, 1));
+        EXPECT(cases[i].several, pcclAllReduceMultipleWithOptions(&operation, 1, communicator, options, NULL, 1));
     }
     const pcclReduceDescriptor_t descriptor = reduction(1, 4, pcclFloat, pcclSum);
     EXPECT(pcclTooFewPeers,

@@ -110,7 +110,8 @@ static void checkStructs(void) {
     MEMBER(pcclReduceOptions_t, codec, 12, 4);
     MEMBER(pcclReduceOptions_t, block_elements, 16, 4);
     MEMBER(pcclReduceOptions_t, rounding, 20, 4);
-    MEMBER(pcclReduceOptions_t, error_feedback, 24, 1);
+    MEMBER(pcclReduceOptions_t, error_feedback, 24, 4);
+    MEMBER(pcclReduceOptions_t, reserved, 28, 4);
 
     SIZE(pcclBuildInfo_t, 1);
     MEMBER(pcclBuildInfo_t, has_cuda_support, 0, 1);

@@ -1,5 +1,6 @@
 import Glibc
 import PCCLBase
+import PCCLCompute
 import PCCLMembership
 import PCCLSchedule
 import PCCLTestSupport
@@ -218,12 +219,62 @@ struct CodingTests {
         try cluster.stop()
     }
 
+    @Test(
+        "with error feedback the mean of many results is right, also if one of them is stopped half-way",
+        arguments: [2, 3, 5], Algorithm.allCases)
+    func feedback(worldSize: Int, algorithm: Algorithm) throws {
+        let sites: [UInt16] = algorithm == .twoLevel && worldSize == 5 ? [0, 0, 1, 1, 1] : []
+        let cluster = try Cluster(worldSize, small(), sites: sites)
+        try cluster.log()
+        let (count, rounds) = (3000, 40)
+        var reduction = reduction(
+            1, Codec(.int4), .float32, .average, algorithm, count: count, isInPlace: false, worldSize: worldSize,
+            sites: sites)
+        reduction.feedbacks = (0..<worldSize).compactMap { _ in ErrorFeedback(count: count, type: .float32) }
+        let inputs = reduction.inputs.map { values(reduction, $0) }
+        let truth = (0..<count).map { i in inputs.reduce(0) { $0 + $1[i] } / Double(worldSize) }
+        func worst(_ results: [Double], _ divisor: Int) -> Double {
+            zip(results, truth).map { abs($0 / Double(divisor) - $1) }.max() ?? 1
+        }
+        var sums = [Double](repeating: 0, count: count)
+        var first = 0.0
+        for round in 0..<rounds {
+            if round == rounds / 2 {
+                let before = kept(reduction)
+                let last = cluster.nodes[worldSize - 1]
+                func sent() -> Int { last.events.all.count { if case .sending = $0 { true } else { false } } }
+                let sentBefore = sent()
+                try last.allowSending(3)
+                for rank in 0..<worldSize { _ = try reduction.start(cluster.nodes[rank], rank: rank) }
+                try last.events.waitUntil {
+                    $0.count { if case .sending = $0 { true } else { false } } == sentBefore + 3
+                }
+                for node in cluster.nodes { try node.abandonAll() }
+                try last.allowSending(.max)
+                try cluster.adopt(2)
+                #expect(kept(reduction) == before)
+            }
+            _ = try cluster.run([reduction])
+            #expect(mistake(reduction, rounding: 0.3) == nil)
+            for (i, value) in values(reduction, reduction.targets[0].bytes).enumerated() { sums[i] += value }
+            if round == 0 { first = worst(sums, 1) }
+        }
+        #expect(worst(sums, rounds) < first / 5, "\(worst(sums, rounds)) after \(first)")
+        #expect(cluster.violations == [])
+        try cluster.stop()
+    }
+
+    private func kept(_ reduction: Reduction) -> [[UInt8]] {
+        reduction.feedbacks.map { [UInt8](UnsafeRawBufferPointer(start: $0.kept, count: 4 * $0.count)) }
+    }
+
     @Test("what is final when a member is lost is passed on bit for bit, the rest is made by who is left")
     func resumes() throws {
         let cluster = try Cluster(4, stripes: 2, small())
         try cluster.log()
         let count = 30_000
-        let reduction = reduction(1, Codec(.minMax8), .float32, .average, .direct, count: count, worldSize: 4)
+        var reduction = reduction(1, Codec(.minMax8), .float32, .average, .direct, count: count, worldSize: 4)
+        reduction.feedbacks = (0..<4).compactMap { _ in ErrorFeedback(count: count, type: .float32) }
         try cluster.nodes[3].allowSending(60)
         let completions = try (0..<4).map { try reduction.start(cluster.nodes[$0], rank: $0) }
         try cluster.nodes[3].events.waitUntil { $0.count { if case .sending = $0 { true } else { false } } == 60 }
@@ -231,11 +282,11 @@ struct CodingTests {
         while try !survivors.contains(where: { try $0.hasFinal() }) { usleep(1000) }
         let final = try survivors.map { try $0.halt()[1] ?? [] }
         let before = reduction.targets.map(\.bytes)
-        let kept = KeptParts.choose(
+        let chosen = KeptParts.choose(
             from: final, elementCount: count, worldSize: 3, isOneViewDemanded: false, limit: 256)
-        #expect(!kept.isEmpty)
+        #expect(!chosen.isEmpty)
         try cluster.nodes[3].abandonAll()
-        let resumption = Resumption(number: 1, kept: kept)
+        let resumption = Resumption(number: 1, kept: chosen)
         for node in survivors {
             try node.resume(in: 2, survivors.map(\.id), [1: reduction.descriptor], [1: resumption])
         }
@@ -243,13 +294,20 @@ struct CodingTests {
 
         let result = reduction.targets[0].bytes
         for rank in 1..<3 { #expect(reduction.targets[rank].bytes == result) }
-        for part in kept {
+        for part in chosen {
             let bytes = part.part.elements.lowerBound * 4..<part.part.elements.upperBound * 4
             for holder in part.holders { #expect(before[holder][bytes] == result[bytes]) }
         }
         let inputs = reduction.inputs.map { values(reduction, $0) }
         let reduced = values(reduction, result)
+        let lost = kept(reduction).map { values(reduction, $0) }
         for part in resumption.parts(elementCount: count, worldSize: 3) {
+            // What three have contributed is in the result or kept by one of them.
+            for i in part.elements where part.worldSize == 3 {
+                let given = inputs.prefix(3).reduce(0) { $0 + $1[i] }
+                let found = 3 * reduced[i] + lost.prefix(3).reduce(0) { $0 + $1[i] }
+                #expect(abs(given - found) < 1e-5)
+            }
             for i in part.elements {
                 let expected = inputs.prefix(part.worldSize).reduce(0) { $0 + $1[i] } / Double(part.worldSize)
                 #expect(abs(reduced[i] - expected) < 2.0 / 255 + 0x1p-8)

@@ -1,5 +1,6 @@
 import Glibc
 import PCCLBase
+import PCCLCompute
 import PCCLTestSupport
 import PCCLTransport
 import PCCLWire
@@ -103,7 +104,8 @@ final class Node: @unchecked Sendable {
 
     /// The memory is lent until the completion is set, or `abandonAll` returns.
     func start(
-        tag: UInt64, _ descriptor: OperationDescriptor, from source: Memory, into target: Memory
+        tag: UInt64, _ descriptor: OperationDescriptor, from source: Memory, into target: Memory,
+        _ feedback: ErrorFeedback? = nil
     ) throws -> Completion<Traffic> {
         let completion = Completion<Traffic>()
         loop.submit { [self] in
@@ -118,7 +120,8 @@ final class Node: @unchecked Sendable {
                     place: Place(
                         epoch: epoch, members: members, rank: members.firstIndex(of: PeerID(id)) ?? -1, shares: shares,
                         sites: sites),
-                    buffers: ReduceBuffers(send: UnsafeRawPointer(source.base), receive: target.base))
+                    buffers: ReduceBuffers(
+                        send: UnsafeRawPointer(source.base), receive: target.base, feedback: feedback))
                 for peer in members where peer.value != id { bindIfEntered(launch, peer.value) }
             }
         }
@@ -371,6 +374,8 @@ struct Reduction {
     let inputs: [[UInt8]]
     let sources: [Memory]
     let targets: [Memory]
+    /// By rank; none without error feedback.
+    var feedbacks: [ErrorFeedback] = []
 
     init(
         tag: UInt64, _ type: DataType, _ operation: ReduceOperation, _ algorithm: Algorithm, count: Int,
@@ -390,7 +395,8 @@ struct Reduction {
     }
 
     func start(_ node: Node, rank: Int) throws -> Completion<Traffic> {
-        try node.start(tag: tag, descriptor, from: sources[rank], into: targets[rank])
+        try node.start(
+            tag: tag, descriptor, from: sources[rank], into: targets[rank], feedbacks.isEmpty ? nil : feedbacks[rank])
     }
 
     /// What is wrong with the outcome, if anything.

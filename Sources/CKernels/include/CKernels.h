@@ -187,7 +187,6 @@ const pccl_kernel_codec *_Nullable pccl_kernel_codec_at(pccl_kernel_level level,
 // exactly `values` or `decoded`. Null for types but float32 and float64.
 typedef void (*pccl_kernel_loss)(void *_Nonnull lost, const void *_Nonnull values, const void *_Nonnull decoded,
                                  float factor, size_t count);
-pccl_kernel_loss _Nullable pccl_kernel_loss_for(uint32_t type);
 pccl_kernel_loss _Nullable pccl_kernel_loss_at(pccl_kernel_level level, uint32_t type);
 
 // ---- Hashes ----

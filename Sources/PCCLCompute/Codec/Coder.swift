@@ -229,7 +229,7 @@ package final class Coder {
         decodeElements(codes + layout.byteCount(start), elements + start * elementBytes, count)
     }
 
-    /// Elements with what was lost of them before: themselves, or in tile 0 or 2.
+    /// Elements with what was lost of them before: themselves, or in tile 0 or 3.
     private func own(_ elements: UnsafeRawPointer, _ losses: Losses?, _ count: Int) -> UnsafeRawPointer {
         guard let losses else { return widened(elements, count) }
         // Sums are in tile 1, and tile 2 is the coder's if it rounds.

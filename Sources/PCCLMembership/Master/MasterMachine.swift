@@ -593,8 +593,11 @@ package struct MasterMachine: Sendable {
         for peer in SortedPeers(groups[g].absentees.array + groups[g].pendingVotes.array) {
             let elsewhere = calls.filter { !$0.peers.isEmpty && !$0.peers.contains(peer) }
                 .map { "\($0.peers.array.enumerated(upTo: 8)) \($0.text)" }
-            let names = elsewhere.prefix(8).joined(separator: ", ")
-            send(.callRefused(reason: "other members wait for this peer in another call: \(names)"), to: peer, &effects)
+            let text =
+                elsewhere.isEmpty
+                ? "two calls that do not go together, of this peer alone"
+                : "other members wait for this peer in another call: " + elsewhere.prefix(8).joined(separator: ", ")
+            send(.callRefused(reason: text), to: peer, &effects)
         }
         groups[g].forgetAllVotes()
     }

@@ -152,23 +152,31 @@ struct ReductionPattern {
         return difference <= epsilon * Double(peers + calls) * scale
     }
 
-    /// How far from the result what was coded may be: contributions, and the result itself, each off by the worst error of
-    /// the codec for values of their size.
+    /// How far from the result what was coded may be: contributions and the result, and sums on their way where an algorithm
+    /// codes these, each as far as docs/collectives.md says for the largest value that a block of it may have.
     private func codingError(_ calls: Int) -> Double {
-        let worst =
+        let nearest =
             switch codec.format {
             case .none: 0.0
-            case .minMax16, .zeroPoint16, .float16, .minMax32, .zeroPoint32: 0x1p-9
-            case .minMax8, .zeroPoint8, .bfloat16: 0x1p-6
-            case .e4m3, .e4m3PowerScale: 0x1p-3
-            default: 0.5
+            case .minMax8: 1.0 / 255
+            case .zeroPoint8: 2.0 / 255
+            case .minMax16, .zeroPoint16, .minMax32, .zeroPoint32: 2.0 / 65535
+            case .int4: 1.0 / 14
+            case .int4PowerScale: 1.0 / 7
+            case .e3m0, .e3m0PowerScale: 1.0 / 3
+            case .e4m3, .e4m3PowerScale: 1.0 / 16
+            case .float16: 1.0 / 2048
+            case .bfloat16: 1.0 / 256
             }
-        var size = Double(Self.largestValue * 2)
+        let worst = (codec.rounding == .stochastic ? 2 : 1) * nearest + 0x1p-20
+        let (largest, count) = (Double(Self.largestValue / 2), Double(peers))
+        // Whatever the algorithm: sums of one member to those of all but one, and the result.
+        let ofSum = worst * largest * (count * (count - 1) / 2 + count)
         switch operation {
-        case .sum: size *= pow(Double(peers), Double(calls))
-        case .average, .maximum, .minimum: break
-        case .product: size = pow(2, Double(peers + 1))
+        case .sum: return ofSum * Double(calls) * pow(count, Double(calls - 1))
+        case .average: return ofSum / count * Double(calls)
+        case .maximum, .minimum: return 2 * worst * largest * Double(calls)
+        case .product: return worst * 2 * (count + 1) * pow(2 * (1 + worst), count)
         }
-        return worst * Double(calls) * size * (operation == .average ? 1 : Double(peers))
     }
 }

@@ -101,6 +101,7 @@ OFFSETS: Dict[str, Dict[str, int]] = {
         "block_elements": 16,
         "rounding": 20,
         "error_feedback": 24,
+        "reserved": 28,
     },
 }
 
@@ -118,18 +119,23 @@ ENUMERATIONS = {
     "pcclSharedStateSyncStrategy_t": pccl.SharedStateSyncStrategy,
     "pcclDistributionHint_t": pccl.DistributionHint,
     "pcclQuantizationAlgorithm_t": pccl.QuantizationAlgorithm,
-    "pcclOnLoss_t": pccl.OnLoss,
     "pcclRounding_t": pccl.Rounding,
 }
 
 
+def test_policies_have_the_numbers_of_the_c_header() -> None:
+    native = {name.removeprefix("pcclOnLoss"): number for number, name in _elements("pcclOnLoss_t").items()}
+    assert native == {"Abort": 0, "Resume": 1, "ResumeWhole": 2, "Usual": 3}
+    assert [int(policy) for policy in pccl.OnLoss] == [0, 1, 2]
+
+
 def test_codecs_have_the_numbers_of_the_c_header() -> None:
-    native = {number: name.removeprefix("pcclCodec").lower() for number, name in _codecs().items() if number > 0}
+    native = {number: name.removeprefix("pcclCodec").lower() for number, name in _elements("pcclCodec_t").items() if number > 0}
     assert native == {int(codec): codec.name.replace("_", "").lower() for codec in pccl.CodecFormat}
 
 
-def _codecs() -> Dict[int, str]:
-    return dict(_native.ffi.typeof("pcclCodec_t").elements)
+def _elements(name: str) -> Dict[int, str]:
+    return dict(_native.ffi.typeof(name).elements)
 
 
 @pytest.mark.parametrize("name", ENUMERATIONS)

@@ -119,7 +119,8 @@ ffi.cdef(
     pcclResult_t pcclDestroyMaster(pcclMasterInstance_t *);
     pcclResult_t pcclGetBuildInfo(pcclBuildInfo_t *);
 
-    typedef enum { pcclOnLossAbort = 0, pcclOnLossResume = 1, pcclOnLossResumeWhole = 2 } pcclOnLoss_t;
+    typedef enum { pcclOnLossAbort = 0, pcclOnLossResume = 1, pcclOnLossResumeWhole = 2,
+                   pcclOnLossUsual = 3 } pcclOnLoss_t;
     typedef struct { uint64_t first_element; uint64_t element_count; uint32_t world_size; } pcclReducePart_t;
 
     typedef enum { pcclCodecOfDescriptor = 0, pcclCodecMinMax8 = 1, pcclCodecMinMax16 = 2, pcclCodecMinMax32 = 3,
@@ -128,7 +129,7 @@ ffi.cdef(
                    pcclCodecE4M3E8M0 = 12, pcclCodecFloat16 = 13, pcclCodecBFloat16 = 14 } pcclCodec_t;
     typedef enum { pcclRoundingNearest = 0, pcclRoundingStochastic = 1 } pcclRounding_t;
     typedef struct { size_t struct_size; pcclOnLoss_t on_loss; pcclCodec_t codec; uint32_t block_elements;
-                     pcclRounding_t rounding; bool error_feedback; } pcclReduceOptions_t;
+                     pcclRounding_t rounding; uint32_t error_feedback; uint32_t reserved; } pcclReduceOptions_t;
 
     pcclResult_t pcclAllReduceWithOptions(const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *,
                                           const pcclReduceOptions_t *, pcclReduceInfo_t *, pcclReducePart_t *, size_t,

@@ -44,6 +44,8 @@ _INT_MAX = 2**31 - 1
 # The library keeps up to 256 parts of an operation that was interrupted, however often, and reduces what lies between
 # them: 513 parts at most.
 _PARTS_AT_MOST = 1024
+# pcclOnLossUsual
+_ON_LOSS_USUAL = 3
 
 
 class Communicator:
@@ -313,9 +315,8 @@ class Communicator:
                 ``OnLoss.RESUME_WHOLE`` for SUM and PROD, all elements of which then have the contributions of the same
                 peers. Else this, for all of them; with ``OnLoss.ABORT`` an interrupted tensor is reduced again from its
                 beginning.
-            codec: as in :meth:`all_reduce`, for all of them. With one, or with error feedback, ``on_loss`` None is
-                ``OnLoss.RESUME_WHOLE``.
-            error_feedback: as in :meth:`all_reduce`.
+            codec: as in :meth:`all_reduce`, for all of them that it makes smaller; others travel as they are.
+            error_feedback: as in :meth:`all_reduce`, for the SUMs and AVGs among those that are coded.
 
         Returns:
             The traffic of all, and the world size at the end. It has no parts.
@@ -349,9 +350,8 @@ class Communicator:
             raise ValueError(f"tags {repeated[:8]} are used by several operands; each needs its own")
         options = None
         if on_loss is not None or codec is not None or error_feedback:
-            policy = OnLoss.RESUME_WHOLE if on_loss is None else OnLoss(on_loss)
             quantized = next((operand.quantization for operand in operands if operand.quantization is not None), None)
-            options = self._checked_options(policy, codec, error_feedback, quantized, even_default=True)
+            options = self._checked_options(on_loss, codec, error_feedback, quantized, even_default=True)
         for tag in tags:
             self._settle_abandoned(tag)
         natives = ffi.new("pcclReduceOpDescriptor_t[]", len(requests))
@@ -453,25 +453,29 @@ class Communicator:
 
     def _checked_options(
         self,
-        on_loss: OnLoss,
+        on_loss: Optional[OnLoss],
         codec: Optional[Codec],
         error_feedback: bool,
         quantization: Optional[QuantizationOptions],
         even_default: bool = False,
     ) -> Any:
         """The library's options; None where the functions of PCCL 1.0 do as much."""
-        on_loss = OnLoss(on_loss)
+        policy = None if on_loss is None and even_default else OnLoss(on_loss)  # type: ignore[arg-type]
         if codec is not None and not isinstance(codec, Codec):
             raise TypeError(f"codec is {codec!r}; expected pccl.Codec or None")
         if codec is not None and quantization is not None:
             raise ValueError("codec and quantization are two ways to say the same; give one of them")
-        if on_loss is OnLoss.ABORT and codec is None and not error_feedback and not even_default:
+        if policy is OnLoss.ABORT and codec is None and not error_feedback and not even_default:
             return None
-        wish = f"codec={codec}" if codec else "error feedback" if error_feedback else f"on_loss={on_loss.name}"
+        wish = "error feedback"
+        if codec is not None:
+            wish = f"codec={codec}"
+        elif policy is not None and not error_feedback:
+            wish = f"on_loss={policy.name}"
         require_extension(self._library, wish)
         options = ffi.new("pcclReduceOptions_t *")
         options.struct_size = ffi.sizeof("pcclReduceOptions_t")
-        options.on_loss = on_loss
+        options.on_loss = _ON_LOSS_USUAL if policy is None else policy
         options.error_feedback = bool(error_feedback)
         if codec is not None:
             options.codec = CodecFormat(codec.format)
