@@ -174,7 +174,7 @@ struct CodingTests {
     @Test("so many bytes travel as the codes have", arguments: [2, 4])
     func traffic(worldSize: Int) throws {
         let cluster = try Cluster(worldSize)
-        let count = 1 << 20
+        let count = 1 << 17
         for (tag, codec) in codecs.enumerated() {
             let reduction = reduction(tag, codec, .float32, .sum, .direct, count: count, worldSize: worldSize)
             let traffic = try cluster.run([reduction])
