@@ -117,6 +117,7 @@ package final class Engine {
         members = []
         inbound = [:]
         halt()
+        departures = [:]
     }
 
     package func linkUp(_ link: Link) {
@@ -488,7 +489,7 @@ extension Engine: LinkDelegate {
     }
 
     package func link(_ link: Link, sent segment: OutgoingSegment) {
-        guard let departure = departures.removeValue(forKey: segment.token), departure.pacedElements > 0,
+        guard let departure = departures.removeValue(forKey: segment.token), departure.pacedElements > 0, !isHalted,
             let execution = executions[departure.launch]
         else { return }
         var progress = FoldProgress()
