@@ -63,8 +63,7 @@ typedef enum pcclCodec_t {
     pcclCodecZeroPoint8 = 4,
     pcclCodecZeroPoint16 = 5,
     pcclCodecZeroPoint32 = 6,
-    /** 4 bits: whole numbers from -7 to 7 times a scale. The scale is a float, or with E8M0 a power of two in a byte.
-     */
+    /** 4 bits: whole numbers from -7 to 7 times a scale, which is a float, or with E8M0 a power of two in a byte. */
     pcclCodecInt4 = 7,
     pcclCodecInt4E8M0 = 8,
     /** 4 bits: sign, and zero or a power of two from 1/64 to 1, times a scale. */

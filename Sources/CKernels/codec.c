@@ -29,10 +29,6 @@ const pccl_kernel_codec *pccl_kernel_codec_at(pccl_kernel_level level, uint32_t 
     return table == NULL || column < 0 || format >= PCCL_KERNEL_FORMATS ? NULL : table->codecs[format][column];
 }
 
-const pccl_kernel_codec *pccl_kernel_codec_for(uint32_t format, uint32_t type) {
-    return pccl_kernel_codec_at(pccl_kernel_best_level(), format, type);
-}
-
 pccl_kernel_loss pccl_kernel_loss_at(pccl_kernel_level level, uint32_t type) {
     const pccl_kernel_codec_table *table = table_of(level);
     int column = column_of(type);

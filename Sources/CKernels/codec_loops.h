@@ -155,6 +155,18 @@ static inline uint64_t low_bits_f64(double x) { return bits_of_f64(x + WHOLE_f64
 
 // ---- Ranges: minimum and maximum, and the same with zero among the codes ------------------------
 
+// A block that is NaN all through, whatever its codes.
+static inline void write_untame_f32(unaligned_uint8_t *bytes, size_t code_bytes) {
+    unaligned_float *header = (unaligned_float *)bytes;
+    header[0] = header[1] = nan_f32();
+    memset(bytes + 2 * sizeof(float), 0, code_bytes);
+}
+static inline void write_untame_f64(unaligned_uint8_t *bytes, size_t code_bytes) {
+    unaligned_double *header = (unaligned_double *)bytes;
+    header[0] = header[1] = nan_f64();
+    memset(bytes + 2 * sizeof(double), 0, code_bytes);
+}
+
 // MIN-MAX: scale, lowest value, codes of 0 to `top` from the lowest to the highest.
 #define MIN_MAX(name, type, suffix, code, top)                                                                         \
     ALWAYS void encode_##name(unaligned_uint8_t *bytes, const unaligned_##type *x, size_t count, extremes_##suffix e,  \
@@ -162,8 +174,7 @@ static inline uint64_t low_bits_f64(double x) { return bits_of_f64(x + WHOLE_f64
         unaligned_##type *header = (unaligned_##type *)bytes;                                                          \
         unaligned_##code *codes = (unaligned_##code *)(bytes + 2 * sizeof(type));                                      \
         if (!e.is_tame) {                                                                                              \
-            header[0] = header[1] = nan_##suffix();                                                                    \
-            memset(bytes + 2 * sizeof(type), 0, count * sizeof(code));                                                 \
+            write_untame_##suffix(bytes, count * sizeof(code));                                                        \
             return;                                                                                                    \
         }                                                                                                              \
         const type low = e.low;                                                                                        \
@@ -193,8 +204,7 @@ static inline uint64_t low_bits_f64(double x) { return bits_of_f64(x + WHOLE_f64
         unaligned_##type *header = (unaligned_##type *)bytes;                                                          \
         unaligned_##code *codes = (unaligned_##code *)(bytes + 2 * sizeof(type));                                      \
         if (!e.is_tame) {                                                                                              \
-            header[0] = header[1] = nan_##suffix();                                                                    \
-            memset(bytes + 2 * sizeof(type), 0, count * sizeof(code));                                                 \
+            write_untame_##suffix(bytes, count * sizeof(code));                                                        \
             return;                                                                                                    \
         }                                                                                                              \
         const type low = e.low < 0 ? e.low : 0, high = e.high > 0 ? e.high : 0;                                        \

@@ -20,10 +20,11 @@ public final class AllReduceHandle: Sendable {
     /// Blocks until the outcome is known. Several threads may wait; all get the same outcome, also later.
     ///
     /// Throws `.rankConnectionLost` after the loss of a member, unless all members launched it with a policy to resume and
-    /// two of them are left: the input is whole, the attributes are new, the call may be repeated. `.invalidArgument` when members called with different counts, types or operations; the reason names
-    /// both. `.invalidUsage` when members wait for each other in different calls. `.masterConnectionFailed` when nobody
-    /// can say any more whether the others succeeded, or this peer was declared lost. `.internalError` when no memory was left
-    /// for it: this peer has left the run, its input is whole, and it may connect again.
+    /// two of them are left: the input is whole, the attributes are new, the call may be repeated. `.invalidArgument` when
+    /// members called with different counts, types, operations or codecs; the reason names both. `.invalidUsage` when
+    /// members wait for each other in different calls; the reason says who. `.masterConnectionFailed` when nobody can say any
+    /// more whether the others succeeded, or this peer was declared lost. `.internalError` when no memory was left for it:
+    /// this peer has left the run, its input is whole, and it may connect again.
     public func wait() throws(PCCLError) -> ReduceInfo { try result(completion.wait()).info() }
 
     /// The same for code that may not block its thread.

@@ -337,16 +337,17 @@ final class Execution {
             SegmentLayout(
                 elementCount: chunks.elements(ofChunk: chunk).count, elementsPerSegment: elementsPerSegment)
         }
-        let plain = BlockLayout(elementBytes: reducer.elementBytes)
-        let sums = coder?.layout ?? BlockLayout(elementBytes: reducer.accumulatorBytes)
-        let contributions = coder?.layout ?? plain
         // What was kept lies in buffers only, and its codes are forgotten.
         func isCoded(_ chunk: Int) -> Bool { coder != nil && keptWorldSizes[chunk] == nil }
+        func layout(_ chunk: Int, ofSums: Bool) -> BlockLayout {
+            if let coder, isCoded(chunk) { return coder.layout }
+            return BlockLayout(elementBytes: ofSums ? reducer.accumulatorBytes : reducer.elementBytes)
+        }
         func stream(_ chunk: Int, _ source: OutgoingStream.Source) -> OutgoingStream {
             OutgoingStream(
                 chunk: chunk, source: source, segments: segments(chunk),
-                layout: !isCoded(chunk) && source == .result ? plain : source == .partial ? sums : contributions,
-                isCoded: isCoded(chunk), isOrdered: source == .partial && descriptor.algorithm == .twoLevel)
+                layout: layout(chunk, ofSums: source == .partial), isCoded: isCoded(chunk),
+                isOrdered: source == .partial && descriptor.algorithm == .twoLevel)
         }
         for step in steps {
             switch step {
@@ -358,29 +359,26 @@ final class Execution {
                 if isHeld(chunk) { for segment in 0..<stream.segments.segmentCount { stream.offer(segment, nil) } }
                 outgoing[to].insert(stream, at: 0)
             case .receiveResult(let chunk, let from):
-                let layout = segments(chunk)
+                let segments = segments(chunk)
                 gathers[chunk] = Gather(
-                    from: from, segments: layout, layout: isCoded(chunk) ? contributions : plain,
-                    isCoded: isCoded(chunk), claimed: Array(repeating: 0, count: layout.segmentCount),
-                    landed: Array(repeating: 0, count: layout.segmentCount))
-                missingSegments += layout.segmentCount
+                    from: from, segments: segments, layout: layout(chunk, ofSums: false), isCoded: isCoded(chunk),
+                    claimed: Array(repeating: 0, count: segments.segmentCount),
+                    landed: Array(repeating: 0, count: segments.segmentCount))
+                missingSegments += segments.segmentCount
             case .fold(let chunk, let operands, let target):
-                let layout = segments(chunk)
+                let segments = segments(chunk)
                 let streams = operands.map { operand in
-                    let travels =
-                        switch operand {
-                        case .own, .input: contributions
-                        case .partial: sums
-                        }
+                    let isSum = if case .partial = operand { true } else { false }
+                    let layout = layout(chunk, ofSums: isSum)
                     return IncomingStream(
-                        layout: travels, claimed: Array(repeating: 0, count: layout.segmentCount),
-                        grantedBytes: windowBytes, totalBytes: travels.byteCount(layout.elementCount))
+                        layout: layout, claimed: Array(repeating: 0, count: segments.segmentCount),
+                        grantedBytes: windowBytes, totalBytes: layout.byteCount(segments.elementCount))
                 }
                 folds[chunk] = Fold(
-                    operands: operands, target: target, segments: layout,
-                    isDone: Array(repeating: false, count: layout.segmentCount), streams: streams)
+                    operands: operands, target: target, segments: segments,
+                    isDone: Array(repeating: false, count: segments.segmentCount), streams: streams)
                 switch target {
-                case .result: missingSegments += layout.segmentCount
+                case .result: missingSegments += segments.segmentCount
                 case .partial(let to):
                     outgoing[to].insert(stream(chunk, .partial), at: 0)
                 }

@@ -5,6 +5,10 @@ import Testing
 
 private let levels = [pccl_kernel_level_plain, pccl_kernel_level_avx2, pccl_kernel_level_avx512]
 
+private func best(_ format: UInt32, _ type: UInt32) -> UnsafePointer<pccl_kernel_codec>? {
+    pccl_kernel_codec_at(pccl_kernel_best_level(), format, type)
+}
+
 private let float32Formats = Codec.Format.allCases.filter { $0 != .none && $0 != .minMax32 && $0 != .zeroPoint32 }
 
 /// Numbers of one kind, the same in each run.
@@ -171,7 +175,7 @@ struct CodecTests {
 
     @Test("no value is further from what it was than the documentation says", arguments: float32Formats)
     func bounds(format: Codec.Format) throws {
-        let codec = try #require(pccl_kernel_codec_for(UInt32(format.rawValue) - 1, DataType.float32.rawValue)).pointee
+        let codec = try #require(best(UInt32(format.rawValue) - 1, DataType.float32.rawValue)).pointee
         for distribution in Distribution.allCases {
             // float16 has no numbers beyond 65504.
             if distribution == .farFromZero, format == .float16 { continue }
@@ -194,7 +198,7 @@ struct CodecTests {
     @Test("rounding at random is right in the mean, the same for the same seed, and next to the value")
     func stochastic() throws {
         for format in float32Formats {
-            let pointer = try #require(pccl_kernel_codec_for(UInt32(format.rawValue) - 1, DataType.float32.rawValue))
+            let pointer = try #require(best(UInt32(format.rawValue) - 1, DataType.float32.rawValue))
             let codec = pointer.pointee
             let values = Distribution.uniform.values(256, seed: 3)
             let step: Double
@@ -236,7 +240,7 @@ struct CodecTests {
     @Test("a block with what is no number, or nearly out of range, is NaN all through, and its neighbours are not")
     func untame() throws {
         for format in float32Formats where format != .float16 && format != .bfloat16 {
-            let codec = try #require(pccl_kernel_codec_for(UInt32(format.rawValue) - 1, DataType.float32.rawValue))
+            let codec = try #require(best(UInt32(format.rawValue) - 1, DataType.float32.rawValue))
                 .pointee
             for special: Float in [.nan, -.nan, .infinity, -.infinity, 0x1p126, -.greatestFiniteMagnitude] {
                 var values = [Float](repeating: 1, count: 96)
@@ -249,7 +253,7 @@ struct CodecTests {
             #expect(decoded.allSatisfy { $0.isFinite && $0 > 0x1p125 }, "\(format)")
         }
         for format in [Codec.Format.float16, .bfloat16] {
-            let codec = try #require(pccl_kernel_codec_for(UInt32(format.rawValue) - 1, DataType.float32.rawValue))
+            let codec = try #require(best(UInt32(format.rawValue) - 1, DataType.float32.rawValue))
                 .pointee
             let values: [Float] = [1, .nan, -.infinity, .greatestFiniteMagnitude]
             let decoded = decode(codec, encode(codec, values, block: 32), count: 4, block: 32)
@@ -260,7 +264,7 @@ struct CodecTests {
     @Test("zeros, equal values and negative ones come out as they went in")
     func plainBlocks() throws {
         for format in float32Formats {
-            let codec = try #require(pccl_kernel_codec_for(UInt32(format.rawValue) - 1, DataType.float32.rawValue))
+            let codec = try #require(best(UInt32(format.rawValue) - 1, DataType.float32.rawValue))
                 .pointee
             for value: Float in [0, 1, -1, 0.5, -1024, 0x1p-20] {
                 for count in [1, 5, 32, 77] {
@@ -295,7 +299,7 @@ struct CodecTests {
         for format in Codec.Format.allCases where format != .none {
             for type in [DataType.float32, .float64] {
                 let codec = Codec(format)
-                guard let kernel = pccl_kernel_codec_for(UInt32(format.rawValue) - 1, type.rawValue)?.pointee else {
+                guard let kernel = best(UInt32(format.rawValue) - 1, type.rawValue)?.pointee else {
                     #expect(type == .float64 ? !format.hasFloat64 : format.codeBits == 32)
                     continue
                 }
@@ -312,8 +316,8 @@ struct CodecTests {
                 #expect(layout.elements(inBytes: layout.blockBytes + 1, limit: 10_000) == nil)
             }
         }
-        #expect(pccl_kernel_codec_for(14, DataType.float32.rawValue) == nil)
-        #expect(pccl_kernel_codec_for(0, DataType.float16.rawValue) == nil)
+        #expect(best(14, DataType.float32.rawValue) == nil)
+        #expect(best(0, DataType.float16.rawValue) == nil)
     }
 
     @Test("names are read back")

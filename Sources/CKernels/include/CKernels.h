@@ -176,11 +176,8 @@ typedef struct pccl_kernel_codec {
     void (*_Nonnull add)(void *_Nonnull sums, const void *_Nonnull codes, size_t count, size_t block);
 } pccl_kernel_codec;
 
-// The best loops that this processor runs; null for an unknown format, and where the format cannot code the type
-// (float32 or float64). The answer is constant memory.
-const pccl_kernel_codec *_Nullable pccl_kernel_codec_for(uint32_t format, uint32_t type);
-
-// The loops of one level; null too where this build or processor lacks it.
+// The loops of one level; null for an unknown format, where the format cannot code the type (float32 or float64), and
+// where this build or processor lacks the level. The answer is constant memory.
 const pccl_kernel_codec *_Nullable pccl_kernel_codec_at(pccl_kernel_level level, uint32_t format, uint32_t type);
 
 // lost[i] = (values[i] - decoded[i]) × factor, 0 where that is no number or out of reach for a codec. `lost` may be
