@@ -98,10 +98,10 @@ extension Communicator {
 extension CallAnswer {
     /// The answer, true for pending peers; or the failure as an error. `lost` is the code of this call for a master that
     /// is gone or has turned this peer away.
-    fileprivate func checked(ifLost lost: PCCLError.Code) throws(PCCLError) -> Bool {
+    func checked(ifLost lost: PCCLError.Code) throws(PCCLError) -> Bool {
         let failure: CallFailure
         switch self {
-        case .done: return false
+        case .done, .synchronized: return false
         case .pending(let arePending): return arePending
         case .failed(let reason): failure = reason
         }
@@ -119,6 +119,9 @@ extension CallAnswer {
         case .masterLost(let reason): throw PCCLError(lost, "the master is lost: \(reason)")
         case .outOfMemory(let reason): throw PCCLError(.internalError, reason)
         case .refused(let reason): throw PCCLError(.invalidUsage, reason)
+        case .noSharedState:
+            throw PCCLError(
+                .noSharedStateAvailable, "no member has the revision that is due to give, or none is left that had it")
         case .destroyed: throw PCCLError(.invalidUsage, "the communicator was destroyed")
         }
     }

@@ -273,6 +273,7 @@ package final class PeerSession: @unchecked Sendable {
         case .finish(_, let launch, let succeeded):
             let traffic = engine?.finish(launch, succeeded: succeeded) ?? Traffic()
             if let id = operationsByLaunch.removeValue(forKey: launch) { operations[id]?.traffic += traffic }
+        case .lendState, .fetchState, .returnState: break
         case .announcePrepared(let tag, let launch, let epoch, let peers):
             engine?.announcePrepared(tag, launch, epoch, to: peers)
         case .complete(let id, let outcome):

@@ -34,7 +34,11 @@ struct Checker {
         var epoch: Epoch
         var tag: Tag
     }
-    private struct AnswerKey: Hashable {
+    struct StateAnswer: Hashable {
+        var revision: UInt64?
+        var values: [UInt64]
+    }
+    struct AnswerKey: Hashable {
         var group: Lineage
         var epoch: Epoch
         var number: Int
@@ -75,6 +79,9 @@ struct Checker {
     private var instanceIndex: [InstanceKey: Int] = [:]
     private var ordinals: [TagKey: Int] = [:]
     private var answers: [AnswerKey: Bool] = [:]
+    var stateAnswers: [AnswerKey: StateAnswer] = [:]
+    /// Of shared states, what somebody has brought.
+    var offered: Set<[UInt64]> = []
     /// A master began without knowing anything: what the last one decided is known to those alone who heard it.
     var hasForgetfulMaster = false
 

@@ -231,7 +231,7 @@ package struct ControlTraffic {
         case .finish: peers[index].running = nil
         case .complete(_, .success): peers[index].successes += 1
         case .complete, .closeMaster, .abandonMaster, .adopt, .halt, .resume, .measureLinks, .ignore, .answer, .view,
-            .wake, .log:
+            .wake, .log, .lendState, .fetchState, .returnState:
             break
         }
     }

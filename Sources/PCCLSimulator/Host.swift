@@ -26,6 +26,7 @@ enum HostEvent {
     case masterClosed(connection: Int)
     case tick(Int)
     case measured(life: Int, [LinkFigure])
+    case stateArrives(UInt32)
     case caller(life: Int, CallerStep)
 }
 
@@ -34,6 +35,7 @@ enum CallerStep {
     case connect
     case call(Call)
     case optimize
+    case synchronize
     case launch(lane: Int)
     case round
     case afterCall(Call, CallAnswer)
@@ -122,8 +124,11 @@ final class Host {
     var callNumbers: [Tag: Int] = [:]
     var lastEpoch = Epoch.none
     var pendingAnswers = 0
+    var stateAnswers = 0
+    var state: HostState
 
-    init(index: Int, slot: Int, group: GroupID, program: Scenario.Program, machine: PeerMachine) {
+    init(index: Int, slot: Int, group: GroupID, program: Scenario.Program, state: HostState, machine: PeerMachine) {
+        self.state = state
         self.index = index
         self.slot = slot
         self.group = group

@@ -11,6 +11,7 @@ extension Scenario {
         case otherStripes
         case otherSegmentSizes
         case optimizing
+        case sharing
         case asking
         case secondGroup
         case firewall
@@ -24,6 +25,7 @@ extension Scenario {
         if stripes > 1 { parts.append(.otherStripes) }
         if segmentElements > 1 { parts.append(.otherSegmentSizes) }
         if optimizesEvery > 0 { parts.append(.optimizing) }
+        if synchronizesEvery > 0 { parts.append(.sharing) }
         if asksDuringOperations { parts.append(.asking) }
         if Set(groupOfSlot).count > 1 { parts.append(.secondGroup) }
         if !firewalled.isEmpty { parts.append(.firewall) }
@@ -40,6 +42,7 @@ extension Scenario {
         if parts.contains(.otherStripes) { rest.stripes = 1 }
         if parts.contains(.otherSegmentSizes) { rest.segmentElements = 1 }
         if parts.contains(.optimizing) { rest.optimizesEvery = 0 }
+        if parts.contains(.sharing) { rest.synchronizesEvery = 0 }
         if parts.contains(.asking) { rest.asksDuringOperations = false }
         if parts.contains(.secondGroup) { rest.groupOfSlot = groupOfSlot.map { _ in groupOfSlot[0] } }
         if parts.contains(.firewall) { rest.firewalled = [] }
@@ -61,6 +64,8 @@ extension Scenario {
         case .otherStripes: return "\(stripes) stripes"
         case .otherSegmentSizes: return "\(segmentElements) elements a segment"
         case .optimizing: return "every \(optimizesEvery) rounds members optimise"
+        case .sharing:
+            return "every \(synchronizesEvery) rounds members synchronise" + (hasOneSender ? ", from slot 0" : "")
         case .asking: return "members ask while operations run"
         case .secondGroup: return "groups: \(groupOfSlot.map(\.value))"
         case .firewall: return "cannot reach each other: \(firewalled)"

@@ -66,6 +66,10 @@ package struct Scenario {
     var asksDuringOperations: Bool
     /// Members optimise their topology at the end of every so-many-th round; never if 0.
     var optimizesEvery = 0
+    /// Members synchronise their shared state at the end of every so-many-th round; never if 0.
+    var synchronizesEvery = 0
+    /// The process at slot 0 gives its state, and all others take it.
+    var hasOneSender = false
     /// From node to node: bytes per second, hundredths of them.
     var rate: [UInt64] = []
     /// (greater slot, smaller slot): neither reaches the other.
@@ -147,6 +151,16 @@ package struct Scenario {
         addReturns(r, unit)
         addPolicies(r)
         addSwarm(r, unit)
+        addSharing(r)
+    }
+
+    /// From a source of its own, so that all else is as it was when there was none.
+    private mutating func addSharing(_ source: RandomSource) {
+        var copy = source
+        var r = RandomSource(seed: copy.next() ^ 0x7368_6172)
+        guard r.oneIn(2) else { return }
+        synchronizesEvery = 1 + r.below(2)
+        hasOneSender = r.oneIn(4)
     }
 
     /// Where all kinds of faults come now and then, few come twice. So in some scenarios there are a few kinds only, and many

@@ -6,6 +6,7 @@ package enum SimulationCheck: String, Sendable, CaseIterable {
     case epochsGrow = "epochs only grow at each peer"
     case viewAgreed = "a view, with its shares, is what the master decided, of admitted peers"
     case pendingJoint = "members of an epoch get the same answer to the same question"
+    case sharedState = "members of an epoch hold the same after the same synchronisation, and somebody has brought it"
     case pairing = "the n-th call of a tag is paired with the n-th call of all others"
     case schedule = "every frame is expected, once"
     case elements = "each contributor of the view is in every element exactly once, in the fixed order"
@@ -43,6 +44,8 @@ package enum Sabotage: Sendable, CaseIterable {
     case claimMore
     /// A result of several views is said to be of one.
     case hideParts
+    /// A tensor of a shared state is taken for received, and is not.
+    case forgetKey
 }
 
 package struct SimulationCounts: Hashable, Sendable {
@@ -61,6 +64,8 @@ package struct SimulationCounts: Hashable, Sendable {
     package var repairs = 0
     /// Optimise calls that succeeded, one for each member.
     package var optimized = 0
+    /// Synchronisations of the shared state that succeeded, one for each member.
+    package var synchronized = 0
     package var masterRestarts = 0
 
     package init() {}
@@ -76,6 +81,7 @@ package struct SimulationCounts: Hashable, Sendable {
         a.losses += b.losses
         a.repairs += b.repairs
         a.optimized += b.optimized
+        a.synchronized += b.synchronized
         a.masterRestarts += b.masterRestarts
     }
 }

@@ -7,7 +7,7 @@ import PCCLMembership
 /// connect
 /// each round:  ask whether peers are pending; if so, update the topology
 ///              all-reduce every lane, again where a member was lost
-///              in some programs, optimise the topology every so many rounds
+///              in some programs, synchronise the shared state, or optimise the topology, every so many rounds
 /// leave
 /// ```
 /// or the same with the question asked while the operations run. A newcomer goes straight to the operations, since the
@@ -20,6 +20,7 @@ extension World {
         case .call(let call): begin(call, host)
         case .round: beginRound(host)
         case .optimize: optimize(host)
+        case .synchronize: synchronize(host)
         case .launch(let lane): launch(host, lane)
         case .afterCall(let call, let answer): afterCall(host, call, answer)
         case .afterOperation(let lane, let outcome): afterOperation(host, lane, outcome)
@@ -37,7 +38,7 @@ extension World {
         pump(host, .leave)
     }
 
-    private func begin(_ call: Call, _ host: Host) {
+    func begin(_ call: Call, _ host: Host) {
         host.caller.nextCall += 1
         let id = CallID(host.caller.nextCall)
         host.caller.currentCall = (id, call)
@@ -112,8 +113,15 @@ extension World {
     /// Rounds are counted from the last join point, which is the same one for old members and new.
     private func endRound(_ host: Host) {
         host.caller.roundsSinceJoin += 1
-        let isDue = scenario.optimizesEvery > 0 && host.caller.roundsSinceJoin % scenario.optimizesEvery == 0
-        then(host, isDue ? .optimize : .round)
+        if isDue(host, every: scenario.synchronizesEvery) { then(host, .synchronize) } else { afterSynchronization(host) }
+    }
+
+    func afterSynchronization(_ host: Host) {
+        then(host, isDue(host, every: scenario.optimizesEvery) ? .optimize : .round)
+    }
+
+    private func isDue(_ host: Host, every rounds: Int) -> Bool {
+        rounds > 0 && host.caller.roundsSinceJoin % rounds == 0
     }
 
     private func optimize(_ host: Host) {
@@ -176,9 +184,11 @@ extension World {
             }
         case (.updateTopology, .done): afterJoinPoint(host)
         case (.optimizeTopology, .done): then(host, .round)
+        case (.synchronizeState, .synchronized), (.synchronizeState, .failed(.noSharedState)):
+            afterSynchronization(host)
         case (_, .failed(let failure)): afterFailure(host, call, failure)
         case (.connect, .pending), (.updateTopology, .pending), (.arePeersPending, .done),
-            (.optimizeTopology, .pending):
+            (.optimizeTopology, .pending), (.synchronizeState, .done), (.synchronizeState, .pending), (_, .synchronized):
             fail(.expectedOutcome, "\(host.name): \(call) was answered \(answer)")
         }
     }
@@ -196,6 +206,7 @@ extension World {
             host.caller.isMasterless = true
             if case .updateTopology = call { return afterJoinPoint(host) }
             if case .optimizeTopology = call { return then(host, .round) }
+            if case .synchronizeState = call { return afterSynchronization(host) }
             if scenario.asksDuringOperations {
                 host.caller.asked = false
                 endRoundIfOver(host)
@@ -208,7 +219,7 @@ extension World {
         case .refused:
             if scenario.isRight { return fail(.expectedOutcome, "\(host.name): \(call) was refused") }
             quit(host)
-        case .alreadyConnected, .callInProgress, .operationsInFlight:
+        case .alreadyConnected, .callInProgress, .operationsInFlight, .noSharedState:
             if scenario.isRight { return fail(.expectedOutcome, "\(host.name): \(call) failed: \(failure)") }
             quit(host)
         }
@@ -239,6 +250,8 @@ extension World {
         host.caller.isBatchOver = true
         guard host.caller.reconnectsLeft > 0 else { return quit(host) }
         host.caller.reconnectsLeft -= 1
+        // It begins again with what it had at first, or something like it.
+        host.state = HostState(&random)
         then(host, .connect)
     }
 }

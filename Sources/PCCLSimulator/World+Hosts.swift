@@ -82,6 +82,7 @@ extension World {
             if number == host.wakeNumber { pump(host, .tick) }
         case .measured(let life, let figures):
             if life == host.caller.life { pump(host, .measured(figures)) }
+        case .stateArrives(let number): takeState(host, number)
         case .caller(let life, let step):
             if life == host.caller.life { act(host, step) }
         }
@@ -150,6 +151,9 @@ extension World {
         case .announcePrepared(let tag, let launch, let epoch, let peers):
             note { "\(host.name) is prepared for \(tag), launch \(launch.value)" }
             planeAnnounce(host, tag, launch, epoch, peers)
+        case .lendState: host.state.isLent = true
+        case .fetchState(let number, let keys, let sources): fetchState(host, number, keys, sources)
+        case .returnState: returnState(host)
         case .complete(let id, let outcome): complete(id, outcome, at: host)
         case .answer(let id, let answer): answered(id, answer, at: host)
         case .view: break
@@ -169,6 +173,7 @@ extension World {
         }
         host.lastEpoch = assignment.epoch
         host.pendingAnswers = 0
+        host.stateAnswers = 0
         if let wrong = checker.adopt(assignment, by: host) { return fail(.viewAgreed, wrong) }
         if let lineage = host.lineage, !checker.isVerdict(lineage, assignment.epoch) { host.callNumbers = [:] }
         planeAdopt(host, assignment)
@@ -263,8 +268,10 @@ extension World {
             switch current.call {
             case .connect: counts.joins += 1
             case .optimizeTopology: counts.optimized += 1
-            case .updateTopology, .arePeersPending: break
+            case .updateTopology, .arePeersPending, .synchronizeState: break
             }
+        case .synchronized(let revision): noteSynchronized(host, revision: revision)
+        case .failed(.noSharedState): noteSynchronized(host, revision: nil)
         case .failed: break
         }
         plan(host, .caller(life: host.caller.life, .afterCall(current.call, answer)), after: pause(host))

@@ -334,7 +334,7 @@ final class World {
 
     private func diesBefore(_ message: ToPeer) -> Bool {
         switch message {
-        case .view, .verdict, .flush: random.oneIn(3)
+        case .view, .verdict, .flush, .stateSynchronized: random.oneIn(3)
         default: false
         }
     }
@@ -377,7 +377,7 @@ final class World {
             if sabotages(.flipPendingAnswer, oneIn: 4) { message = .pendingAnswer(arePending: !arePending) }
             if sabotages(.refuseRightProgram, oneIn: 4) { message = .callRefused(reason: "sabotage") }
         case .turnedAway, .heartbeat, .propose, .joinUnchanged, .world, .flush, .callRefused, .optimizeUnchanged,
-            .attached:
+            .attached, .repeatOffer, .receiveState, .stateSynchronized:
             break
         }
         var bytes = message.bytes
@@ -499,6 +499,7 @@ final class World {
         let program = scenario.programs[slot]
         let host = Host(
             index: hosts.count, slot: slot, group: scenario.groupOfSlot[slot], program: program,
+            state: HostState(&random),
             machine: PeerMachine(
                 PeerMachine.Configuration(
                     group: scenario.groupOfSlot[slot], listenPort: World.listenPort, addresses: [],

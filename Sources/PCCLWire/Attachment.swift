@@ -43,6 +43,8 @@ package struct HeldView: Hashable, Sendable {
     package var call: JointCall?
     /// With the vote to optimise.
     package var figures: [LinkFigure]
+    /// Of the shared state, the last that this member has heard to be agreed on.
+    package var revision: UInt64?
     /// It stands still for a verdict.
     package var isHalted: Bool
     /// What was under way on a link is lost; operations go on in a new epoch only.
@@ -50,8 +52,8 @@ package struct HeldView: Hashable, Sendable {
 
     package init(
         epoch: Epoch, highestEpoch: Epoch, members: [Member], arrangement: Arrangement, answers: UInt32 = 0,
-        lastAnswer: JointAnswer? = nil, call: JointCall? = nil, figures: [LinkFigure] = [], isHalted: Bool = false,
-        needsRepair: Bool = false
+        lastAnswer: JointAnswer? = nil, call: JointCall? = nil, figures: [LinkFigure] = [], revision: UInt64? = nil,
+        isHalted: Bool = false, needsRepair: Bool = false
     ) {
         self.epoch = epoch
         self.highestEpoch = highestEpoch
@@ -61,6 +63,7 @@ package struct HeldView: Hashable, Sendable {
         self.lastAnswer = lastAnswer
         self.call = call
         self.figures = figures
+        self.revision = revision
         self.isHalted = isHalted
         self.needsRepair = needsRepair
     }
@@ -71,6 +74,8 @@ package enum JointCall: UInt8, Sendable {
     case updateTopology = 0
     case arePeersPending = 1
     case optimizeTopology = 2
+    /// What it brings is not with it, but said when the master asks.
+    case synchronizeState = 3
 }
 
 /// An answer to such a call that leaves view and epoch as they were.
@@ -79,6 +84,9 @@ package enum JointAnswer: UInt8, Sendable {
     case nonePending = 1
     case somePending = 2
     case optimizeUnchanged = 3
+    /// With the revision that the master keeps.
+    case stateSynchronized = 4
+    case noSharedState = 5
 }
 
 extension ByteWriter {
@@ -108,6 +116,7 @@ extension ByteWriter {
         write((view.lastAnswer?.rawValue).map { $0 + 1 } ?? 0)
         write((view.call?.rawValue).map { $0 + 1 } ?? 0)
         write(view.figures) { $0.write($1) }
+        write(view.revision)
         write(view.isHalted)
         write(view.needsRepair)
     }
@@ -139,7 +148,8 @@ extension ByteReader {
         let figures = try readFigures()
         return HeldView(
             epoch: epoch, highestEpoch: highest, members: members, arrangement: arrangement, answers: answers,
-            lastAnswer: lastAnswer, call: call, figures: figures, isHalted: try readBool(), needsRepair: try readBool())
+            lastAnswer: lastAnswer, call: call, figures: figures, revision: try readRevision(),
+            isHalted: try readBool(), needsRepair: try readBool())
     }
     /// 0 is nothing.
     private mutating func readOptional<T: RawRepresentable<UInt8>>(_ field: StaticStringName) throws(WireError) -> T? {

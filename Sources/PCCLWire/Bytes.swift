@@ -102,6 +102,8 @@ package enum WireLimits {
     package static let helloBytes = 384 << 10
     package static let members = 1024
     package static let operations = 65_536
+    /// Tensors of a shared state: with names of 100 bytes 9 MiB.
+    package static let stateEntries = 65_536
     package static let addresses = 16
     package static let textBytes = 1024
     /// The payload of one data frame; segments are far smaller.

@@ -29,6 +29,10 @@ package enum ToMaster: Hashable, Sendable {
     case voteOptimize(figures: [LinkFigure])
     /// The first message of a peer that was registered before, on a new connection or to a master that was started anew.
     case attach(Attachment)
+    /// The caller synchronises its shared state, jointly with its group, and brings this.
+    case offerState(StateOffer)
+    /// What the decision of this session says is here, or why it cannot be had.
+    case stateReceived(session: UInt32, failure: String? = nil)
 }
 
 /// One operation in flight at a peer, as it tells the master in a flush.
@@ -140,6 +144,14 @@ extension ToMaster {
             w.write(UInt8(14))
             w.write(epoch.value)
             w.write(peer.value)
+        case .offerState(let offer):
+            w.write(UInt8(15))
+            w.write(offer)
+        case .stateReceived(let session, let failure):
+            w.write(UInt8(16))
+            w.write(session)
+            w.write(failure != nil)
+            if let failure { w.write(failure) }
         }
         return w.bytes
     }
@@ -179,6 +191,8 @@ extension ToMaster {
         case 12: self = .attach(try r.readAttachment())
         case 13: self = .mendedLink(epoch: Epoch(try r.read()), peer: PeerID(try r.read()))
         case 14: self = .downLink(epoch: Epoch(try r.read()), peer: PeerID(try r.read()))
+        case 15: self = .offerState(try r.readStateOffer())
+        case 16: self = .stateReceived(session: try r.read(), failure: try r.readBool() ? try r.readText() : nil)
         default: throw .unknownKind(kind)
         }
         try r.finish()

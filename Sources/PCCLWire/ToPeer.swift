@@ -31,6 +31,12 @@ package enum ToPeer: Hashable, Sendable {
     case optimizeUnchanged
     /// The answer to `attach`: the peer is who it was. What it has missed comes next.
     case attached(world: WorldCounts)
+    /// After that: say again what you bring to the synchronisation that you wait in.
+    case repeatOffer
+    /// Receive this, then answer `stateReceived`.
+    case receiveState(StateDecision)
+    /// The synchronisation is over. All hold the elected content with this revision; nil: nobody could give one.
+    case stateSynchronized(revision: UInt64?)
 }
 
 /// The master's word on one operation of the peer it is sent to.
@@ -117,6 +123,14 @@ extension ToPeer {
         case .attached(let world):
             w.write(UInt8(13))
             w.write(world)
+        case .repeatOffer:
+            w.write(UInt8(14))
+        case .receiveState(let decision):
+            w.write(UInt8(15))
+            w.write(decision)
+        case .stateSynchronized(let revision):
+            w.write(UInt8(16))
+            w.write(revision)
         }
         return w.bytes
     }
@@ -154,6 +168,9 @@ extension ToPeer {
         case 11: self = .callRefused(reason: try r.readText())
         case 12: self = .optimizeUnchanged
         case 13: self = .attached(world: try r.readCounts())
+        case 14: self = .repeatOffer
+        case 15: self = .receiveState(try r.readStateDecision())
+        case 16: self = .stateSynchronized(revision: try r.readRevision())
         default: throw .unknownKind(kind)
         }
         try r.finish()

@@ -136,7 +136,7 @@ struct SimulateCommand: ParsableCommand {
         "\(counts.events) events, \(counts.succeeded + counts.aborted) operations (\(counts.bySites) by sites, "
             + "\(counts.aborted) aborted, \(counts.restarted) restarted, \(counts.resumed) resumed, "
             + "\(counts.mixed) by several views), \(counts.joins) joins, "
-            + "\(counts.losses) losses, \(counts.repairs) repairs, \(counts.optimized) optimised, "
+            + "\(counts.losses) losses, \(counts.repairs) repairs, \(counts.optimized) optimised, \(counts.synchronized) synchronised, "
             + "\(counts.masterRestarts) master restarts:"
     }
 }

@@ -54,6 +54,7 @@ struct SimulatorTests {
         #expect(kinds == Set(all))
         #expect(counts.aborted > 0 && counts.restarted > 0 && counts.repairs > 0, "\(counts)")
         #expect(counts.resumed > 0 && counts.mixed > 0, "\(counts)")
+        #expect(counts.synchronized > 0)
         #expect(counts.optimized > 0 && counts.bySites > 0, "\(counts)")
     }
 }
@@ -79,6 +80,7 @@ struct SabotageTests {
         case .countMemberTwice: [.masterInvariant]
         case .claimMore: [.elements, .identicalBits]
         case .hideParts: [.elements]
+        case .forgetKey: [.sharedState]
         }
     }
 

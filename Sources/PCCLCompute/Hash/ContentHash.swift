@@ -1,21 +1,12 @@
 import CKernels
+import PCCLBase
 
-/// What a tensor holds, in 128 bits: equal for equal bytes, on every machine, and different for different ones.
-///
 /// A tree of two levels. The bytes are cut into chunks of 1 MiB, and each has a hash of its own, so that of two tensors that
 /// differ it is seen where. With one chunk, its hash is that of the tensor; with several, the tensor's is the hash of
 /// their hashes and the number of bytes. docs/shared-state.md is the specification.
 ///
 /// The function is XXH3 with 128 bits. It is no protection against somebody who looks for two contents with one hash.
-package struct ContentHash: Hashable, Sendable {
-    package let high: UInt64
-    package let low: UInt64
-
-    package init(high: UInt64, low: UInt64) {
-        self.high = high
-        self.low = low
-    }
-
+extension ContentHash {
     /// Of all bytes of a tensor.
     package init(_ bytes: UnsafeRawBufferPointer) {
         let chunks = 0..<ContentHash.chunkCount(of: bytes.count)
@@ -61,15 +52,5 @@ extension ContentHash {
             let range = range(ofChunk: chunk, byteCount: bytes.count)
             return ContentHash(ofChunk: UnsafeRawBufferPointer(rebasing: bytes[range]))
         }
-    }
-}
-
-extension ContentHash: CustomStringConvertible {
-    /// 32 digits, those of the canonical form of xxHash.
-    package var description: String { ContentHash.digits(high) + ContentHash.digits(low) }
-
-    private static func digits(_ word: UInt64) -> String {
-        let digits = String(word, radix: 16)
-        return String(repeating: "0", count: 16 - digits.count) + digits
     }
 }

@@ -81,6 +81,13 @@ package struct MasterGroup: Sendable {
     package var optimizeVotes = SortedPeers()
     /// What members told with their votes to optimise, last.
     package var figures: [PeerID: [LinkFigure]] = [:]
+    /// What members bring to a synchronisation of the shared state.
+    package var offers: [PeerID: StateOffer] = [:]
+    /// Some of them receive. Only while the phase is `settled`.
+    package var sharing: Sharing?
+    package var sharingSessions: UInt32 = 0
+    /// Of the shared state, the last that was agreed on by members of whom some are still here.
+    package var revision: UInt64?
     package var arrangement = Arrangement.plain
     /// How `epoch` began. No further outcome comes before all members have heard this one, for it takes their votes or
     /// reports; so a member that attaches again can have missed this one at most.
@@ -131,6 +138,11 @@ package struct MasterGroup: Sendable {
         pendingVotes.remove(peer)
         optimizeVotes.remove(peer)
         figures[peer] = nil
+        if offers[peer] != nil {
+            // Whoever receives may do so from this one.
+            interruptSharing()
+            offers[peer] = nil
+        }
         if voteKinds == 0 { votesSince = nil }
     }
 
@@ -138,13 +150,17 @@ package struct MasterGroup: Sendable {
         joinVotes.removeAll()
         pendingVotes.removeAll()
         optimizeVotes.removeAll()
+        offers.removeAll()
+        sharing = nil
         votesSince = nil
     }
 
     /// In how many different calls members wait.
-    package var voteKinds: Int { [joinVotes, pendingVotes, optimizeVotes].count { !$0.isEmpty } }
+    package var voteKinds: Int { [joinVotes, pendingVotes, optimizeVotes, stateVotes].count { !$0.isEmpty } }
+    /// Who waits in a synchronisation of the shared state.
+    package var stateVotes: SortedPeers { SortedPeers(offers.keys) }
     /// Whoever is in one of these calls can launch nothing before it ends.
-    package var absentees: SortedPeers { SortedPeers(joinVotes.array + optimizeVotes.array) }
+    package var absentees: SortedPeers { SortedPeers(joinVotes.array + optimizeVotes.array + offers.keys) }
 
     /// The others' shares keep their proportions, and sites their members, until the next optimise call.
     package mutating func removeMember(_ peer: PeerID) {
@@ -155,6 +171,8 @@ package struct MasterGroup: Sendable {
         if arrangement.sites.indices.contains(rank) { arrangement.sites.remove(at: rank) }
         let siteCount = Set(arrangement.sites).count
         if siteCount < 2 || siteCount == members.count { arrangement.sites = [] }
+        // Who comes next brings a state of its own.
+        if members.isEmpty { revision = nil }
     }
 
     /// The member to give up when some pairs cannot reach each other: the one in most broken pairs, and among equals the

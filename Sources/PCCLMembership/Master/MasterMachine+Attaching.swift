@@ -144,9 +144,9 @@ extension MasterMachine {
         // What it waited for may have failed there meanwhile, if it was gone for longer than this master knows.
         groups[g].forgetVotes(of: id)
         if view.answers != groups[g].answers.count, let last = groups[g].answers.last {
-            send(message(last), to: id, &effects)
+            send(message(last, g), to: id, &effects)
         } else {
-            take(view, from: id, g, at: now)
+            take(view, from: id, g, at: now, &effects)
         }
         if view.needsRepair {
             groups[g].note(MasterGroup.BrokenLink(from: id, to: id, gaveUp: false, since: now))
@@ -187,8 +187,10 @@ extension MasterMachine {
         return true
     }
 
-    /// The call that its caller waits in counts as a vote.
-    private mutating func take(_ view: HeldView, from id: PeerID, _ g: Int, at now: Instant) {
+    /// The call that its caller waits in counts as a vote, or will when all of it was said.
+    private mutating func take(
+        _ view: HeldView, from id: PeerID, _ g: Int, at now: Instant, _ effects: inout [Effect]
+    ) {
         switch view.call {
         case nil: return
         case .updateTopology: groups[g].joinVotes.insert(id)
@@ -196,16 +198,19 @@ extension MasterMachine {
         case .optimizeTopology:
             groups[g].optimizeVotes.insert(id)
             groups[g].figures[id] = view.figures
+        case .synchronizeState: return send(.repeatOffer, to: id, &effects)
         }
         noteVote(g, at: now)
     }
 
-    private func message(_ answer: JointAnswer) -> ToPeer {
+    private func message(_ answer: JointAnswer, _ g: Int) -> ToPeer {
         switch answer {
         case .joinUnchanged: .joinUnchanged(world: worldCounts)
         case .nonePending: .pendingAnswer(arePending: false)
         case .somePending: .pendingAnswer(arePending: true)
         case .optimizeUnchanged: .optimizeUnchanged
+        case .stateSynchronized: .stateSynchronized(revision: groups[g].revision)
+        case .noSharedState: .stateSynchronized(revision: nil)
         }
     }
 
@@ -297,13 +302,15 @@ extension MasterMachine {
         if let ahead = reports.max(by: { $0.view.answers < $1.view.answers })?.view {
             groups[g].answers = (ahead.answers, ahead.lastAnswer)
         }
+        // It only grows, and who is ahead has heard the last.
+        groups[g].revision = (reports.map(\.view.revision) + [groups[g].revision]).compactMap { $0 }.max()
         groups[g].phase = .settled
         for (peer, view) in reports {
             if view.answers != groups[g].answers.count, let last = groups[g].answers.last {
                 groups[g].forgetVotes(of: peer)
-                send(message(last), to: peer, &effects)
+                send(message(last, g), to: peer, &effects)
             } else {
-                take(view, from: peer, g, at: now)
+                take(view, from: peer, g, at: now, &effects)
             }
         }
         effects.append(

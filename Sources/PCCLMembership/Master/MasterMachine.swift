@@ -195,6 +195,9 @@ package struct MasterMachine: Sendable {
             judgeStall(
                 g, from: peer.id, epoch, tag, missing: missing, waited: .milliseconds(UInt64(waited)), at: now, &effects
             )
+        case .offerState(let offer): takeOffer(offer, from: peer.id, g, at: now, &effects)
+        case .stateReceived(let session, let failure):
+            noteReceived(g, from: peer.id, session: session, failure: failure, at: now, &effects)
         }
     }
 
@@ -291,6 +294,10 @@ package struct MasterMachine: Sendable {
         answerPending(g, &effects)
         if !groups[g].members.isEmpty, groups[g].optimizeVotes.isSuperset(of: groups[g].members) {
             return optimize(g, &effects)
+        }
+        if !groups[g].members.isEmpty, groups[g].stateVotes.isSuperset(of: groups[g].members) {
+            if groups[g].sharing == nil { share(g, at: now, &effects) }
+            return
         }
         guard groups[g].joinVotes.isSuperset(of: groups[g].members) else { return }
         if groups[g].newcomers.isEmpty {
@@ -475,6 +482,7 @@ package struct MasterMachine: Sendable {
         groups[g].phase = .flushing(MasterGroup.Flush(epoch: epoch, cause: cause, suspects: suspects))
         groups[g].brokenLinks.removeAll { !$0.gaveUp && !$0.isHarmless }
         groups[g].stalls.removeAll()
+        groups[g].interruptSharing()
         sendToMembers(g, .flush(epoch: epoch), &effects)
     }
 
@@ -586,6 +594,7 @@ package struct MasterMachine: Sendable {
             (peers: groups[g].joinVotes, text: "at the join point"),
             (peers: groups[g].pendingVotes, text: "in the question whether peers are pending"),
             (peers: groups[g].optimizeVotes, text: "in an optimise call"),
+            (peers: groups[g].stateVotes, text: "in a synchronisation of the shared state"),
         ]
         for tag in Set(reducing.map(\.tag)).sorted() {
             calls.append((SortedPeers(reducing.filter { $0.tag == tag }.map(\.peer)), "in an operation with \(tag)"))
@@ -739,6 +748,8 @@ extension MasterMachine {
             if !group.joinVotes.allSatisfy({ group.isMember($0) }) { return "\(group.id): a stranger voted to join" }
             if !group.pendingVotes.allSatisfy({ group.isMember($0) }) { return "\(group.id): a stranger asked" }
             if !group.optimizeVotes.allSatisfy({ group.isMember($0) }) { return "\(group.id): a stranger optimises" }
+            if !group.offers.keys.allSatisfy({ group.isMember($0) }) { return "\(group.id): a stranger brings a state" }
+            if let broken = brokenSharing(group) { return "\(group.id): \(broken)" }
             if !group.brokenLinks.allSatisfy({ group.isMember($0.from) && group.isMember($0.to) }) {
                 return "\(group.id): waits for a link of somebody who is no member"
             }
@@ -751,7 +762,9 @@ extension MasterMachine {
             if group.highestEpoch < group.epoch { return "\(group.id): the epoch is above the highest" }
             switch group.phase {
             case .settled:
-                let isAgreed = [group.joinVotes, group.optimizeVotes].contains { $0.isSuperset(of: group.members) }
+                let isAgreed =
+                    [group.joinVotes, group.optimizeVotes].contains { $0.isSuperset(of: group.members) }
+                    || (group.sharing == nil && group.stateVotes.isSuperset(of: group.members))
                 if !group.members.isEmpty, isAgreed { return "\(group.id): everybody voted and nothing happened" }
                 if group.members.isEmpty, !group.newcomers.isEmpty { return "\(group.id): newcomers wait for nobody" }
             case .solving:
@@ -777,6 +790,15 @@ extension MasterMachine {
                 if !flush.reports.allSatisfy({ group.isMember($0.peer) }) { return "\(group.id): a stranger reported" }
             }
         }
+        return nil
+    }
+
+    private static func brokenSharing(_ group: MasterGroup) -> String? {
+        guard let sharing = group.sharing else { return nil }
+        guard case .settled = group.phase else { return "shares a state while something else is under way" }
+        if sharing.receiving.isEmpty { return "nobody receives, and that does not end" }
+        if !sharing.receiving.keys.allSatisfy({ group.offers[$0] != nil }) { return "who has no vote receives a state" }
+        if !group.offers.contains(where: { $0.value.holds(sharing.elected) }) { return "nobody holds what was elected" }
         return nil
     }
 }

@@ -80,7 +80,7 @@ extension PeerMachine {
                 effects.append(.abandonMaster)
                 return depart(.masterLost(reason), .masterLost(reason), &effects)
             }
-            for call in m.takeCalls() { effects.append(.answer(call, .failed(.masterLost(reason)))) }
+            m.failCalls(.masterLost(reason), &effects)
             m.proposal = nil
             phase = .member(m)
         }
@@ -128,6 +128,8 @@ extension PeerMachine {
                 .arePeersPending
             } else if m.optimizeCall != nil, !m.isMeasuring {
                 .optimizeTopology
+            } else if m.stateCall != nil {
+                .synchronizeState
             } else {
                 nil
             }
@@ -136,7 +138,7 @@ extension PeerMachine {
             highestEpoch: max(m.assignment.epoch, m.proposal?.epoch ?? .none, m.flushing ?? .none),
             members: m.members, arrangement: m.assignment.arrangement, answers: m.answers.count,
             lastAnswer: m.answers.last, call: call, figures: call == .optimizeTopology ? m.figures : [],
-            isHalted: m.flushing != nil, needsRepair: m.needsRepair)
+            revision: m.revision, isHalted: m.flushing != nil, needsRepair: m.needsRepair)
     }
 
     mutating func endDetachment(_ world: WorldCounts, _ effects: inout [Effect]) {

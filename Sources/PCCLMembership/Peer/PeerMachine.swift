@@ -62,6 +62,8 @@ package struct PeerMachine: Sendable {
         case resultWhole(Tag, LaunchNumber)
         /// The answer to `measureLinks`.
         case measured([LinkFigure])
+        /// The answer to `fetchState`: all of it is here, or why it cannot be had.
+        case stateFetched(UInt32, failure: String?)
         /// The answer to `listFinal`.
         case final([LaunchNumber: [ResultPart]], Epoch)
         case tick
@@ -94,6 +96,13 @@ package struct PeerMachine: Sendable {
         case ignore(PeerID, theirs: LaunchNumber)
         /// Forget the operation and whatever else its bound launches send. If it did not succeed, make its input whole first.
         case finish(Tag, LaunchNumber, succeeded: Bool)
+        /// The tensors of this call are lent, as memory of that launch, and may be read by members.
+        case lendState(CallID, LaunchNumber)
+        /// Get these contents for them, each chunk from whichever of these members; whatever was asked before is of no
+        /// interest any more. The number comes back.
+        case fetchState(UInt32, [StateDecision.Key], from: [PeerID])
+        /// They are the caller's again.
+        case returnState
         case announcePrepared(Tag, LaunchNumber, Epoch, to: [PeerID])
         case complete(OperationID, OperationOutcome)
         case answer(CallID, CallAnswer)
@@ -133,6 +142,11 @@ package struct PeerMachine: Sendable {
         var joinCall: CallID?
         var pendingCall: CallID?
         var optimizeCall: CallID?
+        var stateCall: CallID?
+        /// Set while `stateCall` is.
+        var sharing: Sharing?
+        /// Of the shared state, the last that was agreed on, as far as this member has heard.
+        var revision: UInt64?
         /// The links are being measured for the optimise call.
         var isMeasuring = false
         /// Set between a flush and its verdict.
@@ -151,10 +165,14 @@ package struct PeerMachine: Sendable {
 
         mutating func note(_ answer: JointAnswer) { answers = (answers.count &+ 1, answer) }
 
-        /// Calls of the user that wait for the master; none of them does afterwards.
-        mutating func takeCalls() -> [CallID] {
-            defer { (joinCall, pendingCall, optimizeCall, isMeasuring) = (nil, nil, nil, false) }
-            return [joinCall, pendingCall, optimizeCall].compactMap { $0 }
+        /// The user waits in them for the master.
+        var calls: [CallID] { [joinCall, pendingCall, optimizeCall, stateCall].compactMap { $0 } }
+
+        mutating func failCalls(_ failure: CallFailure, _ effects: inout [Effect]) {
+            if sharing != nil { effects.append(.returnState) }
+            for call in calls { effects.append(.answer(call, .failed(failure))) }
+            (joinCall, pendingCall, optimizeCall, isMeasuring) = (nil, nil, nil, false)
+            (stateCall, sharing) = (nil, nil)
         }
     }
 
@@ -235,6 +253,7 @@ package struct PeerMachine: Sendable {
                 PeerMachine.progress(tag, &m, &effects)
             }
         case .measured(let figures): vote(figures, &effects)
+        case .stateFetched(let number, let failure): endFetching(number, failure: failure, &effects)
         case .final(let final, let epoch): report(final, epoch, &effects)
         case .tick:
             requestedWake = nil
@@ -288,17 +307,17 @@ package struct PeerMachine: Sendable {
                 phase = .member(m)
                 effects.append(.measureLinks(m.assignment.others))
             }
+        case (.synchronizeState(let offer), .member): synchronize(offer, id, &effects)
         case (_, .left):
             effects.append(.answer(id, .failed(.destroyed)))
-        case (.updateTopology, _), (.arePeersPending, _), (.optimizeTopology, _):
+        case (.updateTopology, _), (.arePeersPending, _), (.optimizeTopology, _), (.synchronizeState, _):
             effects.append(.answer(id, .failed(departure.map { .turnedAway($0) } ?? .notConnected)))
         }
     }
 
-    private func obstacle(to m: Membership) -> CallFailure? {
+    func obstacle(to m: Membership) -> CallFailure? {
         if let detachment, detachment.isOver { return .masterLost(detachment.reason) }
-        if m.joinCall != nil || m.pendingCall != nil || m.optimizeCall != nil { return .callInProgress }
-        return nil
+        return m.calls.isEmpty ? nil : .callInProgress
     }
 
     /// The vote has no epoch, as that for a join point: it may cross the verdict of a flush.
@@ -354,7 +373,7 @@ package struct PeerMachine: Sendable {
             effects.append(.view(nil))
             for operation in operations { effects.append(.complete(operation.id, outcome)) }
             for launch in m.queued { effects.append(.complete(launch.id, outcome)) }
-            for call in m.takeCalls() { effects.append(.answer(call, .failed(failure))) }
+            m.failCalls(failure, &effects)
         }
     }
 
@@ -462,7 +481,7 @@ package struct PeerMachine: Sendable {
             phase = .member(m)
             tellView(&effects)
         case (.callRefused(let reason), .member(var m)):
-            for call in m.takeCalls() { effects.append(.answer(call, .failed(.refused(reason)))) }
+            m.failCalls(.refused(reason), &effects)
             phase = .member(m)
         case (.optimizeUnchanged, .member(var m)):
             m.note(.optimizeUnchanged)
@@ -471,6 +490,10 @@ package struct PeerMachine: Sendable {
             m.proposal = nil
             phase = .member(m)
             if let call { effects.append(.answer(call, .done)) }
+        case (.receiveState(let decision), .member): receiveState(decision, at: now, &effects)
+        case (.stateSynchronized(let revision), .member): endSharing(revision, &effects)
+        case (.repeatOffer, .member(let m)):
+            if let sharing = m.sharing { effects.append(.sendToMaster(.offerState(sharing.offer))) }
         case (.flush(let epoch), .member(var m)):
             m.proposal = nil
             flush(&m, epoch, &effects)
@@ -483,7 +506,8 @@ package struct PeerMachine: Sendable {
         case (.world, _):
             break  // Counts that crossed with our own departure or come before admission.
         case (.welcome, _), (.propose, _), (.view, _), (.joinUnchanged, _), (.pendingAnswer, _), (.callRefused, _),
-            (.flush, _), (.verdict, _), (.optimizeUnchanged, _), (.attached, _):
+            (.flush, _), (.verdict, _), (.optimizeUnchanged, _), (.attached, _), (.repeatOffer, _), (.receiveState, _),
+            (.stateSynchronized, _):
             violation("an unexpected message", at: now, &effects)
         }
     }
@@ -612,9 +636,13 @@ package struct PeerMachine: Sendable {
             effects.append(.complete(id, .tooFewPeers))
         } else if m.ledger.contains(tag) || m.queued.contains(where: { $0.tag == tag }) {
             effects.append(.complete(id, .tagInUse))
-        } else if m.joinCall != nil || m.optimizeCall != nil {
+        } else if m.joinCall != nil || m.optimizeCall != nil || m.stateCall != nil {
             effects.append(
-                .complete(id, .misuse("a join point, or an optimise call, is under way on another thread")))
+                .complete(
+                    id,
+                    .misuse(
+                        "a join point, an optimise call or a synchronisation of the shared state is under way on another "
+                            + "thread")))
         } else if m.flushing != nil {
             m.queued.append(launch)
         } else {
@@ -634,8 +662,7 @@ package struct PeerMachine: Sendable {
             effects.append(.complete(id, .mismatch(PeerMachine.failedElsewhere(tag))))
             return
         }
-        let launch = LaunchNumber(nextLaunch)
-        nextLaunch &+= 1
+        let launch = takeLaunchNumber()
         var descriptor = call.descriptor
         if let (from, resumption) = resumed {
             // Whatever it began with: its chunks are where something is left to do.
@@ -662,6 +689,11 @@ package struct PeerMachine: Sendable {
         for peer in m.assignment.others where !linksUp.contains(peer) {
             effects.append(.log(LogLine(.debug, "\(tag) starts while the link to \(peer) is down")))
         }
+    }
+
+    mutating func takeLaunchNumber() -> LaunchNumber {
+        defer { nextLaunch &+= 1 }
+        return LaunchNumber(nextLaunch)
     }
 
     private mutating func withRunning(

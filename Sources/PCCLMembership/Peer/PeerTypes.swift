@@ -13,11 +13,13 @@ package enum Call: Hashable, Sendable {
     case updateTopology
     case arePeersPending
     case optimizeTopology
+    case synchronizeState(StateOffer)
 }
 
 package enum CallAnswer: Hashable, Sendable {
     case done
     case pending(Bool)
+    case synchronized(revision: UInt64)
     case failed(CallFailure)
 }
 
@@ -35,8 +37,10 @@ package enum CallFailure: Hashable, Sendable {
     case masterLost(String)
     /// This peer has left the run: it has no memory for an operation.
     case outOfMemory(String)
-    /// Other members wait in another call.
+    /// Other members wait in another call, or the call was wrong beside theirs.
     case refused(String)
+    /// No member has a shared state to give, or none is left that had it.
+    case noSharedState
     case destroyed
 }
 
