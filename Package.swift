@@ -48,7 +48,9 @@ let package = Package(
         room("PCCLSession", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLEngine", "PCCLTransport"]),
         room(
             "PCCL",
-            ["PCCLBase", "PCCLCompute", "PCCLMembership", "PCCLEngine", "PCCLTransport", "PCCLSession"]),
+            [
+                "PCCLBase", "PCCLWire", "PCCLCompute", "PCCLMembership", "PCCLEngine", "PCCLTransport", "PCCLSession",
+            ]),
         room("PCCLABI", ["PCCL", "PCCLTransport", "CPCCL"]),
         room("PCCLSimulator", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLSchedule"]),
         room("DigitsTraining"),

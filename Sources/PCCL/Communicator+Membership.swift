@@ -59,7 +59,7 @@ extension Communicator {
         throw PCCLError(.invalidUsage, "not connected")
     }
 
-    private func requireNothingInFlight(else code: PCCLError.Code = .pendingAsyncOps) throws(PCCLError) {
+    func requireNothingInFlight(else code: PCCLError.Code = .pendingAsyncOps) throws(PCCLError) {
         if let tag = handles.withLock({ $0.keys.min() }) {
             throw PCCLError(code, "the operation with tag \(tag) was not awaited")
         }

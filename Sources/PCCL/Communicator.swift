@@ -56,6 +56,8 @@ public final class Communicator: Sendable {
 
     let session: PeerSession
     let handles = Guarded<[UInt64: AllReduceHandle]>([:])
+    /// By name: of the chunks of the shared state, when it was last synchronised.
+    let stateHashes = Guarded<[String: [ContentHash]]>([:])
     private let feedbacks = Guarded<[UInt64: ErrorFeedback]>([:])
 
     /// Connections of one link.

@@ -132,7 +132,7 @@ extension UnsafeBufferPointer {
 }
 
 extension UnsafeMutableBufferPointer {
-    fileprivate var someAddress: UnsafeMutableRawPointer {
+    var someAddress: UnsafeMutableRawPointer {
         UnsafeMutableRawPointer(baseAddress) ?? UnsafeMutableRawPointer(bitPattern: -1).unsafelyUnwrapped
     }
 }

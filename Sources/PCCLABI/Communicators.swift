@@ -93,19 +93,6 @@ public func pcclOptimizeTopology(_ communicator: OpaquePointer!) -> pcclResult_t
 }
 
 @implementation @c
-public func pcclSynchronizeSharedState(
-    _ communicator: OpaquePointer!, _ sharedState: UnsafeMutablePointer<pcclSharedState_t>!,
-    _ strategy: pcclSharedStateSyncStrategy_t, _ syncInfoOut: UnsafeMutablePointer<pcclSharedStateSyncInfo_t>?
-) -> pcclResult_t {
-    result("pcclSynchronizeSharedState") { () throws(PCCLError) in
-        let communicator = try Handles.communicator(communicator)
-        _ = try required(sharedState, "shared_state")
-        _ = try communicator.attributes()
-        throw PCCLError(.invalidUsage, "shared state cannot be synchronised in this release")
-    }
-}
-
-@implementation @c
 public func pcclGetBuildInfo(_ info: UnsafeMutablePointer<pcclBuildInfo_t>!) -> pcclResult_t {
     result("pcclGetBuildInfo") { () throws(PCCLError) in
         try required(info, "info").pointee = pcclBuildInfo_t(has_cuda_support: false)

@@ -36,8 +36,11 @@ package final class Engine {
     private var links: [PeerID: Link] = [:]
 
     private var nextToken = 1
+    /// Of requests for shared state: what comes late is not taken for an answer to a later one.
+    private var nextRequest: UInt64 = 1
     private var landings: [Int: (launch: LaunchNumber, piece: StagedPiece)] = [:]
     private var departures: [Int: Departure] = [:]
+    private var exchange: StateExchange?
 
     /// What is known of one peer's launches in this epoch.
     private struct Inbound {
@@ -122,11 +125,44 @@ package final class Engine {
 
     package func linkUp(_ link: Link) {
         links[link.peer] = link
+        exchange?.linkUp()
         guard !isHalted else { return }
         for launch in executions.keys.sorted() { executions[launch].map { enter($0, at: link.peer) } }
     }
 
-    package func linkDown(_ peer: PeerID) { links[peer] = nil }
+    package func linkDown(_ peer: PeerID) {
+        links[peer] = nil
+        exchange?.linkDown(peer)
+    }
+
+    // MARK: shared state
+
+    /// From now on others may receive what this memory holds.
+    package func lendState(_ memory: StateMemory, owner: LaunchNumber) {
+        exchange = StateExchange(
+            loop, memory, owner: owner, pool: pools.staging, firstTag: nextRequest,
+            link: { [weak self] in self?.links[$0] },
+            abandon: { [weak self] owner in self?.links.values.forEach { $0.abandon(owner) } })
+    }
+
+    /// Changes the lent memory to these contents. `end` is called with what is wrong, or nil, unless something else is to be
+    /// fetched before.
+    package func fetchState(
+        _ keys: [StateDecision.Key], from sources: [PeerID], owner: LaunchNumber, end: @escaping (String?) -> Void
+    ) { exchange?.fetch(keys, from: sources, owner: owner, end: end) }
+
+    /// The lent memory is the caller's again when this returns, and says what was moved.
+    package func returnState() {
+        guard let exchange else { return }
+        exchange.end()
+        nextRequest = exchange.freeTag
+        self.exchange = nil
+    }
+
+    private func takeToken() -> Int {
+        defer { nextToken += 1 }
+        return nextToken
+    }
 
     // MARK: operations
 
@@ -264,7 +300,7 @@ extension Engine: LinkDelegate {
         switch header.kind {
         // The link keeps these to itself.
         case .idle, .acknowledge, .void, .offer, .local, .fetching, .probe: return .discard
-        case .prepared, .credit:
+        case .prepared, .credit, .stateLack:
             guard header.payloadBytes == 0 else { return .violation("a \(header.kind) frame with a payload") }
             return .copy
         case .enter:
@@ -272,6 +308,13 @@ extension Engine: LinkDelegate {
                 return .violation("an entry of \(header.payloadBytes) bytes")
             }
             return .copy
+        case .stateRequest:
+            guard header.payloadBytes == UInt32(StateRequest.byteCount) else {
+                return .violation("a request of \(header.payloadBytes) bytes")
+            }
+            return .copy
+        case .data where header.phase == .state:
+            return exchange?.placement(header, from: link.peer, token: takeToken) ?? .discard
         case .data:
             return placeData(header, from: link.peer)
         }
@@ -315,8 +358,7 @@ extension Engine: LinkDelegate {
     }
 
     private func land(_ piece: StagedPiece, _ launch: LaunchNumber) -> Int {
-        let token = nextToken
-        nextToken += 1
+        let token = takeToken()
         landings[token] = (launch, piece)
         return token
     }
@@ -346,6 +388,10 @@ extension Engine: LinkDelegate {
     }
 
     package func link(_ link: Link, received header: FrameHeader, token: Int) {
+        if header.phase == .state {
+            exchange?.received(header, token: token)
+            return
+        }
         guard header.epoch == epoch, !isHalted, let launch = inbound[link.peer]?.bound[header.launch],
             let execution = executions[launch],
             let rank = execution.place.members.firstIndex(of: link.peer)
@@ -362,6 +408,11 @@ extension Engine: LinkDelegate {
 
     private func take(_ frame: HeldFrame, from peer: PeerID) {
         let header = frame.header
+        if header.kind == .stateRequest { return answer(frame, from: peer) }
+        if header.kind == .stateLack {
+            exchange?.takeLack(header.tag, from: peer)
+            return
+        }
         if header.epoch < epoch || (header.epoch == epoch && isHalted) { return }
         if header.epoch > epoch {
             guard (inbound[peer]?.heldFrames ?? 0) < configuration.heldFramesPerLink else { return }
@@ -371,7 +422,7 @@ extension Engine: LinkDelegate {
             return
         }
         switch header.kind {
-        case .idle, .acknowledge, .void, .offer, .local, .fetching, .probe: break
+        case .idle, .acknowledge, .void, .offer, .local, .fetching, .probe, .stateRequest, .stateLack: break
         case .enter:
             guard let entry = try? Entry(frame.payload) else {
                 Log.write(.error, "\(peer) sent an entry that cannot be read")
@@ -389,6 +440,15 @@ extension Engine: LinkDelegate {
             links[peer]?.kick()
         case .data:
             takeCopiedData(frame, from: peer)
+        }
+    }
+
+    private func answer(_ frame: HeldFrame, from peer: PeerID) {
+        if let exchange {
+            exchange.takeRequest(frame.payload, frame.header.tag, from: peer)
+        } else {
+            links[peer]?.send(
+                FrameHeader(kind: .stateLack, epoch: .none, launch: LaunchNumber(0), tag: frame.header.tag))
         }
     }
 
@@ -452,6 +512,11 @@ extension Engine: LinkDelegate {
     // MARK: frames out
 
     package func nextSegment(for link: Link, limit: Int) -> OutgoingSegment? {
+        operationSegment(for: link, limit: limit)
+            ?? exchange?.nextSegment(for: link.peer, limit: limit, token: takeToken)
+    }
+
+    private func operationSegment(for link: Link, limit: Int) -> OutgoingSegment? {
         guard !isHalted, let queue = outbound[link.peer]?.queue else { return nil }
         for execution in queue {
             guard let rank = execution.place.members.firstIndex(of: link.peer) else { continue }
@@ -468,8 +533,7 @@ extension Engine: LinkDelegate {
             if execution.outgoing[rank].isEmpty { outbound[link.peer]?.queue.removeAll { $0 === execution } }
             var token = 0
             if let piece = next.piece {
-                token = nextToken
-                nextToken += 1
+                token = takeToken()
                 departures[token] = Departure(
                     launch: execution.launch, chunk: Int(next.header.chunk),
                     pacedElements: next.pacedElements, piece: piece)
@@ -481,14 +545,19 @@ extension Engine: LinkDelegate {
     }
 
     package func bytesLeft(for link: Link) -> Int {
-        guard !isHalted, let queue = outbound[link.peer]?.queue else { return 0 }
-        return queue.reduce(0) { sum, execution in
+        let shared = exchange?.bytesLeft(for: link.peer) ?? 0
+        guard !isHalted, let queue = outbound[link.peer]?.queue else { return shared }
+        return queue.reduce(shared) { sum, execution in
             guard let rank = execution.place.members.firstIndex(of: link.peer) else { return sum }
             return execution.outgoing[rank].reduce(sum) { $0 + $1.bytesLeft }
         }
     }
 
     package func link(_ link: Link, sent segment: OutgoingSegment) {
+        if segment.header.phase == .state {
+            exchange?.sent(segment.token)
+            return
+        }
         guard let departure = departures.removeValue(forKey: segment.token), departure.pacedElements > 0, !isHalted,
             let execution = executions[departure.launch]
         else { return }

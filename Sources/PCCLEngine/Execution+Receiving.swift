@@ -65,6 +65,7 @@ extension Execution {
             blocks = gather.layout
             claimed = gather.claimed
             destination = .gather
+        case .state: throw .violation("a piece of a shared state for an operation")
         }
         let stride = UInt64(blocks.byteCount(elementsPerSegment))
         let segment = Int(clamping: header.offset / stride)

@@ -73,6 +73,8 @@ package final class PeerSession: @unchecked Sendable {
     private var events: [PeerMachine.Event] = []
     private var isPumping = false
     private var calls: [CallID: CallCompletion] = [:]
+    /// Tensors of calls that have not begun.
+    private var states: [CallID: StateMemory] = [:]
     private var operations: [OperationID: PendingOperation] = [:]
     private var operationsByLaunch: [LaunchNumber: OperationID] = [:]
     private var nextID: UInt64 = 1
@@ -98,12 +100,14 @@ package final class PeerSession: @unchecked Sendable {
     /// Why this peer is no longer a member, if it was declared lost or lost its master and a member.
     package var departure: String? { view.withLock { $0.departure } }
 
-    package func call(_ call: Call) -> CallCompletion {
+    /// `state`: the tensors of `synchronizeState`, lent until the completion is set.
+    package func call(_ call: Call, state: StateMemory? = nil) -> CallCompletion {
         let completion = CallCompletion()
         let isTaken = loop.submit { [self] in
             let id = CallID(nextID)
             nextID += 1
             calls[id] = completion
+            states[id] = state
             pump(.call(id, call))
         }
         if !isTaken { completion.set(.failed(.destroyed)) }
@@ -273,7 +277,13 @@ package final class PeerSession: @unchecked Sendable {
         case .finish(_, let launch, let succeeded):
             let traffic = engine?.finish(launch, succeeded: succeeded) ?? Traffic()
             if let id = operationsByLaunch.removeValue(forKey: launch) { operations[id]?.traffic += traffic }
-        case .lendState, .fetchState, .returnState: break
+        case .lendState(let id, let owner):
+            if let memory = states.removeValue(forKey: id) { engine?.lendState(memory, owner: owner) }
+        case .fetchState(let launch, let keys, let sources):
+            engine?.fetchState(keys, from: sources, owner: launch) { [weak self] failure in
+                self?.pump(.stateFetched(launch, failure: failure))
+            }
+        case .returnState: engine?.returnState()
         case .announcePrepared(let tag, let launch, let epoch, let peers):
             engine?.announcePrepared(tag, launch, epoch, to: peers)
         case .complete(let id, let outcome):
@@ -281,6 +291,7 @@ package final class PeerSession: @unchecked Sendable {
             operation.completion.set(
                 OperationResult(outcome: outcome, traffic: operation.traffic, resumptions: operation.resumptions))
         case .answer(let id, let answer):
+            states[id] = nil
             calls.removeValue(forKey: id)?.set(answer)
         case .view(let snapshot):
             view.withLock { $0 = (snapshot, machine?.departure) }

@@ -200,6 +200,7 @@ final class Execution {
         case .gather:
             guard resultSource[chunk] == rank else { return "no result of chunk \(chunk) is due from rank \(rank)" }
             return finish(chunk, offset, values)
+        case .state: return "a piece of a shared state"
         }
     }
 
@@ -401,7 +402,7 @@ extension World {
             } else if !host.plane.inbound[index].ignored.contains(header.launch) {
                 host.plane.inbound[index].early.append(frame)
             }
-        case .credit, .idle, .acknowledge, .void, .offer, .local, .fetching, .probe:
+        case .credit, .idle, .acknowledge, .void, .offer, .local, .fetching, .probe, .stateRequest, .stateLack:
             break
         }
     }

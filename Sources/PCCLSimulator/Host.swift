@@ -26,7 +26,7 @@ enum HostEvent {
     case masterClosed(connection: Int)
     case tick(Int)
     case measured(life: Int, [LinkFigure])
-    case stateArrives(UInt32)
+    case stateArrives(LaunchNumber)
     case caller(life: Int, CallerStep)
 }
 

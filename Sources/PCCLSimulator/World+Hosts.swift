@@ -82,7 +82,7 @@ extension World {
             if number == host.wakeNumber { pump(host, .tick) }
         case .measured(let life, let figures):
             if life == host.caller.life { pump(host, .measured(figures)) }
-        case .stateArrives(let number): takeState(host, number)
+        case .stateArrives(let launch): takeState(host, launch)
         case .caller(let life, let step):
             if life == host.caller.life { act(host, step) }
         }
@@ -152,7 +152,7 @@ extension World {
             note { "\(host.name) is prepared for \(tag), launch \(launch.value)" }
             planeAnnounce(host, tag, launch, epoch, peers)
         case .lendState: host.state.isLent = true
-        case .fetchState(let number, let keys, let sources): fetchState(host, number, keys, sources)
+        case .fetchState(let launch, let keys, let sources): fetchState(host, launch, keys, sources)
         case .returnState: returnState(host)
         case .complete(let id, let outcome): complete(id, outcome, at: host)
         case .answer(let id, let answer): answered(id, answer, at: host)

@@ -10,7 +10,7 @@ struct HostState {
     static let freeEntry = 2
 
     struct Fetch {
-        var number: UInt32
+        var launch: LaunchNumber
         var keys: [StateDecision.Key]
         var sources: [PeerID]
     }
@@ -54,21 +54,21 @@ extension World {
         begin(.synchronizeState(host.state.offer(strategy)), host)
     }
 
-    func fetchState(_ host: Host, _ number: UInt32, _ keys: [StateDecision.Key], _ sources: [PeerID]) {
-        host.state.fetch = HostState.Fetch(number: number, keys: keys, sources: sources)
+    func fetchState(_ host: Host, _ launch: LaunchNumber, _ keys: [StateDecision.Key], _ sources: [PeerID]) {
+        host.state.fetch = HostState.Fetch(launch: launch, keys: keys, sources: sources)
         for key in keys { host.state.values[key.entry] = HostState.torn }
         // One is taken for received when it is not.
         if keys.count > 1, sabotages(.forgetKey, oneIn: 1) { host.state.fetch?.keys.removeLast() }
-        planArrival(host, number)
+        planArrival(host, launch)
     }
 
-    private func planArrival(_ host: Host, _ number: UInt32) {
+    private func planArrival(_ host: Host, _ launch: LaunchNumber) {
         let unit = scenario.deadTime / 5000
-        plan(host, .stateArrives(number), after: unit * UInt64(1 + random.below(random.oneIn(8) ? 1000 : 20)))
+        plan(host, .stateArrives(launch), after: unit * UInt64(1 + random.below(random.oneIn(8) ? 1000 : 20)))
     }
 
-    func takeState(_ host: Host, _ number: UInt32) {
-        guard var fetch = host.state.fetch, fetch.number == number, let key = fetch.keys.first else { return }
+    func takeState(_ host: Host, _ launch: LaunchNumber) {
+        guard var fetch = host.state.fetch, fetch.launch == launch, let key = fetch.keys.first else { return }
         let source = fetch.sources[random.below(fetch.sources.count)]
         if let link = host.link(to: source), !links[link].isSevered {
             let giver = other(of: link, than: host)
@@ -85,11 +85,11 @@ extension World {
         }
         host.state.fetch = fetch
         if fetch.keys.isEmpty {
-            pump(host, .stateFetched(number, failure: nil))
+            pump(host, .stateFetched(launch, failure: nil))
         } else if fetch.sources.isEmpty {
-            pump(host, .stateFetched(number, failure: "nobody has it"))
+            pump(host, .stateFetched(launch, failure: "nobody has it"))
         } else {
-            planArrival(host, number)
+            planArrival(host, launch)
         }
     }
 

@@ -109,7 +109,7 @@ package final class Link {
     private var acknowledgementDelay = Interval.milliseconds(0)
     private var lastWish: Instant?
     private var lastWatch: Instant
-    private(set) var roundTrip = Interval.milliseconds(0)
+    package private(set) var roundTrip = Interval.milliseconds(0)
     /// The shortest that was seen: on a busy machine connections within it take milliseconds, too.
     private var leastRoundTrip = Interval.milliseconds(0)
     private var pieceLimit: Int
@@ -587,7 +587,7 @@ extension Link {
         case .fetching:
             guard configuration.sharing != .never else { return }
             peerFetches = true
-        case .enter, .data, .credit, .prepared, .void, .offer, .probe, .idle: break
+        case .enter, .data, .credit, .prepared, .void, .offer, .probe, .idle, .stateRequest, .stateLack: break
         }
     }
 }

@@ -28,11 +28,15 @@ package struct FrameHeader: Hashable, Sendable {
         case fetching = 10
         /// Says nothing: its payload is there to see how fast it arrives, and is thrown away.
         case probe = 11
+        /// The sender wants a part of a shared state. Payload: `StateRequest`; `tag` is the request's, and comes back.
+        case stateRequest = 12
+        /// What was asked for under this tag is not here.
+        case stateLack = 13
 
         /// Numbered frames arrive once, whatever becomes of a stripe; the others are of use at once or never.
         package var isNumbered: Bool {
             switch self {
-            case .enter, .data, .credit, .prepared, .void, .offer, .probe: true
+            case .enter, .data, .credit, .prepared, .void, .offer, .probe, .stateRequest, .stateLack: true
             case .idle, .acknowledge, .local, .fetching: false
             }
         }
@@ -41,6 +45,9 @@ package struct FrameHeader: Hashable, Sendable {
     package enum Phase: UInt8, Sendable {
         case reduce = 0
         case gather = 1
+        /// None: a piece of what was asked for with `stateRequest`. `tag` is the request's, `launch` the number of bytes that
+        /// all pieces have together, and `offset` where among them this one begins.
+        case state = 2
     }
 
     package static let byteCount = 40

@@ -1,15 +1,5 @@
 import PCCLBase
 
-/// What a member is ready to do when a shared state is synchronised, with the values of the C API.
-package enum SharedStateStrategy: UInt8, Sendable, CaseIterable {
-    /// Whatever most members hold becomes everybody's.
-    case enforcePopular = 0
-    /// It takes what others have; its own content is not in the election.
-    case receiveOnly = 1
-    /// Its content is in the election, and must be what is elected.
-    case sendOnly = 2
-}
-
 /// One tensor of a shared state, as a member holds it.
 package struct StateEntry: Hashable, Sendable {
     package var name: String

@@ -1,4 +1,5 @@
 import CKernels
+import PCCLBase
 import PCCLCompute
 import Testing
 

@@ -82,6 +82,10 @@ struct Cluster {
         var view: ViewSnapshot?
         /// Inputs restored: launches that ended without success.
         var restored: [LaunchNumber] = []
+        /// Its tensors are lent to a synchronisation.
+        var isLent = false
+        /// What it is to receive, last.
+        var fetch: (launch: LaunchNumber, keys: [StateDecision.Key], sources: [PeerID])?
         var launches = 0
     }
 
@@ -111,6 +115,8 @@ struct Cluster {
     var improvements: [TopologyProblem] = []
     /// Peers whose measurement takes until `finishMeasuring`.
     var measuring: Set<Name> = []
+    /// Peers that receive shared state until `finishFetching`; others have it at once.
+    var fetching: Set<Name> = []
 
     private var channels: [(channel: Channel, packet: Packet)] = []
     private var held: Set<Channel> = []
@@ -173,7 +179,7 @@ struct Cluster {
     mutating func arePeersPending(_ names: Name...) { for name in names { call(name, .arePeersPending) } }
     mutating func optimizeTopology(_ names: Name...) { for name in names { call(name, .optimizeTopology) } }
 
-    private mutating func call(_ name: Name, _ call: Call) {
+    mutating func call(_ name: Name, _ call: Call) {
         let id = CallID(nextCall)
         nextCall += 1
         callers[id] = name
@@ -346,6 +352,13 @@ struct Cluster {
     mutating func finishMeasuring(_ name: Name) {
         measuring.remove(name)
         measure(name)
+        settle()
+    }
+
+    mutating func finishFetching(_ name: Name, failure: String? = nil) {
+        fetching.remove(name)
+        guard let fetch = nodes[name]?.fetch else { return }
+        handle(name, .stateFetched(fetch.launch, failure: failure))
         settle()
     }
 
@@ -566,6 +579,16 @@ struct Cluster {
                 guard let other = self.name(of: peer), links.contains([name, other]) else { continue }
                 channels.append((Channel(from: name, to: other), .prepared(epoch, tag, launch)))
             }
+        case .lendState:
+            #expect(nodes[name]?.isLent == false, "one synchronisation at a time")
+            nodes[name]?.isLent = true
+        case .fetchState(let launch, let keys, let sources):
+            #expect(nodes[name]?.isLent == true, "only what was lent is written to")
+            nodes[name]?.fetch = (launch, keys, sources)
+            if !fetching.contains(name) { handle(name, .stateFetched(launch, failure: nil)) }
+        case .returnState:
+            nodes[name]?.isLent = false
+            nodes[name]?.fetch = nil
         case .complete(let id, let outcome):
             guard let caller = operationCallers.removeValue(forKey: id) else {
                 Issue.record("an operation of \(name) ended twice")

@@ -17,8 +17,8 @@ extension PeerMachine {
         /// What the caller's tensors hold by now.
         var offer: StateOffer
         var decision: StateDecision?
-        /// Counts what the engine was asked to fetch.
-        var fetches: UInt32 = 0
+        /// What the engine was asked for last.
+        var fetch: LaunchNumber?
     }
 
     mutating func synchronize(_ offer: StateOffer, _ id: CallID, _ effects: inout [Effect]) {
@@ -46,22 +46,22 @@ extension PeerMachine {
             && entries.allSatisfy { sharing.offer.entries.indices.contains($0) && !sharing.offer.entries[$0].allowsInequality }
             && !decision.sources.contains(m.registration.peer)
         guard isPossible else { return violation("a state that is not of the caller's shape", at: now, &effects) }
-        sharing.decision = decision
-        sharing.fetches &+= 1
+        let fetch = takeLaunchNumber()
+        (sharing.decision, sharing.fetch) = (decision, fetch)
         let missing = decision.keys.filter { sharing.offer.entries[$0.entry].hash != $0.hash }
         for key in missing { sharing.offer.entries[key.entry].hash = nil }
         m.sharing = sharing
         phase = .member(m)
         if missing.isEmpty {
-            endFetching(sharing.fetches, failure: nil, &effects)
+            endFetching(fetch, failure: nil, &effects)
         } else {
-            effects.append(.fetchState(sharing.fetches, missing, from: decision.sources))
+            effects.append(.fetchState(fetch, missing, from: decision.sources))
         }
     }
 
-    mutating func endFetching(_ number: UInt32, failure: String?, _ effects: inout [Effect]) {
+    mutating func endFetching(_ fetch: LaunchNumber, failure: String?, _ effects: inout [Effect]) {
         guard case .member(var m) = phase, let sharing = m.sharing, let decision = sharing.decision,
-            sharing.fetches == number
+            sharing.fetch == fetch
         else { return }
         if failure == nil {
             for key in decision.keys { m.sharing?.offer.entries[key.entry].hash = key.hash }

@@ -63,7 +63,7 @@ package struct PeerMachine: Sendable {
         /// The answer to `measureLinks`.
         case measured([LinkFigure])
         /// The answer to `fetchState`: all of it is here, or why it cannot be had.
-        case stateFetched(UInt32, failure: String?)
+        case stateFetched(LaunchNumber, failure: String?)
         /// The answer to `listFinal`.
         case final([LaunchNumber: [ResultPart]], Epoch)
         case tick
@@ -99,8 +99,8 @@ package struct PeerMachine: Sendable {
         /// The tensors of this call are lent, as memory of that launch, and may be read by members.
         case lendState(CallID, LaunchNumber)
         /// Get these contents for them, each chunk from whichever of these members; whatever was asked before is of no
-        /// interest any more. The number comes back.
-        case fetchState(UInt32, [StateDecision.Key], from: [PeerID])
+        /// interest any more. What is under way is memory of this launch.
+        case fetchState(LaunchNumber, [StateDecision.Key], from: [PeerID])
         /// They are the caller's again.
         case returnState
         case announcePrepared(Tag, LaunchNumber, Epoch, to: [PeerID])
@@ -253,7 +253,7 @@ package struct PeerMachine: Sendable {
                 PeerMachine.progress(tag, &m, &effects)
             }
         case .measured(let figures): vote(figures, &effects)
-        case .stateFetched(let number, let failure): endFetching(number, failure: failure, &effects)
+        case .stateFetched(let launch, let failure): endFetching(launch, failure: failure, &effects)
         case .final(let final, let epoch): report(final, epoch, &effects)
         case .tick:
             requestedWake = nil

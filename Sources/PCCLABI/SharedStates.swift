@@ -1,0 +1,55 @@
+import CPCCL
+import PCCL
+
+@implementation @c
+public func pcclSynchronizeSharedState(
+    _ communicator: OpaquePointer!, _ sharedState: UnsafeMutablePointer<pcclSharedState_t>!,
+    _ strategy: pcclSharedStateSyncStrategy_t, _ syncInfoOut: UnsafeMutablePointer<pcclSharedStateSyncInfo_t>?
+) -> pcclResult_t {
+    result("pcclSynchronizeSharedState") { () throws(PCCLError) in
+        let communicator = try Handles.communicator(communicator)
+        let given = try required(sharedState, "shared_state")
+        guard let strategy = UInt8(exactly: strategy.rawValue).flatMap(SharedStateStrategy.init) else {
+            throw PCCLError(.invalidArgument, "\(strategy.rawValue) is no strategy")
+        }
+        try communicator.requireMembership()
+        var state = try SharedState(given.pointee)
+        let info = try communicator.synchronize(&state, strategy)
+        given.pointee.revision = state.revision
+        syncInfoOut?.pointee = pcclSharedStateSyncInfo_t(tx_bytes: info.sentBytes, rx_bytes: info.receivedBytes)
+    }
+}
+
+extension SharedState {
+    init(_ state: pcclSharedState_t) throws(PCCLError) {
+        self.init(revision: state.revision)
+        guard (0...SharedState.largestCount).contains(state.count) else {
+            throw PCCLError(.invalidArgument, "\(state.count) entries; \(SharedState.largestCount) are possible")
+        }
+        guard state.count > 0 else { return }
+        let infos = try required(state.infos, "shared_state->infos")
+        for index in 0..<state.count { entries.append(try SharedState.entry(infos[index], index)) }
+    }
+
+    private static func entry(_ info: pcclTensorInfo_t, _ index: Int) throws(PCCLError) -> Entry {
+        guard let pointer = info.name else { throw PCCLError(.invalidArgument, "entry \(index) has no name") }
+        guard let name = String(validatingCString: pointer) else {
+            throw PCCLError(.invalidArgument, "the name of entry \(index) is not UTF-8")
+        }
+        guard let type = DataType(rawValue: info.datatype.rawValue) else {
+            throw PCCLError(.invalidArgument, "\"\(name)\": \(info.datatype.rawValue) is no data type")
+        }
+        switch info.device_type {
+        case pcclDeviceCpu: break
+        case pcclDeviceCuda:
+            throw PCCLError(.invalidUsage, "\"\(name)\": memory of a CUDA device is not available in this release")
+        default: throw PCCLError(.invalidArgument, "\"\(name)\": \(info.device_type.rawValue) is no device type")
+        }
+        guard info.data != nil || info.count == 0 else {
+            throw PCCLError(.invalidArgument, "\"\(name)\": data is null")
+        }
+        return Entry(
+            name, info.data ?? UnsafeMutableRawPointer(bitPattern: -1).unsafelyUnwrapped, count: info.count, type: type,
+            mayDiffer: info.allow_content_inequality)
+    }
+}
