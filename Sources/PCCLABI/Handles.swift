@@ -71,6 +71,26 @@ func required<T>(_ pointer: T?, _ name: StaticString) throws(PCCLError) -> T {
     return pointer
 }
 
+/// What a struct says that begins with its own size, `size`, and may be that of an older or a later release: what an older
+/// one lacks is as in `none`.
+func known<T>(_ options: UnsafePointer<T>, none: T, size: Int) throws(PCCLError) -> T {
+    guard (MemoryLayout<Int>.size...1 << 16).contains(size) else {
+        throw PCCLError(.invalidArgument, "struct_size of the options is \(size); set it to their size")
+    }
+    var known = none
+    let given = UnsafeRawBufferPointer(start: options, count: size)
+    let isLater = withUnsafeMutableBytes(of: &known) { known in
+        known.copyMemory(from: UnsafeRawBufferPointer(rebasing: given.prefix(known.count)))
+        return given.dropFirst(known.count).contains { $0 != 0 }
+    }
+    guard !isLater else { throw PCCLError.laterRelease }
+    return known
+}
+
+extension PCCLError {
+    static let laterRelease = PCCLError(.invalidArgument, "the options have something of a later release")
+}
+
 extension SocketAddress {
     init(_ address: ccoip_socket_address_t) throws(PCCLError) {
         switch address.inet.protocol {

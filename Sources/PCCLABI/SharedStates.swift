@@ -7,17 +7,41 @@ public func pcclSynchronizeSharedState(
     _ strategy: pcclSharedStateSyncStrategy_t, _ syncInfoOut: UnsafeMutablePointer<pcclSharedStateSyncInfo_t>?
 ) -> pcclResult_t {
     result("pcclSynchronizeSharedState") { () throws(PCCLError) in
-        let communicator = try Handles.communicator(communicator)
-        let given = try required(sharedState, "shared_state")
-        guard let strategy = UInt8(exactly: strategy.rawValue).flatMap(SharedStateStrategy.init) else {
-            throw PCCLError(.invalidArgument, "\(strategy.rawValue) is no strategy")
-        }
-        try communicator.requireMembership()
-        var state = try SharedState(given.pointee)
-        let info = try communicator.synchronize(&state, strategy)
-        given.pointee.revision = state.revision
-        syncInfoOut?.pointee = pcclSharedStateSyncInfo_t(tx_bytes: info.sentBytes, rx_bytes: info.receivedBytes)
+        try synchronize(communicator, sharedState, strategy, nil, syncInfoOut)
     }
+}
+
+@implementation @c
+public func pcclSynchronizeSharedStateWithOptions(
+    _ communicator: OpaquePointer!, _ sharedState: UnsafeMutablePointer<pcclSharedState_t>!,
+    _ strategy: pcclSharedStateSyncStrategy_t, _ options: UnsafePointer<pcclSyncOptions_t>?,
+    _ syncInfoOut: UnsafeMutablePointer<pcclSharedStateSyncInfo_t>?
+) -> pcclResult_t {
+    result("pcclSynchronizeSharedStateWithOptions") { () throws(PCCLError) in
+        try synchronize(communicator, sharedState, strategy, options, syncInfoOut)
+    }
+}
+
+private func synchronize(
+    _ communicator: OpaquePointer?, _ sharedState: UnsafeMutablePointer<pcclSharedState_t>?,
+    _ strategy: pcclSharedStateSyncStrategy_t, _ options: UnsafePointer<pcclSyncOptions_t>?,
+    _ syncInfoOut: UnsafeMutablePointer<pcclSharedStateSyncInfo_t>?
+) throws(PCCLError) {
+    let communicator = try Handles.communicator(communicator)
+    let given = try required(sharedState, "shared_state")
+    guard let strategy = UInt8(exactly: strategy.rawValue).flatMap(SharedStateStrategy.init) else {
+        throw PCCLError(.invalidArgument, "\(strategy.rawValue) is no strategy")
+    }
+    var unchanged: UnsafePointer<CBool>?
+    if let options {
+        unchanged = try known(options, none: pcclSyncOptions_t(), size: options.pointee.struct_size).unchanged
+    }
+    try communicator.requireMembership()
+    var state = try SharedState(given.pointee)
+    if let unchanged { for entry in state.entries.indices { state.entries[entry].isUnchanged = unchanged[entry] } }
+    let info = try communicator.synchronize(&state, strategy)
+    given.pointee.revision = state.revision
+    syncInfoOut?.pointee = pcclSharedStateSyncInfo_t(tx_bytes: info.sentBytes, rx_bytes: info.receivedBytes)
 }
 
 extension SharedState {

@@ -44,6 +44,9 @@ static void beforeInit(void) {
     EXPECT(pcclNotInitialized, pcclFreeErrorFeedback(fake, 1));
     EXPECT(pcclNotInitialized,
            pcclSynchronizeSharedState(fake, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
+    EXPECT(pcclNotInitialized,
+           pcclSynchronizeSharedStateWithOptions(fake, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL,
+                                                 NULL));
     EXPECT(pcclNotInitialized, pcclDestroyCommunicator(fake));
     CHECK(made == NULL && number == 77 && pending && receive[0] == 3 && receive[1] == 4);
 }
@@ -174,6 +177,9 @@ static void nullPointers(void) {
            pcclAllReduceMultipleWithOptions(&operation, 1, NULL, onLoss(pcclOnLossResume), NULL, 1));
     EXPECT(pcclInvalidArgument,
            pcclSynchronizeSharedState(NULL, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
+    EXPECT(pcclInvalidArgument,
+           pcclSynchronizeSharedStateWithOptions(NULL, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL,
+                                                 NULL));
     EXPECT(pcclInvalidArgument, pcclDestroyCommunicator(NULL));
     CHECK(made == NULL);
 }
@@ -215,6 +221,9 @@ static void notConnected(void) {
            pcclAllReduceMultipleWithOptions(&operation, 1, communicator, onLoss(pcclOnLossResume), NULL, 1));
     EXPECT(pcclInvalidUsage,
            pcclSynchronizeSharedState(communicator, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
+    EXPECT(pcclInvalidUsage,
+           pcclSynchronizeSharedStateWithOptions(communicator, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL,
+                                                 NULL));
     CHECK(number == 77 && pending && receive[0] == 3 && receive[1] == 4);
 
     testing_phase = "connecting where nobody listens, then again";
@@ -436,19 +445,92 @@ static void options(pcclComm_t *communicator) {
     CHECK(values[0] == 1 && values[3] == 4);
 }
 
-static void laterReleases(pcclComm_t *communicator) {
-    testing_phase = "what this release does not have";
-    float send[4] = {1, 2, 3, 4};
-    pcclTensorInfo_t tensor = {"weights", send, 4, pcclFloat, pcclDeviceCpu, false};
-    pcclSharedState_t state = {1, 1, &tensor};
+static void sharedStates(pcclComm_t *communicator) {
+    testing_phase = "shared states that cannot be";
+    float values[4] = {1, 2, 3, 4};
+    const pcclSharedStateSyncStrategy_t popular = PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR;
+    pcclTensorInfo_t tensors[2] = {{"weights", values, 4, pcclFloat, pcclDeviceCpu, false},
+                                   {"bias", values, 1, pcclFloat, pcclDeviceCpu, true}};
+    const pcclTensorInfo_t good = tensors[0];
+    pcclSharedState_t state = {1, 1, tensors};
     pcclSharedStateSyncInfo_t info;
+    memset(&info, 0xaa, sizeof(info));
+    EXPECT(pcclInvalidArgument, pcclSynchronizeSharedState(communicator, NULL, popular, &info));
     EXPECT(pcclInvalidArgument,
-           pcclSynchronizeSharedState(communicator, NULL, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, &info));
-    EXPECT(pcclInvalidUsage,
-           pcclSynchronizeSharedState(communicator, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, &info));
-    EXPECT(pcclInvalidUsage,
-           pcclSynchronizeSharedState(communicator, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_RECEIVE_ONLY, NULL));
-    CHECK(state.revision == 1 && state.count == 1 && state.infos == &tensor && send[0] == 1 && send[3] == 4);
+           pcclSynchronizeSharedState(communicator, &state, (pcclSharedStateSyncStrategy_t)3, &info));
+    state.infos = NULL;
+    EXPECT(pcclInvalidArgument, pcclSynchronizeSharedState(communicator, &state, popular, &info));
+    state.infos = tensors;
+    const size_t counts[] = {65537, SIZE_MAX};
+    for (int i = 0; i < 2; i++) {
+        state.count = counts[i];
+        EXPECT(pcclInvalidArgument, pcclSynchronizeSharedState(communicator, &state, popular, &info));
+    }
+    state.count = 1;
+    for (int kind = 0; kind < 8; kind++) {
+        tensors[0] = good;
+        switch (kind) {
+        case 0:
+            tensors[0].name = NULL;
+            break;
+        case 1:
+            tensors[0].name = "\xff\xfe";
+            break;
+        case 2:
+            tensors[0].data = NULL;
+            break;
+        case 3:
+            tensors[0].datatype = (pcclDataType_t)12;
+            break;
+        case 4:
+            tensors[0].device_type = (pcclDeviceType_t)2;
+            break;
+        case 5:
+            tensors[0].count = SIZE_MAX / 2;
+            break;
+        case 6:
+            tensors[0].count = SIZE_MAX / 4;
+            break;
+        default:
+            tensors[0].name = "bias";
+            state.count = 2;
+            break;
+        }
+        EXPECT(pcclInvalidArgument, pcclSynchronizeSharedState(communicator, &state, popular, &info));
+    }
+    tensors[0] = good;
+    state.count = 1;
+    tensors[0].device_type = pcclDeviceCuda;
+    EXPECT(pcclInvalidUsage, pcclSynchronizeSharedState(communicator, &state, popular, &info));
+    tensors[0] = good;
+    pcclSyncOptions_t options[2];
+    memset(options, 0, sizeof(options));
+    const size_t sizes[] = {0, 7, 1 << 17};
+    for (int i = 0; i < 3; i++) {
+        options[0].struct_size = sizes[i];
+        EXPECT(pcclInvalidArgument,
+               pcclSynchronizeSharedStateWithOptions(communicator, &state, popular, options, &info));
+    }
+    options[0].struct_size = sizeof(options);
+    options[1].struct_size = 1;
+    EXPECT(pcclInvalidArgument, pcclSynchronizeSharedStateWithOptions(communicator, &state, popular, options, &info));
+    for (size_t i = 0; i < sizeof(info); i++)
+        CHECK(((unsigned char *)&info)[i] == 0xaa);
+
+    testing_phase = "shared states of one who is alone";
+    const bool unchanged[2] = {true, false};
+    options[1].struct_size = 0;
+    options[0].unchanged = unchanged;
+    state.count = 2;
+    EXPECT(pcclSuccess, pcclSynchronizeSharedStateWithOptions(communicator, &state, popular, options, &info));
+    EXPECT(pcclSuccess, pcclSynchronizeSharedState(communicator, &state, popular, NULL));
+    EXPECT(pcclSuccess,
+           pcclSynchronizeSharedState(communicator, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_RECEIVE_ONLY, &info));
+    CHECK(info.tx_bytes == 0 && info.rx_bytes == 0);
+    CHECK(state.revision == 1 && state.count == 2 && state.infos == tensors && values[0] == 1 && values[3] == 4);
+    state.count = 0;
+    state.infos = NULL;
+    EXPECT(pcclSuccess, pcclSynchronizeSharedState(communicator, &state, popular, &info));
 }
 
 static void aloneInTheGroup(void) {
@@ -485,7 +567,7 @@ static void aloneInTheGroup(void) {
 
     reduceArguments(communicator);
     options(communicator);
-    laterReleases(communicator);
+    sharedStates(communicator);
 
     testing_phase = "the group of one is well after all that";
     EXPECT(pcclSuccess, pcclUpdateTopology(communicator));

@@ -104,6 +104,10 @@ static void checkStructs(void) {
     MEMBER(pcclReducePart_t, first_element, 0, 8);
     MEMBER(pcclReducePart_t, element_count, 8, 8);
     MEMBER(pcclReducePart_t, world_size, 16, 4);
+    SIZE(pcclSyncOptions_t, 16);
+    MEMBER(pcclSyncOptions_t, struct_size, 0, 8);
+    MEMBER(pcclSyncOptions_t, unchanged, 8, 8);
+
     SIZE(pcclReduceOptions_t, 32);
     MEMBER(pcclReduceOptions_t, struct_size, 0, 8);
     MEMBER(pcclReduceOptions_t, on_loss, 8, 4);

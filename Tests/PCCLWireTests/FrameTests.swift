@@ -31,6 +31,13 @@ struct FrameTests {
             offset: .max, payloadBytes: UInt32(WireLimits.framePayloadBytes), serial: .max),
         FrameHeader(kind: .credit, epoch: Epoch(7), launch: LaunchNumber(8), tag: Tag(9), offset: 1 << 40),
         FrameHeader(kind: .prepared, epoch: Epoch(1), launch: LaunchNumber(1), tag: Tag(0)),
+        FrameHeader(
+            kind: .data, phase: .state, epoch: .none, launch: LaunchNumber(1 << 20), tag: Tag(.max), offset: 1 << 19,
+            payloadBytes: 1 << 19),
+        FrameHeader(
+            kind: .stateRequest, epoch: .none, launch: LaunchNumber(0), tag: Tag(5),
+            payloadBytes: UInt32(StateRequest.byteCount)),
+        FrameHeader(kind: .stateLack, epoch: .none, launch: LaunchNumber(0), tag: Tag(5)),
         FrameHeader(kind: .idle, epoch: .none, launch: LaunchNumber(0), tag: Tag(0)),
         FrameHeader(
             kind: .probe, epoch: .none, launch: LaunchNumber(0), tag: Tag(0),
@@ -61,13 +68,13 @@ struct FrameTests {
     @Test("an unknown kind or phase, and a payload above the limit, are errors")
     func lies() {
         var bytes = stored(Self.headers[0])
-        for kind in [0, 12, 255] as [UInt8] {
+        for kind in [0, 14, 255] as [UInt8] {
             bytes[1 + 4] = kind
             #expect(throws: WireError.unknownKind(kind)) { _ = try read(bytes) }
         }
         bytes[1 + 4] = 2
-        bytes[1 + 5] = 2
-        #expect(throws: WireError.unknownValue(field: "phase", value: 2)) { _ = try read(bytes) }
+        bytes[1 + 5] = 3
+        #expect(throws: WireError.unknownValue(field: "phase", value: 3)) { _ = try read(bytes) }
         bytes[1 + 5] = 0
         for count in [UInt32(WireLimits.framePayloadBytes) + 1, .max] {
             bytes.replaceSubrange(1..<5, with: Samples.number(count))
@@ -175,5 +182,32 @@ struct EntryTests {
             #expect(throws: WireError.self) { _ = try Entry(changed(12, block)) }
         }
         #expect(throws: WireError.unknownValue(field: "rounding", value: 2)) { _ = try Entry(changed(13, 2)) }
+    }
+}
+
+@Suite("Requests for shared state")
+struct StateRequestTests {
+    @Test(
+        "they are read as they were written, and cut short are an error",
+        arguments: [
+            StateRequest(entry: 0, hash: ContentHash(high: 0, low: .max), part: .hashes),
+            StateRequest(entry: 65_535, hash: ContentHash(high: .max, low: 0), part: .chunk(0)),
+            StateRequest(entry: 1, hash: ContentHash(high: 1, low: 2), part: .chunk(0xffff_fffe)),
+        ])
+    func roundTrip(request: StateRequest) throws {
+        #expect(request.bytes.count == StateRequest.byteCount)
+        #expect(try StateRequest(request.bytes) == request)
+        #expect(throws: WireError.self) { _ = try StateRequest(request.bytes.dropLast()) }
+        #expect(throws: WireError.leftOver(1)) { _ = try StateRequest(request.bytes + [0]) }
+    }
+
+    @Test("hashes of chunks are so many, no more and no fewer")
+    func hashes() throws {
+        let hashes = (0..<5).map { ContentHash(high: $0, low: .max - $0) }
+        let bytes = StateRequest.bytes(ofHashes: hashes)
+        #expect(bytes.count == 80)
+        #expect(try StateRequest.hashes(bytes, count: 5) == hashes)
+        #expect(throws: WireError.leftOver(16)) { _ = try StateRequest.hashes(bytes, count: 4) }
+        #expect(throws: WireError.self) { _ = try StateRequest.hashes(bytes, count: 6) }
     }
 }

@@ -18,7 +18,17 @@ enum Samples {
         directBytesPerSecond: 4, ringBytesPerSecond: .max, twoLevelBytesPerSecond: 6)
     static let world = WorldCounts(globalWorldSize: 7, groupCount: 2, largestGroupWorldSize: .max)
 
+    static let offer = StateOffer(
+        revision: .max, strategy: .sendOnly,
+        entries: [
+            StateEntry(name: "", type: .uint8, count: 0, allowsInequality: false, hash: ContentHash(high: .max, low: 1)),
+            StateEntry(name: "a", type: .float64, count: .max, allowsInequality: true, hash: nil),
+            StateEntry(name: "é", type: .bfloat16, count: 1, allowsInequality: false, hash: nil),
+        ])
+
     static let toMaster: [ToMaster] = [
+        .offerState(offer), .offerState(StateOffer(revision: 0, strategy: .enforcePopular, entries: [])),
+        .stateReceived(session: .max), .stateReceived(session: 0, failure: "no source gives it"),
         .hello(group: GroupID(3), listenPort: 48150, addresses: addresses, stripes: 4),
         .hello(group: GroupID(.max), listenPort: 0, addresses: [], stripes: .max),
         .heartbeat, .voteJoin, .votePending, .leave,
@@ -65,13 +75,18 @@ enum Samples {
                     epoch: Epoch(9), highestEpoch: Epoch(.max), members: members,
                     arrangement: Arrangement(shares: [1, 2], sites: [0, 1], figures: figures), answers: .max,
                     lastAnswer: .optimizeUnchanged, call: .optimizeTopology,
-                    figures: [LinkFigure(peer: PeerID(1), bytesPerSecond: 2)], isHalted: true, needsRepair: true))),
+                    figures: [LinkFigure(peer: PeerID(1), bytesPerSecond: 2)], revision: .max, isHalted: true, needsRepair: true))),
         .voteOptimize(figures: [
             LinkFigure(peer: PeerID(1)), LinkFigure(peer: PeerID(.max), bytesPerSecond: .max, latencyNanoseconds: 1),
         ]),
     ]
 
     static let toPeer: [ToPeer] = [
+        .repeatOffer, .stateSynchronized(revision: nil), .stateSynchronized(revision: .max),
+        .receiveState(
+            StateDecision(
+                session: .max, revision: 1, sources: [PeerID(1), PeerID(.max)],
+                keys: [.init(entry: 65_535, hash: ContentHash(high: 1, low: .max))])),
         .welcome(
             peer: PeerID(.max), run: RunID(high: 1, low: .max), secret: PeerSecret(high: .max, low: 2),
             deadTimeMilliseconds: 5000, masterGraceMilliseconds: 30_000,

@@ -138,15 +138,6 @@ def test_the_topology_is_optimised_by_all_together(new_world: Callable[[int], Wo
     assert world.run(work) == [[3.0, 3.0]] * 3
 
 
-def test_what_is_not_in_this_release_says_so(pair: World) -> None:
-    communicator = pair.communicators[0]
-    tensor = numpy.ones(4, dtype=numpy.float32)
-    state = pccl.SharedState.from_mapping({"weights": tensor}, revision=1)
-    with pytest.raises(pccl.InvalidUsageError, match="release"):
-        communicator.sync_shared_state(state)
-    assert state.revision == 1 and (tensor == 1).all()
-
-
 def test_connecting_without_a_master_fails_and_may_be_tried_again() -> None:
     address = f"127.0.0.1:{free_port()}"
     with pccl.Communicator(address) as communicator:

@@ -183,7 +183,8 @@ _NARROWER_MEANINGS: Dict[Tuple[str, int], str] = {
     ("pcclAwaitAsyncReduce", Result.INVALID_ARGUMENT): _MISMATCH,
     ("pcclAwaitAsyncReduceParts", Result.INVALID_ARGUMENT): _MISMATCH,
     ("pcclSynchronizeSharedState", Result.INVALID_USAGE): (
-        "the shared state is not in this release; leave the call out."
+        "the communicator is not connected, other peers wait in another call, or this peer's state does not go with "
+        "theirs (its revision, names, types, counts or strategy; the log says which), and it is no longer a member."
     ),
 }
 

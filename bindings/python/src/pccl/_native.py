@@ -141,6 +141,11 @@ ffi.cdef(
     pcclResult_t pcclAllReduceMultipleWithOptions(const pcclReduceOpDescriptor_t *, size_t, const pcclComm_t *,
                                                   const pcclReduceOptions_t *, pcclReduceInfo_t *, int);
     pcclResult_t pcclFreeErrorFeedback(const pcclComm_t *, uint64_t);
+
+    typedef struct { size_t struct_size; const bool *unchanged; } pcclSyncOptions_t;
+    pcclResult_t pcclSynchronizeSharedStateWithOptions(const pcclComm_t *, pcclSharedState_t *,
+                                                       pcclSharedStateSyncStrategy_t, const pcclSyncOptions_t *,
+                                                       pcclSharedStateSyncInfo_t *);
     """
 )
 
@@ -173,6 +178,7 @@ EXTENSION_FUNCTIONS = (
     "pcclAwaitAsyncReduceParts",
     "pcclAllReduceMultipleWithOptions",
     "pcclFreeErrorFeedback",
+    "pcclSynchronizeSharedStateWithOptions",
 )
 
 _loading = threading.Lock()

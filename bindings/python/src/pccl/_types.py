@@ -271,6 +271,9 @@ class TensorInfo:
     """A writable NumPy array, torch CPU tensor or buffer, C-contiguous. Lent to the library during the call only."""
     allow_content_inequality: bool = False
     """True: the content may differ between peers; it is not compared and not sent on its own."""
+    unchanged: bool = False
+    """True: nobody has written it since this communicator last synchronised an entry of this name and size, so it is
+    not read. Your word is believed."""
 
 
 @dataclass

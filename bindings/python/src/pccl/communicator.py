@@ -394,17 +394,27 @@ class Communicator:
         shared_state: SharedState,
         strategy: SharedStateSyncStrategy = SharedStateSyncStrategy.ENFORCE_POPULAR,
     ) -> SharedStateSyncInfo:
-        """Makes all peers of the group hold the same tensors. Joint. **Not in this release: InvalidUsageError.**
+        """Makes all peers of the group hold the same tensors. Joint: returns when all do.
+
+        One content is elected: that of most peers that have the revision that is due (any the first time, then one
+        more each time) and do not only receive; among equals that of the lowest rank. Who holds something else
+        receives the chunks that differ, from all who have them.
 
         Args:
             shared_state: this peer's tensors, written where they differ from the elected content, and its revision,
-                updated where it was behind.
+                updated where it was behind. Names, types and counts are the same on every peer, in any order.
             strategy: what this peer is ready to do.
 
         Raises:
-            InvalidUsageError: not in this release; else not connected, or the state was refused (see the log).
-            NoSharedStateAvailableError: no peer can give the content.
+            InvalidUsageError: not connected, other peers wait in another call, or this state does not go with the
+                others' (see the log): a revision above the one that is due, other names, types or counts, strategies
+                that cannot be mixed. Then this peer is no longer a member, and the others go on.
+            NoSharedStateAvailableError: on all peers: none has the revision that is due and gives it, or none is left
+                that had it.
             PendingAsyncOpsError: operations are not awaited.
+            MasterConnectionFailedError: the master has taken this peer for lost, or stayed away for too long.
+            NotImplementedError: an entry is said to be unchanged, and the library that ``PCCL_LIBRARY`` names has no
+                such option.
             ValueError, TypeError: a tensor cannot be used; the text says what to do.
         """
         strategy = SharedStateSyncStrategy(strategy)
@@ -425,8 +435,16 @@ class Communicator:
         native.infos = infos
         self._settle_abandoned()
         moved = ffi.new("pcclSharedStateSyncInfo_t *")
-        with self._lifetime.inside() as pointer:
-            code = self._library.pcclSynchronizeSharedState(pointer, native, strategy, moved)
+        unchanged = [bool(entry.unchanged) for entry in entries]
+        if any(unchanged):
+            require_extension(self._library, "unchanged entries")
+            flags = ffi.new("bool[]", unchanged)
+            options = ffi.new("pcclSyncOptions_t *", {"struct_size": ffi.sizeof("pcclSyncOptions_t"), "unchanged": flags})
+            with self._lifetime.inside() as pointer:
+                code = self._library.pcclSynchronizeSharedStateWithOptions(pointer, native, strategy, options, moved)
+        else:
+            with self._lifetime.inside() as pointer:
+                code = self._library.pcclSynchronizeSharedState(pointer, native, strategy, moved)
         check(code, "pcclSynchronizeSharedState", f"revision {shared_state.revision}, {self._subject}")
         shared_state.revision = int(native.revision)
         return SharedStateSyncInfo(tx_bytes=int(moved.tx_bytes), rx_bytes=int(moved.rx_bytes))
