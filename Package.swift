@@ -61,7 +61,8 @@ let package = Package(
         .executableTarget(
             name: "pccl",
             dependencies: [
-                "PCCLBase", "PCCL", "PCCLSimulator", "DigitsTraining", "StrictJSON", "WANLab", "CShims", argumentParser,
+                "PCCLBase", "PCCL", "PCCLTransport", "PCCLSimulator", "DigitsTraining", "StrictJSON", "WANLab", "CShims",
+                argumentParser,
             ],
             swiftSettings: strict),
 

@@ -41,7 +41,7 @@ struct PeerAgreement {
             wrongElements: Int(try reduced([Int64(own.wrongElements)], .sum)[0]))
     }
 
-    private func reduced<T: Reducible>(_ values: [T], _ operation: ReduceOperation) throws -> [T] {
+    func reduced<T: Reducible>(_ values: [T], _ operation: ReduceOperation) throws -> [T] {
         var values = values
         try values.withUnsafeMutableBufferPointer { _ = try communicator.allReduce($0, operation, tag: 0) }
         return values

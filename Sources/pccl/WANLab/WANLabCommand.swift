@@ -138,7 +138,8 @@ struct WANLabRunCommand: ParsableCommand {
     }
 
     private var isBench: Bool {
-        command.count >= 2 && (command[0] == "pccl" || command[0].hasSuffix("/pccl")) && command[1] == "bench"
+        command.count >= 2 && (command[0] == "pccl" || command[0].hasSuffix("/pccl"))
+            && ["bench", "bench-state"].contains(command[1])
     }
 
     private var isMasterWanted: Bool {
