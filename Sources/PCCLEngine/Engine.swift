@@ -140,7 +140,7 @@ package final class Engine {
     /// From now on others may receive what this memory holds.
     package func lendState(_ memory: StateMemory, owner: LaunchNumber) {
         exchange = StateExchange(
-            loop, memory, owner: owner, pool: pools.staging, firstTag: nextRequest,
+            loop, memory, owner: owner, pool: pools.staging, firstTag: nextRequest, configuration: configuration.state,
             link: { [weak self] in self?.links[$0] },
             abandon: { [weak self] owner in self?.links.values.forEach { $0.abandon(owner) } })
     }
@@ -513,7 +513,7 @@ extension Engine: LinkDelegate {
 
     package func nextSegment(for link: Link, limit: Int) -> OutgoingSegment? {
         operationSegment(for: link, limit: limit)
-            ?? exchange?.nextSegment(for: link.peer, limit: limit, token: takeToken)
+            ?? exchange?.nextSegment(for: link, limit: limit, token: takeToken)
     }
 
     private func operationSegment(for link: Link, limit: Int) -> OutgoingSegment? {
@@ -555,7 +555,7 @@ extension Engine: LinkDelegate {
 
     package func link(_ link: Link, sent segment: OutgoingSegment) {
         if segment.header.phase == .state {
-            exchange?.sent(segment.token)
+            exchange?.sent(segment, to: link.peer)
             return
         }
         guard let departure = departures.removeValue(forKey: segment.token), departure.pacedElements > 0, !isHalted,

@@ -36,6 +36,8 @@ package struct EngineConfiguration: Sendable {
     package var keptStagingBytes = 64 << 20
     package var keptOriginalsBytes = 256 << 20
 
+    package var state = StateConfiguration()
+
     /// Where all that comes from.
     package var memory = StagingMemory.system
 
@@ -61,4 +63,31 @@ package struct EngineConfiguration: Sendable {
         let share = stagingBytesPerOperation / max(streams, 1)
         return max(share / segmentWireBytes, 2) * segmentWireBytes
     }
+}
+
+/// How shared state is fetched and given.
+package struct StateConfiguration: Sendable {
+    package enum Compression: Sendable {
+        case never
+        case whereItPays
+        case always
+    }
+    package var compression = Compression.whereItPays
+    /// Of one source, asked for and not here yet: what its link carries in this time, ...
+    package var windowSeconds = 0.25
+    /// ... within these bounds; the second one before its rate is known.
+    package var smallestWindowBytes = 2 << 20
+    package var firstWindowBytes = 8 << 20
+    package var largestWindowBytes = 64 << 20
+    /// Of all sources, as much staging as may be in use.
+    package var stagingBytes = 256 << 20
+    /// Small tensors are a request each.
+    package var requestsPerSource = 256
+    package var period = Interval.milliseconds(100)
+    /// A source that gives nothing for that long is busy, or its link stands still.
+    package var patience = Interval.seconds(3)
+    /// At the end an idle source is asked for what another has owed for longer than that.
+    package var lastPatience = Interval.milliseconds(500)
+
+    package init() {}
 }

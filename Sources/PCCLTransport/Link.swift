@@ -126,7 +126,7 @@ package final class Link {
     private var memory: PeerMemory?
     private var proof: MemoryProof?
     /// The peer fetches from our memory: it wants addresses, not bytes.
-    private(set) var peerFetches = false
+    package private(set) var peerFetches = false
 
     /// Stripes lie in `descriptors` in the order of their numbers, connected and greeted; `timeouts` are the run's.
     /// `isMaker`: this side dialled.

@@ -46,7 +46,8 @@ package struct FrameHeader: Hashable, Sendable {
         case reduce = 0
         case gather = 1
         /// None: a piece of what was asked for with `stateRequest`. `tag` is the request's, `launch` the number of bytes that
-        /// all pieces have together, and `offset` where among them this one begins.
+        /// all pieces have together, and `offset` where among them this one begins. Fewer bytes than were asked for are a
+        /// Zstandard frame of them.
         case state = 2
     }
 

@@ -8,6 +8,7 @@ import PCCLWire
 final class StateExchange {
     private let loop: EventLoop
     private let pool: StagingPool
+    private let configuration: StateConfiguration
     private let link: (PeerID) -> Link?
     /// All links let go of memory that was lent to them in this name.
     private let abandon: (LaunchNumber) -> Void
@@ -21,15 +22,16 @@ final class StateExchange {
     /// The memory is lent as that of `owner` until `end`.
     init(
         _ loop: EventLoop, _ memory: StateMemory, owner: LaunchNumber, pool: StagingPool, firstTag: UInt64,
-        link: @escaping (PeerID) -> Link?, abandon: @escaping (LaunchNumber) -> Void
+        configuration: StateConfiguration, link: @escaping (PeerID) -> Link?, abandon: @escaping (LaunchNumber) -> Void
     ) {
         self.loop = loop
         self.memory = memory
         self.pool = pool
         self.link = link
         self.abandon = abandon
+        self.configuration = configuration
         freeTag = firstTag
-        server = StateServer(memory, owner: owner, pool: pool)
+        server = StateServer(loop, memory, owner: owner, pool: pool, compression: configuration.compression)
     }
 
     /// `end` is called with what is wrong, or nil, unless something else is to be fetched before.
@@ -39,7 +41,7 @@ final class StateExchange {
         stopFetching()
         for key in keys { server.withdraw(key.entry) }
         let fetcher = StateFetcher(
-            loop, memory, owner: owner, keys, from: sources, pool: pool, firstTag: freeTag, link: link, end: end)
+            loop, memory, owner: owner, keys, from: sources, pool: pool, firstTag: freeTag, configuration: configuration, link: link, end: end)
         self.fetcher = fetcher
         fetcher.start()
     }
@@ -86,11 +88,11 @@ final class StateExchange {
 
     func takeLack(_ tag: Tag, from peer: PeerID) { fetcher?.lacks(tag, peer) }
 
-    func nextSegment(for peer: PeerID, limit: Int, token: () -> Int) -> OutgoingSegment? {
-        server.nextSegment(for: peer, limit: limit, token: token)
+    func nextSegment(for link: Link, limit: Int, token: () -> Int) -> OutgoingSegment? {
+        server.nextSegment(for: link, limit: limit, token: token)
     }
 
     func bytesLeft(for peer: PeerID) -> Int { server.bytesLeft(for: peer) }
 
-    func sent(_ token: Int) { server.sent(token) }
+    func sent(_ segment: OutgoingSegment, to peer: PeerID) { server.sent(segment, to: peer) }
 }

@@ -46,33 +46,17 @@ final class StateFetcher {
         /// What is asked for has so many bytes.
         let byteCount: Int
         let since: Instant
-        /// Once something has come.
+        /// Once something has come: how much will, and where it lies.
+        var bodyBytes = 0
         var piece: StagedPiece?
         var arrivedBytes = 0
     }
-    struct Configuration {
-        /// Of one source, asked for and not here yet: what its link carries in this time, ...
-        var windowSeconds = 0.25
-        /// ... within these bounds; the second one before its rate is known.
-        var smallestWindowBytes = 2 << 20
-        var firstWindowBytes = 8 << 20
-        var largestWindowBytes = 64 << 20
-        /// Of all sources, as much staging as may be in use.
-        var stagingBytes = 256 << 20
-        /// Small tensors are a request each.
-        var requestsPerSource = 256
-        var period = Interval.milliseconds(100)
-        /// A source that gives nothing for that long is busy, or its link stands still.
-        var patience = Interval.seconds(3)
-        /// At the end an idle source is asked for what another has owed for longer than that.
-        var lastPatience = Interval.milliseconds(500)
-    }
-
     private let loop: EventLoop
-    private let configuration = Configuration()
+    private let configuration: StateConfiguration
     /// In whose name staging is lent to links.
     let owner: LaunchNumber
     private let memory: StateMemory
+    private let zstd = Zstd()
     private let pool: StagingPool
     private let link: (PeerID) -> Link?
     private let end: (String?) -> Void
@@ -97,9 +81,10 @@ final class StateFetcher {
     /// of this process had it, or one above.
     init(
         _ loop: EventLoop, _ memory: StateMemory, owner: LaunchNumber, _ keys: [StateDecision.Key], from peers: [PeerID], pool: StagingPool,
-        firstTag: UInt64, link: @escaping (PeerID) -> Link?, end: @escaping (String?) -> Void
+        firstTag: UInt64, configuration: StateConfiguration, link: @escaping (PeerID) -> Link?, end: @escaping (String?) -> Void
     ) {
         self.loop = loop
+        self.configuration = configuration
         self.memory = memory
         self.owner = owner
         self.pool = pool
@@ -247,9 +232,17 @@ final class StateFetcher {
     func placement(_ header: FrameHeader, from peer: PeerID, token: () -> Int) -> Placement {
         guard !isOver, let request = requests[header.tag], sources[request.source].peer == peer else { return .discard }
         let end = header.offset.addingReportingOverflow(UInt64(header.payloadBytes))
-        guard Int(header.launch.value) == request.byteCount, !end.overflow, end.partialValue <= UInt64(request.byteCount)
-        else { return .violation("\(header.payloadBytes) bytes at \(header.offset) of \(request.byteCount) that were asked for") }
-        if request.piece == nil { requests[header.tag]?.piece = StagedPiece(pool, byteCount: request.byteCount) }
+        let bodyBytes = Int(header.launch.value)
+        guard bodyBytes <= request.byteCount, request.piece == nil || request.bodyBytes == bodyBytes, !end.overflow,
+            end.partialValue <= UInt64(bodyBytes)
+        else {
+            return .violation(
+                "\(header.payloadBytes) bytes at \(header.offset) of \(bodyBytes), where \(request.byteCount) were asked for")
+        }
+        if request.piece == nil {
+            requests[header.tag]?.bodyBytes = bodyBytes
+            requests[header.tag]?.piece = StagedPiece(pool, byteCount: bodyBytes)
+        }
         guard let piece = requests[header.tag]?.piece else {
             finish("no memory is left to receive it")
             return .discard
@@ -266,8 +259,10 @@ final class StateFetcher {
         receivedBytes += UInt64(header.payloadBytes)
         sources[request.source].bytesSinceTick += Int(header.payloadBytes)
         sources[request.source].lastArrival = loop.now
-        guard request.arrivedBytes >= request.byteCount, let piece = request.piece else { return }
-        let isRight = take(request.item, UnsafeRawBufferPointer(start: piece.base, count: request.byteCount))
+        guard request.arrivedBytes >= request.bodyBytes, let piece = request.piece else { return }
+        guard let isRight = take(request, UnsafeRawBufferPointer(start: piece.base, count: request.bodyBytes)) else {
+            return finish("no memory is left to expand it")
+        }
         if isRight {
             for twin in asked[request.item] ?? [] { drop(twin, isWanted: false) }
         } else {
@@ -287,6 +282,14 @@ final class StateFetcher {
         drop(tag, isWanted: true)
         checkSources()
         pump()
+    }
+
+    /// Nil if there is no memory to expand it.
+    private func take(_ request: Request, _ body: UnsafeRawBufferPointer) -> Bool? {
+        if request.bodyBytes == request.byteCount { return take(request.item, body) }
+        guard let piece = StagedPiece(pool, byteCount: request.byteCount) else { return nil }
+        let whole = UnsafeMutableRawBufferPointer(start: piece.base, count: request.byteCount)
+        return zstd.expand(body, into: whole) && take(request.item, UnsafeRawBufferPointer(whole))
     }
 
     /// False if it is not what was asked for.

@@ -34,6 +34,9 @@ package final class StateMemory: @unchecked Sendable {
 
     package init(_ tensors: [Tensor]) { self.tensors = tensors }
 
+    /// For tests: says of a chunk what is not so.
+    func pretendHash(of entry: Int, chunk: Int) { tensors[entry].chunks[chunk] = ContentHash(high: 0, low: 0) }
+
     func beginReceiving(_ entry: Int) { tensors[entry].hash = nil }
 
     func endReceiving(_ entry: Int, _ hash: ContentHash) { tensors[entry].hash = hash }

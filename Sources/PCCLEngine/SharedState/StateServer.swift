@@ -5,7 +5,7 @@ import PCCLWire
 
 /// Gives others what the lent tensors hold, as they ask for it.
 ///
-/// A chunk goes out from where it lies: it is not copied, and its memory stays the caller's.
+/// A chunk goes out from where it lies, or compressed where that pays: see `CompressionChoice`.
 final class StateServer {
     private struct Body {
         var request: Tag
@@ -15,6 +15,8 @@ final class StateServer {
         var sentBytes = 0
         /// Where the payload lies, if that is our staging.
         var piece: StagedPiece?
+        /// Of an entry, as it is, and not begun: it may be compressed yet.
+        var isRaw = false
     }
 
     /// What a peer may have asked for and not been given: more than any window of requests.
@@ -23,13 +25,22 @@ final class StateServer {
     private let memory: StateMemory
     /// In whose name memory is lent to links.
     let owner: LaunchNumber
+    private let loop: EventLoop
     private let pool: StagingPool
+    private let zstd = Zstd()
+    private let compression: StateConfiguration.Compression
+    private var choices: [PeerID: CompressionChoice] = [:]
     private var bodies: [PeerID: [Body]] = [:]
     /// Staging on its way out, by token.
     private var departures: [Int: StagedPiece] = [:]
     private(set) var sentBytes: UInt64 = 0
 
-    init(_ memory: StateMemory, owner: LaunchNumber, pool: StagingPool) {
+    init(
+        _ loop: EventLoop, _ memory: StateMemory, owner: LaunchNumber, pool: StagingPool,
+        compression: StateConfiguration.Compression
+    ) {
+        self.compression = compression
+        self.loop = loop
         self.memory = memory
         self.owner = owner
         self.pool = pool
@@ -47,7 +58,7 @@ final class StateServer {
             let bytes = UnsafeRawBufferPointer(tensor.bytes(ofChunk: chunk))
             guard let base = bytes.baseAddress, bytes.count > 0 else { return false }
             bodies[peer, default: []].append(
-                Body(request: tag, entry: request.entry, payload: base, byteCount: bytes.count))
+                Body(request: tag, entry: request.entry, payload: base, byteCount: bytes.count, isRaw: true))
         case .hashes:
             let bytes = StateRequest.bytes(ofHashes: tensor.chunks)
             guard let piece = StagedPiece(pool, byteCount: bytes.count) else { return false }
@@ -62,14 +73,17 @@ final class StateServer {
 
     /// The entry is about to be overwritten.
     func withdraw(_ entry: Int) {
-        for peer in bodies.keys { bodies[peer]?.removeAll { $0.entry == entry && $0.piece == nil } }
+        for peer in bodies.keys { bodies[peer]?.removeAll { $0.entry == entry } }
     }
 
     func forget(_ peer: PeerID) { bodies[peer] = nil }
 
     /// Requests are answered in their order: what is complete at the other end is of use there.
-    func nextSegment(for peer: PeerID, limit: Int, token: () -> Int) -> OutgoingSegment? {
+    func nextSegment(for link: Link, limit: Int, token: () -> Int) -> OutgoingSegment? {
+        let peer = link.peer
         guard var body = bodies[peer]?.first else { return nil }
+        if body.isRaw, !link.peerFetches { compress(&body, for: peer) }
+        body.isRaw = false
         let count = min(limit, body.byteCount - body.sentBytes)
         let header = FrameHeader(
             kind: .data, phase: .state, epoch: .none, launch: LaunchNumber(UInt32(clamping: body.byteCount)), tag: body.request,
@@ -90,5 +104,31 @@ final class StateServer {
         bodies[peer]?.reduce(0) { $0 + $1.byteCount - $1.sentBytes } ?? 0
     }
 
-    func sent(_ token: Int) { departures[token] = nil }
+    func sent(_ segment: OutgoingSegment, to peer: PeerID) {
+        guard departures.removeValue(forKey: segment.token) == nil else { return }
+        choices[peer, default: CompressionChoice()].noteDelivered(Int(segment.header.payloadBytes), at: loop.now)
+    }
+
+    private func compress(_ body: inout Body, for peer: PeerID) {
+        let room = Int(Double(body.byteCount) * CompressionChoice.worthwhile)
+        let isToTry =
+            switch compression {
+            case .never: false
+            case .whereItPays: choices[peer]?.isToTry(body.entry) ?? false
+            case .always: true
+            }
+        guard room > 0, isToTry, let piece = StagedPiece(pool, byteCount: room)
+        else { return }
+        let start = EventLoop.now
+        let size = zstd.compress(
+            UnsafeRawBufferPointer(start: body.payload, count: body.byteCount),
+            into: UnsafeMutableRawBufferPointer(start: piece.base, count: room))
+        choices[peer]?.noteTried(
+            body.entry, bytes: body.byteCount, nanoseconds: (EventLoop.now - start).nanoseconds,
+            isWorthwhile: size != nil)
+        guard let size else { return }
+        body.piece = piece
+        body.payload = UnsafeRawPointer(piece.base)
+        body.byteCount = size
+    }
 }
