@@ -102,7 +102,7 @@ clean: ## remove all that was built
 # ---------------------------------------------------------------------------------------------------------------------
 ##@ Test
 
-stages := unit simulator abi arm end-to-end install python demo chaos
+stages := unit simulator abi arm end-to-end install python stress demo chaos
 
 # Fixed seeds, the same on each machine, and then some that nobody tried before; each is printed if it fails.
 SCHEDULES ?= 50000
@@ -160,6 +160,10 @@ test-install: lib ## the C example, built through pkg-config against an installe
 test-python: lib ## the Python package, in an environment of its own
 	$(call stage,Python, $(limited) bash bindings/python/run-tests.sh)
 
+.PHONY: test-stress
+test-stress: lib ## STRESS_SECONDS (30) of Python peers that train, share their state, are killed and join
+	$(call stage,stress, $(limited) sh Tests/Stress/run.sh $(DIST) $(or $(STRESS_SECONDS),30))
+
 .PHONY: test-demo
 test-demo: lib ## the demo, and what its last line says
 	$(call stage,demo, set -o pipefail; \
@@ -184,6 +188,10 @@ simulate: lib ## simulated runs with fresh seeds; RUNS=1000000 for a night
 .PHONY: chaos
 chaos: lib ## CHAOS_SECONDS (300) of random faults to real peers, stalls judged; as root with faults of links
 	@$(DIST)/bin/pccl chaos --time $(or $(CHAOS_SECONDS),300) $(CHAOS_OPTIONS)
+
+.PHONY: stress
+stress: lib ## STRESS_SECONDS (1800) of the same
+	@sh Tests/Stress/run.sh $(DIST) $(or $(STRESS_SECONDS),1800)
 
 # The rooms with threads. One test after the other: a sanitized test keeps all cores busy by itself, and side by side
 # they took twice as long and exceeded their time limits. The kernels are left plain, so that the sanitizer sees every

@@ -62,7 +62,8 @@ let package = Package(
         .executableTarget(
             name: "pccl",
             dependencies: [
-                "PCCLBase", "PCCL", "PCCLTransport", "PCCLSimulator", "DigitsTraining", "StrictJSON", "WANLab", "CShims",
+                "PCCLBase", "PCCL", "PCCLTransport", "PCCLSimulator", "DigitsTraining", "StrictJSON", "WANLab",
+                "CShims",
                 argumentParser,
             ],
             swiftSettings: strict),

@@ -558,31 +558,31 @@ PCCL_EXPORT pcclResult_t pcclAllReduceMultipleWithRetry(const pcclReduceOpDescri
 /**
  * Brings all members of the group to the same content of the same tensors. Joint: it returns when all members hold it.
  *
- * One content is elected: that of most members which have the revision that is due and do not only receive; among equals
- * that of the lowest rank. Who holds something else receives the chunks that differ, from all who have them, and its
- * revision becomes the others'. The first synchronisation of a group may have any revision and sets it; from then on one
- * more each time is due. A member that is behind takes what is elected. A member that is alone holds what it holds.
- * docs/shared-state.md tells the rules.
+ * One content is elected: that of most members which have the revision that is due and do not only receive; among
+ * equals that of the lowest rank. Who holds something else receives the chunks that differ, from all who have them, and
+ * its revision becomes the others'. The first synchronisation of a group may have any revision and sets it; from then
+ * on one more each time is due. A member that is behind takes what is elected. A member that is alone holds what it
+ * holds. docs/shared-state.md tells the rules.
  *
  * @param communicator  a connected communicator.
- * @param shared_state  the tensors, in the caller's memory, lent until the function returns: entries in any order, names,
- *                      types and counts as at the other members. `revision` is written where it was behind. Any
- *                      alignment, and a count of 0, will do; at most 65536 entries, with names of up to 1024 bytes.
+ * @param shared_state  the tensors, in the caller's memory, lent until the function returns: entries in any order,
+ * names, types and counts as at the other members. `revision` is written where it was behind. Any alignment, and a
+ * count of 0, will do; at most 65536 entries, with names of up to 1024 bytes.
  * @param strategy      whether this member gives, takes, or either.
  * @param sync_info_out receives what was moved to and from this peer.
  *
  * Results:
  * - pcclSuccess: all members hold the elected content.
  * - pcclNotInitialized: before pcclInit.
- * - pcclInvalidArgument: a pointer is null, a strategy, a type or a device type does not exist, two entries have one name,
- *   a name is not UTF-8 or too long.
+ * - pcclInvalidArgument: a pointer is null, a strategy, a type or a device type does not exist, two entries have one
+ * name, a name is not UTF-8 or too long.
  * - pcclInvalidUsage: not connected; device memory; members wait in different calls; or this member's state does not go
  *   with the others' and it was evicted: a revision above the one that is due, names, types, counts or flags unlike the
  *   elected ones, ENFORCE_POPULAR mixed with another strategy, SEND_ONLY with another content than the elected one. The
  *   log names both sides, and the others go on without it.
  * - pcclPendingAsyncOps: an operation was launched and not awaited.
- * - pcclNoSharedStateAvailable: on all members, when none has the revision that is due and gives it, or all are lost that
- *   had it. The group can go on.
+ * - pcclNoSharedStateAvailable: on all members, when none has the revision that is due and gives it, or all are lost
+ * that had it. The group can go on.
  * - pcclMasterConnectionFailed: this peer was taken for lost and evicted, or the master stayed away for too long.
  *
  * After a failure the tensors of a member that was receiving may be partly old and partly new.

@@ -184,15 +184,16 @@ PCCL_EXPORT pcclResult_t pcclAllReduceMultipleWithOptions(const pcclReduceOpDesc
  */
 PCCL_EXPORT pcclResult_t pcclFreeErrorFeedback(const pcclComm_t *communicator, uint64_t tag);
 
-/** How a shared state is synchronised. Set struct_size and leave all else zero for what pcclSynchronizeSharedState does. */
+/** How a shared state is synchronised. Set struct_size and leave all else zero for what pcclSynchronizeSharedState
+ * does. */
 typedef struct pcclSyncOptions_t {
     /** sizeof(pcclSyncOptions_t). */
     size_t struct_size;
 
     /**
-     * One flag for each entry, or null for none: true is the caller's word that nobody has written the tensor since this
-     * communicator last synchronised an entry of this name and size. Its content is taken to be what it was then, and
-     * is not looked at; of an entry that was never synchronised it is.
+     * One flag for each entry, or null for none: true is the caller's word that nobody has written the tensor since
+     * this communicator last synchronised an entry of this name and size. Its content is taken to be what it was then,
+     * and is not looked at; of an entry that was never synchronised it is.
      */
     const bool *unchanged;
 } pcclSyncOptions_t;

@@ -150,7 +150,8 @@ extension Communicator {
             throw error
         }
         if case .synchronized(let revision) = answer { state.revision = revision }
-        let chunks = prepared.isAlone ? [] : zip(prepared.offer.entries, prepared.memory.tensors).map { ($0.name, $1.chunks) }
+        let chunks =
+            prepared.isAlone ? [] : zip(prepared.offer.entries, prepared.memory.tensors).map { ($0.name, $1.chunks) }
         stateHashes.withLock { $0 = Dictionary(uniqueKeysWithValues: chunks) }
         let traffic = prepared.memory.traffic
         return SynchronizationInfo(sentBytes: traffic.sentBytes, receivedBytes: traffic.receivedBytes)

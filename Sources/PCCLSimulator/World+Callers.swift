@@ -113,7 +113,11 @@ extension World {
     /// Rounds are counted from the last join point, which is the same one for old members and new.
     private func endRound(_ host: Host) {
         host.caller.roundsSinceJoin += 1
-        if isDue(host, every: scenario.synchronizesEvery) { then(host, .synchronize) } else { afterSynchronization(host) }
+        if isDue(host, every: scenario.synchronizesEvery) {
+            then(host, .synchronize)
+        } else {
+            afterSynchronization(host)
+        }
     }
 
     func afterSynchronization(_ host: Host) {
@@ -188,7 +192,8 @@ extension World {
             afterSynchronization(host)
         case (_, .failed(let failure)): afterFailure(host, call, failure)
         case (.connect, .pending), (.updateTopology, .pending), (.arePeersPending, .done),
-            (.optimizeTopology, .pending), (.synchronizeState, .done), (.synchronizeState, .pending), (_, .synchronized):
+            (.optimizeTopology, .pending), (.synchronizeState, .done), (.synchronizeState, .pending),
+            (_, .synchronized):
             fail(.expectedOutcome, "\(host.name): \(call) was answered \(answer)")
         }
     }

@@ -72,7 +72,8 @@ extension World {
         let source = fetch.sources[random.below(fetch.sources.count)]
         if let link = host.link(to: source), !links[link].isSevered {
             let giver = other(of: link, than: host)
-            let isHeard = blockedUntil[path(giver.slot, host.slot)] <= now && blockedUntil[path(host.slot, giver.slot)] <= now
+            let isHeard =
+                blockedUntil[path(giver.slot, host.slot)] <= now && blockedUntil[path(host.slot, giver.slot)] <= now
             if case .running = giver.life, isHeard {
                 let value = giver.state.values[key.entry]
                 if giver.state.isLent, HostState.hash(value) == key.hash {

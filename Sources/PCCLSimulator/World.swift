@@ -377,7 +377,7 @@ final class World {
             if sabotages(.flipPendingAnswer, oneIn: 4) { message = .pendingAnswer(arePending: !arePending) }
             if sabotages(.refuseRightProgram, oneIn: 4) { message = .callRefused(reason: "sabotage") }
         case .turnedAway, .heartbeat, .propose, .joinUnchanged, .world, .flush, .callRefused, .optimizeUnchanged,
-            .attached, .repeatOffer, .receiveState, .stateSynchronized:
+            .attached, .repeatOffer, .receiveState, .stateSynchronized, .stateRefused:
             break
         }
         var bytes = message.bytes

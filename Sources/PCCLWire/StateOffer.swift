@@ -74,7 +74,9 @@ extension StateOffer {
     /// What may differ is as it is. Revision and all else are those of the elected offer.
     package func holds(_ elected: StateOffer) -> Bool {
         revision == elected.revision && entries.count == elected.entries.count
-            && zip(entries, elected.entries).allSatisfy { $0.allowsInequality || ($0.hash != nil && $0.hash == $1.hash) }
+            && zip(entries, elected.entries).allSatisfy {
+                $0.allowsInequality || ($0.hash != nil && $0.hash == $1.hash)
+            }
     }
 
     /// Whether each entry's name comes after the one before.

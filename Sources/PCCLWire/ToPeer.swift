@@ -37,6 +37,9 @@ package enum ToPeer: Hashable, Sendable {
     case receiveState(StateDecision)
     /// The synchronisation is over. All hold the elected content with this revision; nil: nobody could give one.
     case stateSynchronized(revision: UInt64?)
+    /// What the peer brought to the synchronisation does not go with what others brought: it is no longer part of the run.
+    /// The connection ends with this message.
+    case stateRefused(reason: String)
 }
 
 /// The master's word on one operation of the peer it is sent to.
@@ -131,6 +134,9 @@ extension ToPeer {
         case .stateSynchronized(let revision):
             w.write(UInt8(16))
             w.write(revision)
+        case .stateRefused(let reason):
+            w.write(UInt8(17))
+            w.write(reason)
         }
         return w.bytes
     }
@@ -171,6 +177,7 @@ extension ToPeer {
         case 14: self = .repeatOffer
         case 15: self = .receiveState(try r.readStateDecision())
         case 16: self = .stateSynchronized(revision: try r.readRevision())
+        case 17: self = .stateRefused(reason: try r.readText())
         default: throw .unknownKind(kind)
         }
         try r.finish()

@@ -44,9 +44,8 @@ static void beforeInit(void) {
     EXPECT(pcclNotInitialized, pcclFreeErrorFeedback(fake, 1));
     EXPECT(pcclNotInitialized,
            pcclSynchronizeSharedState(fake, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
-    EXPECT(pcclNotInitialized,
-           pcclSynchronizeSharedStateWithOptions(fake, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL,
-                                                 NULL));
+    EXPECT(pcclNotInitialized, pcclSynchronizeSharedStateWithOptions(
+                                   fake, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL, NULL));
     EXPECT(pcclNotInitialized, pcclDestroyCommunicator(fake));
     CHECK(made == NULL && number == 77 && pending && receive[0] == 3 && receive[1] == 4);
 }
@@ -177,9 +176,8 @@ static void nullPointers(void) {
            pcclAllReduceMultipleWithOptions(&operation, 1, NULL, onLoss(pcclOnLossResume), NULL, 1));
     EXPECT(pcclInvalidArgument,
            pcclSynchronizeSharedState(NULL, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
-    EXPECT(pcclInvalidArgument,
-           pcclSynchronizeSharedStateWithOptions(NULL, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL,
-                                                 NULL));
+    EXPECT(pcclInvalidArgument, pcclSynchronizeSharedStateWithOptions(
+                                    NULL, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL, NULL));
     EXPECT(pcclInvalidArgument, pcclDestroyCommunicator(NULL));
     CHECK(made == NULL);
 }
@@ -221,9 +219,8 @@ static void notConnected(void) {
            pcclAllReduceMultipleWithOptions(&operation, 1, communicator, onLoss(pcclOnLossResume), NULL, 1));
     EXPECT(pcclInvalidUsage,
            pcclSynchronizeSharedState(communicator, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
-    EXPECT(pcclInvalidUsage,
-           pcclSynchronizeSharedStateWithOptions(communicator, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL,
-                                                 NULL));
+    EXPECT(pcclInvalidUsage, pcclSynchronizeSharedStateWithOptions(
+                                 communicator, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL, NULL));
     CHECK(number == 77 && pending && receive[0] == 3 && receive[1] == 4);
 
     testing_phase = "connecting where nobody listens, then again";

@@ -31,7 +31,6 @@ FUNCTION(pcclAwaitAsyncReduceParts,
          (const pcclAsyncReduceOp_t *, pcclReduceInfo_t *, pcclReducePart_t *, size_t, size_t *))
 FUNCTION(pcclAllReduceMultipleWithOptions, (const pcclReduceOpDescriptor_t *, size_t, const pcclComm_t *,
                                             const pcclReduceOptions_t *, pcclReduceInfo_t *, int))
-FUNCTION(pcclSynchronizeSharedStateWithOptions,
-         (const pcclComm_t *, pcclSharedState_t *, pcclSharedStateSyncStrategy_t, const pcclSyncOptions_t *,
-          pcclSharedStateSyncInfo_t *))
+FUNCTION(pcclSynchronizeSharedStateWithOptions, (const pcclComm_t *, pcclSharedState_t *, pcclSharedStateSyncStrategy_t,
+                                                 const pcclSyncOptions_t *, pcclSharedStateSyncInfo_t *))
 FUNCTION(pcclFreeErrorFeedback, (const pcclComm_t *, uint64_t))

@@ -1,6 +1,6 @@
-// Three members of one process synchronise a shared state: every data type at any alignment, of any size, in any order of
-// keys; who differs ends with what the others hold, and what nobody may touch stays. Who does not go with the others is
-// told so, and they go on.
+// Three members of one process synchronise a shared state: every data type at any alignment, of any size, in any order
+// of keys; who differs ends with what the others hold, and what nobody may touch stays. Who does not go with the others
+// is told so, and they go on.
 
 #define _DEFAULT_SOURCE
 
@@ -42,8 +42,9 @@ static void fill(State *state, int member, int content, uint64_t revision) {
         // Each member lists them in an order of its own.
         const int type = (i * (member == 1 ? 12 : 1) + member) % (TYPES + 1);
         const pcclTensorInfo_t tensor = {
-            names[type % TYPES], type == TYPES ? NULL : state->memory[type] + 1, counts[type % TYPES],
-            (pcclDataType_t)(type % TYPES), pcclDeviceCpu, false,
+            names[type % TYPES],  type == TYPES ? NULL : state->memory[type] + 1,
+            counts[type % TYPES], (pcclDataType_t)(type % TYPES),
+            pcclDeviceCpu,        false,
         };
         const pcclTensorInfo_t own = {"own", state->own, sizeof(state->own), pcclUint8, pcclDeviceCpu, true};
         state->infos[i] = type == TYPES ? own : tensor;

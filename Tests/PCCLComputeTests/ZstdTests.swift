@@ -5,7 +5,8 @@ import Testing
 struct ZstdTests {
     private func compressed(_ bytes: [UInt8], room: Int? = nil) -> [UInt8]? {
         var target = [UInt8](repeating: 0, count: room ?? bytes.count + 1024)
-        let size = bytes.withUnsafeBytes { source in target.withUnsafeMutableBytes { Zstd().compress(source, into: $0) } }
+        let size = bytes.withUnsafeBytes { source in target.withUnsafeMutableBytes { Zstd().compress(source, into: $0) }
+        }
         return size.map { Array(target.prefix($0)) }
     }
 

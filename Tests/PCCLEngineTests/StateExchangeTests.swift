@@ -58,7 +58,10 @@ struct StateExchangeTests {
 
     /// Three tensors: chunks and a bit, one chunk, a few bytes.
     private func contents(_ seed: Int) -> [[UInt8]] {
-        [pattern(5 * Self.mebibyte + 77, seed: seed), pattern(Self.mebibyte, seed: seed + 1), pattern(3, seed: seed + 2)]
+        [
+            pattern(5 * Self.mebibyte + 77, seed: seed), pattern(Self.mebibyte, seed: seed + 1),
+            pattern(3, seed: seed + 2),
+        ]
     }
 
     private func configuration(_ change: (inout StateConfiguration) -> Void = { _ in }) -> EngineConfiguration {
@@ -67,7 +70,9 @@ struct StateExchangeTests {
         return configuration
     }
 
-    @Test("all of it comes, from all sources at once, over several stripes; compressed or not", arguments: [1, 3], [false, true])
+    @Test(
+        "all of it comes, from all sources at once, over several stripes; compressed or not", arguments: [1, 3],
+        [false, true])
     func everything(stripes: Int, isCompressed: Bool) throws {
         let cluster = try Cluster(
             4, stripes: stripes,
@@ -170,7 +175,9 @@ struct StateExchangeTests {
         try cluster.stop()
     }
 
-    @Test("something else is to be received in the middle: what is the same stays, and late answers to the old are nothing")
+    @Test(
+        "something else is to be received in the middle: what is the same stays, and late answers to the old are nothing"
+    )
     func anotherDecision() throws {
         let cluster = try Cluster(3)
         let (first, second) = (contents(1), contents(20))

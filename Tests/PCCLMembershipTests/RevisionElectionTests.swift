@@ -5,7 +5,8 @@ import Testing
 
 /// Ballots are written as in a notebook: peer 1 brings revision 3 of two tensors, the first with content 7.
 private func ballot(
-    _ peer: UInt64, _ revision: UInt64, _ strategy: SharedStateStrategy = .enforcePopular, _ contents: [UInt64] = [1, 2],
+    _ peer: UInt64, _ revision: UInt64, _ strategy: SharedStateStrategy = .enforcePopular,
+    _ contents: [UInt64] = [1, 2],
     types: [DataType] = [.float32, .float16], counts: [UInt64] = [10, 20], names: [String] = ["bias", "weights"],
     free: Set<String> = []
 ) -> RevisionElection.Ballot {
@@ -30,7 +31,9 @@ private func outcome(_ ballots: [RevisionElection.Ballot], expected: UInt64? = n
 }
 
 private func reason(_ ballots: [RevisionElection.Ballot], _ index: Int, expected: UInt64? = nil) -> String? {
-    guard case .evicted(let text) = RevisionElection.decide(ballots, expected: expected).fates[index] else { return nil }
+    guard case .evicted(let text) = RevisionElection.decide(ballots, expected: expected).fates[index] else {
+        return nil
+    }
     return text
 }
 
@@ -39,7 +42,10 @@ struct RevisionElectionTests {
     @Test("the most popular content wins; of several the one of the lowest rank")
     func popular() {
         let (a, b) = ([UInt64(1), 2], [UInt64(1), 3])
-        #expect(outcome([ballot(1, 0, .enforcePopular, a), ballot(2, 0, .enforcePopular, b), ballot(3, 0, .enforcePopular, b)]) == "rhh")
+        #expect(
+            outcome([
+                ballot(1, 0, .enforcePopular, a), ballot(2, 0, .enforcePopular, b), ballot(3, 0, .enforcePopular, b),
+            ]) == "rhh")
         #expect(outcome([ballot(1, 0, .enforcePopular, a), ballot(2, 0, .enforcePopular, b)]) == "hr")
         #expect(outcome([ballot(2, 0, .enforcePopular, b), ballot(1, 0, .enforcePopular, a)]) == "hr")
         #expect(outcome([ballot(1, 0, .enforcePopular, a)]) == "h")
@@ -47,7 +53,10 @@ struct RevisionElectionTests {
 
     @Test("who receives, receives what differs and nothing else")
     func keys() {
-        let ballots = [ballot(1, 4), ballot(2, 4), ballot(3, 4, .enforcePopular, [1, 9]), ballot(4, 3), ballot(5, 4, .enforcePopular, [8, 9])]
+        let ballots = [
+            ballot(1, 4), ballot(2, 4), ballot(3, 4, .enforcePopular, [1, 9]), ballot(4, 3),
+            ballot(5, 4, .enforcePopular, [8, 9]),
+        ]
         let decision = RevisionElection.decide(ballots, expected: 4)
         #expect(decision.elected == 0)
         #expect(decision.fates == [.holds, .holds, .receives([1]), .receives([]), .receives([0, 1])])
@@ -71,7 +80,9 @@ struct RevisionElectionTests {
         #expect(outcome([ballot(1, 0, .receiveOnly, [9, 9]), ballot(2, 0, .sendOnly)]) == "rh")
         #expect(outcome([ballot(1, 0, .receiveOnly), ballot(2, 0, .receiveOnly)]) == "ww")
         #expect(outcome([ballot(1, 0, .receiveOnly), ballot(2, 0, .sendOnly)]) == "hh")
-        #expect(outcome([ballot(1, 0, .receiveOnly, [9, 9]), ballot(2, 0, .receiveOnly, [9, 9]), ballot(3, 0, .sendOnly)]) == "rrh")
+        #expect(
+            outcome([ballot(1, 0, .receiveOnly, [9, 9]), ballot(2, 0, .receiveOnly, [9, 9]), ballot(3, 0, .sendOnly)])
+                == "rrh")
     }
 
     @Test("who only sends must hold what is elected")
@@ -91,11 +102,23 @@ struct RevisionElectionTests {
     func shapes() {
         let right = ballot(1, 0)
         let wrong: [(RevisionElection.Ballot, String)] = [
-            (ballot(2, 0, .enforcePopular, [1, 2], names: ["bias", "wait"]), "an entry \"wait\" that peer 1 does not have"),
+            (
+                ballot(2, 0, .enforcePopular, [1, 2], names: ["bias", "wait"]),
+                "an entry \"wait\" that peer 1 does not have"
+            ),
             (ballot(2, 0, .enforcePopular, [1], names: ["bias"]), "no entry \"weights\", which peer 1 has"),
-            (ballot(2, 0, .enforcePopular, [1, 2], types: [.float32, .float32]), "\"weights\" is 20 × float32, that of peer 1 20 × float16"),
-            (ballot(2, 0, .enforcePopular, [1, 2], counts: [11, 20]), "\"bias\" is 11 × float32, that of peer 1 10 × float32"),
-            (ballot(2, 0, .enforcePopular, [1, 2], free: ["bias"]), "\"bias\" is 10 × float32, which may differ, that of peer 1 10 × float32"),
+            (
+                ballot(2, 0, .enforcePopular, [1, 2], types: [.float32, .float32]),
+                "\"weights\" is 20 × float32, that of peer 1 20 × float16"
+            ),
+            (
+                ballot(2, 0, .enforcePopular, [1, 2], counts: [11, 20]),
+                "\"bias\" is 11 × float32, that of peer 1 10 × float32"
+            ),
+            (
+                ballot(2, 0, .enforcePopular, [1, 2], free: ["bias"]),
+                "\"bias\" is 10 × float32, which may differ, that of peer 1 10 × float32"
+            ),
             (ballot(2, 0, .enforcePopular, [], names: []), "no entry \"bias\""),
         ]
         for (other, text) in wrong {
@@ -112,7 +135,9 @@ struct RevisionElectionTests {
         #expect(RevisionElection.decide(others, expected: nil).fates.last == .receives([1]))
     }
 
-    @Test("whatever is brought: one fate each, somebody holds, and all who stay have the elected shape", arguments: 0..<200)
+    @Test(
+        "whatever is brought: one fate each, somebody holds, and all who stay have the elected shape",
+        arguments: 0..<200)
     func random(seed: UInt64) {
         var source = RandomSource(seed: seed)
         let ballots = (0..<1 + source.below(6)).map { i in
@@ -128,7 +153,8 @@ struct RevisionElectionTests {
             for (ballot, fate) in zip(ballots, decision.fates) {
                 if case .evicted = fate { continue }
                 #expect(fate == .goesWithout)
-                #expect(ballot.offer.strategy == .receiveOnly || ballot.offer.revision != expected ?? ballot.offer.revision)
+                #expect(
+                    ballot.offer.strategy == .receiveOnly || ballot.offer.revision != expected ?? ballot.offer.revision)
             }
             return
         }

@@ -18,7 +18,9 @@ struct SharingTests {
             })
     }
 
-    private func key(_ content: UInt64) -> StateDecision.Key { .init(entry: 1, hash: ContentHash(high: 0, low: content)) }
+    private func key(_ content: UInt64) -> StateDecision.Key {
+        .init(entry: 1, hash: ContentHash(high: 0, low: content))
+    }
 
     private func decisions(_ c: Cluster, toldTo name: String) -> [StateDecision] {
         c.told(name).compactMap { if case .receiveState(let decision) = $0 { decision } else { nil } }
@@ -59,7 +61,9 @@ struct SharingTests {
         #expect(c.view("A") == ["A"] && c.nodes["B"]?.machine.isMember == false && c.nodes["B"]?.isLent == false)
     }
 
-    @Test("with operations in flight, in another call or unconnected it is refused at once; nothing is launched meanwhile")
+    @Test(
+        "with operations in flight, in another call or unconnected it is refused at once; nothing is launched meanwhile"
+    )
     func refusedAtOnce() {
         var c = Cluster(of: "A", "B")
         c.reduce("A")
@@ -99,7 +103,9 @@ struct SharingTests {
     func lostSource() {
         var c = Cluster(of: "A", "B", "C")
         c.fetching = ["C"]
-        for (name, content) in [("A", 7), ("B", 7), ("C", 9)] { c.call(name, .synchronizeState(offer(0, UInt64(content)))) }
+        for (name, content) in [("A", 7), ("B", 7), ("C", 9)] {
+            c.call(name, .synchronizeState(offer(0, UInt64(content))))
+        }
         let first = c.nodes["C"]?.fetch?.launch
         c.kill("A")
         #expect(c.nodes["C"]?.fetch?.sources == [c.id("B")] && c.nodes["C"]?.fetch?.launch != first)
@@ -171,7 +177,9 @@ struct SharingTests {
         #expect(c.logs.contains { $0.contains("no source gives it") })
     }
 
-    @Test("a control connection breaks in the middle: the offer is said again, and the call ends well", arguments: ["A", "B"])
+    @Test(
+        "a control connection breaks in the middle: the offer is said again, and the call ends well",
+        arguments: ["A", "B"])
     func brokenConnection(name: String) {
         var c = Cluster(of: "A", "B", grace: longGrace)
         c.fetching = ["B"]
@@ -199,7 +207,9 @@ struct SharingTests {
         #expect(c.answers["B"]?.last == .synchronized(revision: 5))
     }
 
-    @Test("the master is started anew in the middle, or after it told some: all end alike", arguments: [true, false], [true, false])
+    @Test(
+        "the master is started anew in the middle, or after it told some: all end alike", arguments: [true, false],
+        [true, false])
     func restart(keepingJournal: Bool, hasToldSome: Bool) {
         var c = Cluster(of: "A", "B", grace: longGrace)
         for name in ["A", "B"] { c.call(name, .synchronizeState(offer(4, 7))) }
@@ -227,7 +237,9 @@ struct SharingTests {
     @Test("a state that does not fit the caller's, or that nobody asked for, is a violation")
     func violations() {
         for decision in [
-            StateDecision(session: 1, revision: 0, sources: [PeerID(1)], keys: [.init(entry: 2, hash: ContentHash(high: 0, low: 1))]),
+            StateDecision(
+                session: 1, revision: 0, sources: [PeerID(1)],
+                keys: [.init(entry: 2, hash: ContentHash(high: 0, low: 1))]),
             StateDecision(session: 1, revision: 0, sources: [PeerID(1)], keys: [key(1), key(1)]),
             StateDecision(session: 1, revision: 0, sources: [PeerID(2)], keys: [key(1)]),
         ] {

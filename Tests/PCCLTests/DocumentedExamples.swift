@@ -105,6 +105,18 @@ func serveUntilInterrupted(_ master: Master) throws {
 }
 // unquote
 
+// quote: shared state
+/// Everybody ends with what most members hold; whoever has just joined gets it from all of them at once.
+func share(
+    _ weights: UnsafeMutableBufferPointer<Float>, step: UInt64, with communicator: Communicator
+) throws -> UInt64 {
+    var state = SharedState(revision: step, [SharedState.Entry("weights", weights)])
+    let moved = try communicator.synchronize(&state)
+    if moved.receivedBytes > 0 { print("caught up with step \(state.revision)") }
+    return state.revision
+}
+// unquote
+
 @Suite("The examples of the documents", .serialized, .timeLimit(.minutes(2)))
 struct DocumentedExamples {
     @Test("life, join point and retry: three peers train, coming and going when they like")
@@ -190,5 +202,17 @@ struct DocumentedExamples {
         #expect(buffers[0].elements[9] == 3)
         for peer in peers { peer.destroy() }
         master.destroy()
+    }
+
+    @Test("shared state")
+    func sharedState() throws {
+        let world = try LoopbackWorld(2)
+        defer { world.destroy() }
+        let weights = (0..<2).map { index in Buffer<Float>(1000) { _ in Float(index) } }
+        try onThreads([0, 1]) { [peers = world.peers] (_, index: Int) in
+            let step = try share(weights[index].elements, step: 12, with: peers[index])
+            #expect(step == 12)
+        }
+        #expect(weights[0].isAll(weights[1].elements[0]) && weights[1].isAll(weights[0].elements[0]))
     }
 }

@@ -75,7 +75,9 @@ struct SharedStateTests {
         let world = try LoopbackWorld(2, stripes: 2)
         defer { world.destroy() }
         let tensors = [Tensors(1, weightCount: 8 << 18), Tensors(1, weightCount: 8 << 18)]
-        #expect(try synchronize(world, tensors, [.sendOnly, .receiveOnly]).map { try $0.get() } == Array(repeating: .init(sentBytes: 0, receivedBytes: 0), count: 2))
+        #expect(
+            try synchronize(world, tensors, [.sendOnly, .receiveOnly]).map { try $0.get() }
+                == Array(repeating: .init(sentBytes: 0, receivedBytes: 0), count: 2))
         // Of the second member, one element in the third chunk.
         tensors[1].weights.elements[(2 << 18) + 5] += 1
         for member in tensors { member.state.revision += 1 }
@@ -149,7 +151,9 @@ struct SharedStateTests {
         let world = try LoopbackWorld(2)
         defer { world.destroy() }
         let tensors = [Tensors(1), Tensors(2)]
-        for member in tensors { for entry in member.state.entries.indices { member.state.entries[entry].isUnchanged = true } }
+        for member in tensors {
+            for entry in member.state.entries.indices { member.state.entries[entry].isUnchanged = true }
+        }
         _ = try synchronize(world, tensors, [.sendOnly, .receiveOnly]).map { try $0.get() }
         #expect(tensors[1].holds(1))
         // A lie is believed: the second member's change is not seen.
@@ -170,7 +174,8 @@ struct SharedStateTests {
             defer { world.destroy() }
             let count = 24 << 18
             let tensors = [
-                Tensors(1, weightCount: count), Tensors(hasAnother ? 1 : 2, weightCount: count), Tensors(2, weightCount: count),
+                Tensors(1, weightCount: count), Tensors(hasAnother ? 1 : 2, weightCount: count),
+                Tensors(2, weightCount: count),
             ]
             let strategies: [SharedStateStrategy] =
                 hasAnother ? Array(repeating: .enforcePopular, count: 3) : [.sendOnly, .receiveOnly, .receiveOnly]
@@ -189,7 +194,11 @@ struct SharedStateTests {
             }
             let told = codes.withLock { $0 }
             #expect(told[1] == told[2])
-            if hasAnother { #expect(told[1] == nil) } else { #expect([nil, .noSharedStateAvailable].contains(told[1])) }
+            if hasAnother {
+                #expect(told[1] == nil)
+            } else {
+                #expect([nil, .noSharedStateAvailable].contains(told[1]))
+            }
             if told[1] == nil { #expect(tensors[1].holds(1) && tensors[2].holds(1)) }
         }
     }

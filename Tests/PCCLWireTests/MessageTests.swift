@@ -17,7 +17,7 @@ struct MessageTests {
     @Test("there is a sample of every kind, and no two kinds share a number")
     func everyKind() {
         #expect(Set(Samples.toMaster.map { $0.bytes[0] }) == Set(1...16))
-        #expect(Set(Samples.toPeer.map { $0.bytes[0] }) == Set(1...16))
+        #expect(Set(Samples.toPeer.map { $0.bytes[0] }) == Set(1...17))
     }
 
     @Test("a message cut short at any length is an error", arguments: Samples.toMaster)
@@ -63,7 +63,7 @@ struct MessageTests {
         for kind in [0, 17, 255] as [UInt8] {
             #expect(throws: WireError.unknownKind(kind)) { _ = try ToMaster([kind]) }
         }
-        for kind in [0, 17, 255] as [UInt8] {
+        for kind in [0, 18, 255] as [UInt8] {
             #expect(throws: WireError.unknownKind(kind)) { _ = try ToPeer([kind]) }
         }
     }
@@ -305,7 +305,8 @@ struct MessageTests {
             revision: 1, strategy: .enforcePopular,
             entries: (0..<WireLimits.stateEntries).map {
                 StateEntry(
-                    name: "\($0)" + String(repeating: "n", count: 400), type: .float32, count: 1, allowsInequality: false,
+                    name: "\($0)" + String(repeating: "n", count: 400), type: .float32, count: 1,
+                    allowsInequality: false,
                     hash: ContentHash(high: 1, low: 1))
             })
         #expect(ToMaster.offerState(offer).bytes.count <= WireLimits.controlMessageBytes)

@@ -21,14 +21,13 @@ enum Samples {
     static let offer = StateOffer(
         revision: .max, strategy: .sendOnly,
         entries: [
-            StateEntry(name: "", type: .uint8, count: 0, allowsInequality: false, hash: ContentHash(high: .max, low: 1)),
+            StateEntry(
+                name: "", type: .uint8, count: 0, allowsInequality: false, hash: ContentHash(high: .max, low: 1)),
             StateEntry(name: "a", type: .float64, count: .max, allowsInequality: true, hash: nil),
             StateEntry(name: "é", type: .bfloat16, count: 1, allowsInequality: false, hash: nil),
         ])
 
     static let toMaster: [ToMaster] = [
-        .offerState(offer), .offerState(StateOffer(revision: 0, strategy: .enforcePopular, entries: [])),
-        .stateReceived(session: .max), .stateReceived(session: 0, failure: "no source gives it"),
         .hello(group: GroupID(3), listenPort: 48150, addresses: addresses, stripes: 4),
         .hello(group: GroupID(.max), listenPort: 0, addresses: [], stripes: .max),
         .heartbeat, .voteJoin, .votePending, .leave,
@@ -57,6 +56,8 @@ enum Samples {
             failed: [FailedCalls(tag: Tag(1), count: .max), FailedCalls(tag: Tag(.max), count: 1)]),
         .mendedLink(epoch: Epoch(2), peer: PeerID(.max)), .downLink(epoch: Epoch(.max), peer: PeerID(1)),
         .stalled(epoch: Epoch(4), tag: Tag(5), missing: [PeerID(6)], waitedMilliseconds: .max),
+        .offerState(offer), .offerState(StateOffer(revision: 0, strategy: .enforcePopular, entries: [])),
+        .stateReceived(session: .max), .stateReceived(session: 0, failure: "no source gives it"),
         .voteOptimize(figures: []),
         .attach(
             Attachment(
@@ -75,18 +76,14 @@ enum Samples {
                     epoch: Epoch(9), highestEpoch: Epoch(.max), members: members,
                     arrangement: Arrangement(shares: [1, 2], sites: [0, 1], figures: figures), answers: .max,
                     lastAnswer: .optimizeUnchanged, call: .optimizeTopology,
-                    figures: [LinkFigure(peer: PeerID(1), bytesPerSecond: 2)], revision: .max, isHalted: true, needsRepair: true))),
+                    figures: [LinkFigure(peer: PeerID(1), bytesPerSecond: 2)], revision: .max, isHalted: true,
+                    needsRepair: true))),
         .voteOptimize(figures: [
             LinkFigure(peer: PeerID(1)), LinkFigure(peer: PeerID(.max), bytesPerSecond: .max, latencyNanoseconds: 1),
         ]),
     ]
 
     static let toPeer: [ToPeer] = [
-        .repeatOffer, .stateSynchronized(revision: nil), .stateSynchronized(revision: .max),
-        .receiveState(
-            StateDecision(
-                session: .max, revision: 1, sources: [PeerID(1), PeerID(.max)],
-                keys: [.init(entry: 65_535, hash: ContentHash(high: 1, low: .max))])),
         .welcome(
             peer: PeerID(.max), run: RunID(high: 1, low: .max), secret: PeerSecret(high: .max, low: 2),
             deadTimeMilliseconds: 5000, masterGraceMilliseconds: 30_000,
@@ -122,6 +119,12 @@ enum Samples {
             ],
             missed: [FailedCalls(tag: Tag(1), count: .max)]),
         .callRefused(reason: "other members wait for this peer in another call"),
+        .stateRefused(reason: "its entry is another one"), .repeatOffer, .stateSynchronized(revision: nil),
+        .stateSynchronized(revision: .max),
+        .receiveState(
+            StateDecision(
+                session: .max, revision: 1, sources: [PeerID(1), PeerID(.max)],
+                keys: [.init(entry: 65_535, hash: ContentHash(high: 1, low: .max))])),
         .optimizeUnchanged,
     ]
 

@@ -41,7 +41,8 @@ final class StateExchange {
         stopFetching()
         for key in keys { server.withdraw(key.entry) }
         let fetcher = StateFetcher(
-            loop, memory, owner: owner, keys, from: sources, pool: pool, firstTag: freeTag, configuration: configuration, link: link, end: end)
+            loop, memory, owner: owner, keys, from: sources, pool: pool, firstTag: freeTag,
+            configuration: configuration, link: link, end: end)
         self.fetcher = fetcher
         fetcher.start()
     }

@@ -80,8 +80,10 @@ final class StateFetcher {
     /// `end` is called once, at the end of a turn, with what is wrong or nil; not after `stop`. `firstTag`: no earlier request
     /// of this process had it, or one above.
     init(
-        _ loop: EventLoop, _ memory: StateMemory, owner: LaunchNumber, _ keys: [StateDecision.Key], from peers: [PeerID], pool: StagingPool,
-        firstTag: UInt64, configuration: StateConfiguration, link: @escaping (PeerID) -> Link?, end: @escaping (String?) -> Void
+        _ loop: EventLoop, _ memory: StateMemory, owner: LaunchNumber, _ keys: [StateDecision.Key],
+        from peers: [PeerID], pool: StagingPool,
+        firstTag: UInt64, configuration: StateConfiguration, link: @escaping (PeerID) -> Link?,
+        end: @escaping (String?) -> Void
     ) {
         self.loop = loop
         self.configuration = configuration
@@ -237,7 +239,8 @@ final class StateFetcher {
             end.partialValue <= UInt64(bodyBytes)
         else {
             return .violation(
-                "\(header.payloadBytes) bytes at \(header.offset) of \(bodyBytes), where \(request.byteCount) were asked for")
+                "\(header.payloadBytes) bytes at \(header.offset) of \(bodyBytes), where \(request.byteCount) were asked for"
+            )
         }
         if request.piece == nil {
             requests[header.tag]?.bodyBytes = bodyBytes
@@ -361,7 +364,9 @@ final class StateFetcher {
                 sources[source].bytesPerSecond = sources[source].bytesPerSecond.map { ($0 * 3 + rate) / 4 } ?? rate
             }
             if now - sources[source].lastArrival >= configuration.patience {
-                Log.write(.info, "\(sources[source].peer) has given nothing of the shared state for a while: others are asked")
+                Log.write(
+                    .info, "\(sources[source].peer) has given nothing of the shared state for a while: others are asked"
+                )
                 sources[source].restsUntil = now + configuration.period * 5
                 takeBack(source)
             }

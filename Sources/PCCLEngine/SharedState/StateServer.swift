@@ -62,7 +62,9 @@ final class StateServer {
         case .hashes:
             let bytes = StateRequest.bytes(ofHashes: tensor.chunks)
             guard let piece = StagedPiece(pool, byteCount: bytes.count) else { return false }
-            bytes.withUnsafeBytes { piece.base.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(piece.base), byteCount: $0.count) }
+            bytes.withUnsafeBytes {
+                piece.base.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(piece.base), byteCount: $0.count)
+            }
             bodies[peer, default: []].append(
                 Body(
                     request: tag, entry: request.entry, payload: UnsafeRawPointer(piece.base), byteCount: bytes.count,
@@ -86,7 +88,8 @@ final class StateServer {
         body.isRaw = false
         let count = min(limit, body.byteCount - body.sentBytes)
         let header = FrameHeader(
-            kind: .data, phase: .state, epoch: .none, launch: LaunchNumber(UInt32(clamping: body.byteCount)), tag: body.request,
+            kind: .data, phase: .state, epoch: .none, launch: LaunchNumber(UInt32(clamping: body.byteCount)),
+            tag: body.request,
             offset: UInt64(body.sentBytes), payloadBytes: UInt32(count))
         let payload = body.payload + body.sentBytes
         body.sentBytes += count

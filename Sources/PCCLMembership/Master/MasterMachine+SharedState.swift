@@ -40,9 +40,7 @@ extension MasterMachine {
         }
         guard evicted.isEmpty else {
             for (peer, reason) in evicted {
-                // First the caller: its call was wrong. That it is no longer a member comes with it.
-                send(.callRefused(reason: reason), to: peer, &effects)
-                turnAway(peer, reason, at: now, &effects)
+                turnAway(peer, reason, saying: .stateRefused(reason: reason), at: now, &effects)
             }
             return
         }
@@ -77,13 +75,16 @@ extension MasterMachine {
                 LogLine(
                     .info,
                     "\(groups[g].id): \(ballots.map(\.peer).filter { sharing.receiving[$0] != nil }.enumerated(upTo: 8)) "
-                        + "receive revision \(elected.revision) of the shared state from \(sources.enumerated(upTo: 8))")))
+                        + "receive revision \(elected.revision) of the shared state from \(sources.enumerated(upTo: 8))"
+                )))
     }
 
     mutating func noteReceived(
         _ g: Int, from peer: PeerID, session: UInt32, failure: String?, at now: Instant, _ effects: inout [Effect]
     ) {
-        guard var sharing = groups[g].sharing, sharing.session == session, sharing.receiving[peer] != nil else { return }
+        guard var sharing = groups[g].sharing, sharing.session == session, sharing.receiving[peer] != nil else {
+            return
+        }
         if let failure {
             effects.append(
                 .log(LogLine(.warning, "\(groups[g].id): \(peer) cannot receive the shared state: \(failure)")))

@@ -454,11 +454,12 @@ package struct MasterMachine: Sendable {
     }
 
     mutating func turnAway(
-        _ id: PeerID, _ reason: String, at now: Instant, advance goOn: Bool = true, _ effects: inout [Effect]
+        _ id: PeerID, _ reason: String, saying message: ToPeer? = nil, at now: Instant, advance goOn: Bool = true,
+        _ effects: inout [Effect]
     ) {
         guard let peer = peers.first(where: { $0.id == id }) else { return }
         if let connection = peer.connection {
-            effects.append(.send(connection, .turnedAway(reason: reason)))
+            effects.append(.send(connection, message ?? .turnedAway(reason: reason)))
             effects.append(.close(connection))
         }
         removeQuietly(id, reason: reason, at: now, advance: goOn, &effects)

@@ -43,7 +43,9 @@ extension PeerMachine {
         let entries = decision.keys.map(\.entry)
         let isPossible =
             zip(entries, entries.dropFirst()).allSatisfy { $0 < $1 }
-            && entries.allSatisfy { sharing.offer.entries.indices.contains($0) && !sharing.offer.entries[$0].allowsInequality }
+            && entries.allSatisfy {
+                sharing.offer.entries.indices.contains($0) && !sharing.offer.entries[$0].allowsInequality
+            }
             && !decision.sources.contains(m.registration.peer)
         guard isPossible else { return violation("a state that is not of the caller's shape", at: now, &effects) }
         let fetch = takeLaunchNumber()

@@ -425,6 +425,9 @@ package struct PeerMachine: Sendable {
         case (.turnedAway(let reason), _):
             effects.append(.closeMaster)
             depart(.turnedAway(reason), .masterLost("declared lost by the master: \(reason)"), &effects)
+        case (.stateRefused(let reason), .member):
+            effects.append(.closeMaster)
+            depart(.refused(reason), .masterLost("put out of the group: \(reason)"), &effects)
         case (.propose(let epoch, let members), .newcomer(var newcomer)):
             newcomer.proposal = proposal(epoch, members, at: now)
             phase = .newcomer(newcomer)
@@ -507,7 +510,7 @@ package struct PeerMachine: Sendable {
             break  // Counts that crossed with our own departure or come before admission.
         case (.welcome, _), (.propose, _), (.view, _), (.joinUnchanged, _), (.pendingAnswer, _), (.callRefused, _),
             (.flush, _), (.verdict, _), (.optimizeUnchanged, _), (.attached, _), (.repeatOffer, _), (.receiveState, _),
-            (.stateSynchronized, _):
+            (.stateSynchronized, _), (.stateRefused, _):
             violation("an unexpected message", at: now, &effects)
         }
     }

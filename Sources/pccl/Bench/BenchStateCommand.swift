@@ -138,7 +138,8 @@ struct BenchStateCommand: ParsableCommand {
             "\(ByteSize.label(byteCount)), \(significant(differing)) % differ, \(peers - receivers) give and \(receivers) "
                 + "receive: \(significant(median)) s (\(times.map { significant($0 / 1e9) }.joined(separator: ", "))), "
                 + "\(significant(moved / median / 1e6)) MB/s of tensors, \(received) bytes received in all, "
-                + "\(fixed(Double(received) / Double(byteCount * receivers) * 100, 3)) % of the state\n", to: STDOUT_FILENO)
+                + "\(fixed(Double(received) / Double(byteCount * receivers) * 100, 3)) % of the state\n",
+            to: STDOUT_FILENO)
     }
 }
 
@@ -188,7 +189,9 @@ private struct BenchState {
         return changed
     }
 
-    func restored(_ changed: [(offset: Int, byte: UInt8)]) -> Bool { changed.allSatisfy { memory[$0.offset] == $0.byte } }
+    func restored(_ changed: [(offset: Int, byte: UInt8)]) -> Bool {
+        changed.allSatisfy { memory[$0.offset] == $0.byte }
+    }
 }
 
 extension PeerAgreement {
