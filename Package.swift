@@ -35,6 +35,7 @@ let package = Package(
     targets: [
         .systemLibrary(name: "CPCCL", path: "include"),
         .systemLibrary(name: "CUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
+        .systemLibrary(name: "COpenSSL", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .target(name: "CKernels", cSettings: kernelSettings),
         .target(name: "CShims"),
@@ -43,7 +44,7 @@ let package = Package(
         room("PCCLWire", ["PCCLBase"]),
         room("PCCLMembership", ["PCCLBase", "PCCLWire"]),
         room("PCCLSchedule", ["PCCLBase"]),
-        room("PCCLCompute", ["PCCLBase", "CKernels", "CZstd"]),
+        room("PCCLCompute", ["PCCLBase", "CKernels", "COpenSSL", "CZstd"]),
         room("PCCLTransport", ["PCCLBase", "PCCLWire", "CShims", "CUV"]),
         room("PCCLEngine", ["PCCLBase", "PCCLWire", "PCCLSchedule", "PCCLCompute", "PCCLTransport"]),
         room("PCCLSession", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLEngine", "PCCLTransport"]),

@@ -30,6 +30,8 @@ public final class Communicator: Sendable {
         /// The dead time in seconds, from which all time-outs derive; nil: `PCCL_TIMEOUT`, or 5. Once connected, the
         /// master's counts.
         public var timeoutSeconds: Double?
+        /// How contents of the shared state are compared; nil: `PCCL_STATE_HASH`, or XXH3. All members must agree.
+        package var stateHash: HashFunction?
         /// Nil: `PCCL_ALGORITHM`, or by world size. All members must agree.
         package var algorithm: Algorithm?
 
@@ -55,6 +57,7 @@ public final class Communicator: Sendable {
     }
 
     let session: PeerSession
+    let stateHash: HashFunction
     let handles = Guarded<[UInt64: AllReduceHandle]>([:])
     /// By name: of the chunks of the shared state, when it was last synchronised.
     let stateHashes = Guarded<[String: [ContentHash]]>([:])
@@ -72,6 +75,7 @@ public final class Communicator: Sendable {
                 "\(configuration.stripesPerLink) connections per link; 0 to \(Communicator.largestStripes) are possible"
             )
         }
+        stateHash = configuration.stateHash ?? Environment.process.stateHash
         var timeouts = Environment.process.timeouts
         if let seconds = configuration.timeoutSeconds {
             guard (0.1...3600).contains(seconds) else {

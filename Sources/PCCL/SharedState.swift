@@ -123,14 +123,14 @@ extension Communicator {
             return kept?.count == entry.chunkCount ? kept : []
         }
         let unknown = chunks.indices.filter { chunks[$0]?.isEmpty ?? false }
-        let hashes = ContentHash.ofChunks(of: unknown.map { entries[$0].bytes })
+        let hashes = ContentHash.ofChunks(of: unknown.map { entries[$0].bytes }, by: stateHash)
         for (index, hashes) in zip(unknown, hashes) { chunks[index] = hashes }
         let memory = StateMemory(
             zip(entries, chunks).map { entry, chunks in
-                StateMemory.Tensor(base: entry.memory, byteCount: entry.byteCount, chunks: chunks)
-            })
+                StateMemory.Tensor(base: entry.memory, byteCount: entry.byteCount, chunks: chunks, by: stateHash)
+            }, by: stateHash)
         let offer = StateOffer(
-            revision: state.revision, strategy: strategy,
+            revision: state.revision, strategy: strategy, function: stateHash,
             entries: zip(entries, memory.tensors).map { entry, tensor in
                 StateEntry(
                     name: entry.name, type: entry.type, count: UInt64(entry.count), allowsInequality: entry.mayDiffer,

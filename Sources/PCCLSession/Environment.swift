@@ -17,6 +17,9 @@ package struct Environment: Sendable {
     /// `PCCL_ALGORITHM`: auto, oneshot, direct, ring or twolevel. All peers of a group must agree.
     package var algorithm: Algorithm?
 
+    /// `PCCL_STATE_HASH`: xxh3 or sha256. All peers of a group must agree.
+    package var stateHash = HashFunction.xxh3
+
     /// `PCCL_TRANSPORT`: auto, tcp or shm; `PCCL_CONGESTION`: a congestion control of the kernel.
     package var links = LinkConfiguration()
 
@@ -83,6 +86,13 @@ package struct Environment: Sendable {
             }
         }
         links.congestionControl = environment("PCCL_CONGESTION")
+        if let text = environment("PCCL_STATE_HASH") {
+            switch text {
+            case "xxh3": stateHash = .xxh3
+            case "sha256": stateHash = .sha256
+            default: Log.write(.error, "PCCL_STATE_HASH=\(text) is neither xxh3 nor sha256; xxh3 is used")
+            }
+        }
         if let text = environment("PCCL_ALGORITHM") {
             switch text {
             case "auto": break

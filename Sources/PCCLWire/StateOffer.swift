@@ -23,11 +23,16 @@ package struct StateEntry: Hashable, Sendable {
 package struct StateOffer: Hashable, Sendable {
     package var revision: UInt64
     package var strategy: SharedStateStrategy
+    /// By which contents are compared.
+    package var function: HashFunction
     package var entries: [StateEntry]
 
-    package init(revision: UInt64, strategy: SharedStateStrategy, entries: [StateEntry]) {
+    package init(
+        revision: UInt64, strategy: SharedStateStrategy, function: HashFunction = .xxh3, entries: [StateEntry]
+    ) {
         self.revision = revision
         self.strategy = strategy
+        self.function = function
         self.entries = entries
     }
 }
@@ -89,6 +94,8 @@ extension ByteWriter {
     package mutating func write(_ hash: ContentHash) {
         write(hash.high)
         write(hash.low)
+        write(hash.further)
+        write(hash.last)
     }
 
     /// Of a shared state; nil: none was agreed on.
@@ -110,6 +117,7 @@ extension ByteWriter {
     mutating func write(_ offer: StateOffer) {
         write(offer.revision)
         write(offer.strategy.rawValue)
+        write(offer.function.rawValue)
         write(offer.entries) { w, entry in
             w.write(entry.name)
             w.write(UInt8(entry.type.rawValue))
@@ -123,7 +131,7 @@ extension ByteWriter {
 
 extension ByteReader {
     package mutating func readContentHash() throws(WireError) -> ContentHash {
-        ContentHash(high: try read(), low: try read())
+        ContentHash(high: try read(), low: try read(), further: try read(), last: try read())
     }
 
     package mutating func readRevision() throws(WireError) -> UInt64? { try readBool() ? try read() : nil }
@@ -144,10 +152,14 @@ extension ByteReader {
         guard let strategy = SharedStateStrategy(rawValue: strategy) else {
             throw .unknownValue(field: "strategy", value: UInt64(strategy))
         }
+        let function = try read(UInt8.self)
+        guard let function = HashFunction(rawValue: function) else {
+            throw .unknownValue(field: "hash function", value: UInt64(function))
+        }
         let entries = try readList("entries of a shared state", limit: WireLimits.stateEntries) {
             (r) throws(WireError) in try r.readStateEntry()
         }
-        let offer = StateOffer(revision: revision, strategy: strategy, entries: entries)
+        let offer = StateOffer(revision: revision, strategy: strategy, function: function, entries: entries)
         guard offer.isOrdered else { throw .unknownValue(field: "order of entries", value: 0) }
         return offer
     }

@@ -10,7 +10,7 @@ package struct StateRequest: Hashable, Sendable {
         case hashes
         case chunk(Int)
     }
-    package static let byteCount = 24
+    package static let byteCount = 8 + ContentHash.byteCount
 
     /// In the order of names, which is the same at all who share a state.
     package var entry: Int

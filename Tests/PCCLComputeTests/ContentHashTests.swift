@@ -211,3 +211,54 @@ struct ContentHashTests {
         #expect(ContentHash(high: .max, low: 1 << 60).description == "ffffffffffffffff1000000000000000")
     }
 }
+
+@Suite("The content hash by SHA-256")
+struct SHA256HashTests {
+    private func hash(_ bytes: [UInt8]) -> String {
+        bytes.withUnsafeBytes { "\(ContentHash($0, by: .sha256))" }
+    }
+
+    /// As in docs/shared-state.md, and what `sha256sum` says.
+    private static let text = Array((1...500_000).map { "\($0)\n" }.joined().utf8)
+
+    @Test("of one chunk it is SHA-256: the examples of FIPS 180-4, and of the document")
+    func oneChunk() {
+        #expect(hash([]) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+        #expect(hash(Array("abc".utf8)) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+        #expect(
+            hash(Array(Self.text.prefix(1 << 20))) == "a7a14d0926bda540030fd4c43a64aa0c8a343f5cd735e34b45150c4b0b7a528e"
+        )
+    }
+
+    @Test("of several it is SHA-256 of theirs and the number of bytes, by however many threads")
+    func severalChunks() {
+        let bytes = Array(Self.text.prefix(3_145_733))
+        let expected = "611d1477ac7339d148b74822aa9a5e5b7237e4a4d7cd9344b200aeb1cf7ac877"
+        #expect(hash(bytes) == expected)
+        let chunks = bytes.withUnsafeBytes { ContentHash.ofChunks(of: [$0, $0, $0], by: .sha256) }
+        #expect(chunks[0].count == 4 && chunks[0] == chunks[2])
+        #expect("\(ContentHash(ofChunks: chunks[1], byteCount: bytes.count, by: .sha256))" == expected)
+    }
+}
+
+@Suite("Hashing with threads")
+struct ThreadedHashTests {
+    @Test("tensors of all sizes come out as by themselves, in their order")
+    func order() {
+        let sizes = [0, 1, 1 << 20, (40 << 20) + 3, 5, (1 << 20) + 1, 0]
+        let tensors = sizes.enumerated().map { index, size in [UInt8](repeating: UInt8(index), count: size) }
+        var buffers: [UnsafeMutableRawBufferPointer] = []
+        for tensor in tensors {
+            let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: tensor.count, alignment: 64)
+            buffer.copyBytes(from: tensor)
+            buffers.append(buffer)
+        }
+        defer { for buffer in buffers { buffer.deallocate() } }
+        let hashes = ContentHash.ofChunks(of: buffers.map { UnsafeRawBufferPointer($0) })
+        for (hashes, buffer) in zip(hashes, buffers) {
+            let raw = UnsafeRawBufferPointer(buffer)
+            #expect(hashes == ContentHash.ofChunks(0..<ContentHash.chunkCount(of: raw.count), of: raw))
+        }
+        #expect(ContentHash.ofChunks(of: []).isEmpty)
+    }
+}

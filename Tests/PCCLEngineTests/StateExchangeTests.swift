@@ -19,7 +19,10 @@ private final class Tensors: @unchecked Sendable {
         let chunks = ContentHash.ofChunks(
             of: memories.map { UnsafeRawBufferPointer(start: $0.base, count: $0.byteCount) })
         state = StateMemory(
-            zip(memories, chunks).map { StateMemory.Tensor(base: $0.base, byteCount: $0.byteCount, chunks: $1) })
+            zip(memories, chunks).map {
+                StateMemory.Tensor(base: $0.base, byteCount: $0.byteCount, chunks: $1, by: .xxh3)
+            },
+            by: .xxh3)
     }
 
     var keys: [StateDecision.Key] {
@@ -89,7 +92,7 @@ struct StateExchangeTests {
         #expect(lent[3].hold(right) && lent[3].areIntactAround)
         #expect(lent[3].state.tensors.map(\.hash) == lent[0].state.tensors.map(\.hash))
         for node in cluster.nodes { try node.returnState() }
-        let (received, all) = (lent[3].state.traffic.receivedBytes, right.reduce(6 * 16) { $0 + $1.count })
+        let (received, all) = (lent[3].state.traffic.receivedBytes, right.reduce(6 * 32) { $0 + $1.count })
         #expect(isCompressed ? received < UInt64(all) * 3 / 4 : received == UInt64(all))
         #expect(lent.prefix(3).allSatisfy { $0.state.traffic.sentBytes > 0 })
         #expect(lent.prefix(3).reduce(0) { $0 + $1.state.traffic.sentBytes } == received)
@@ -171,7 +174,7 @@ struct StateExchangeTests {
         #expect(try ended.take() == nil)
         #expect(lent[1].hold(right))
         let sent = Node.receivedPieces(cluster.nodes[1].events.all).reduce(0) { $0 + Int($1.payloadBytes) }
-        #expect(sent <= 16 * Self.mebibyte + 2 * 16 * 16 + (3 << 20), "\(sent)")
+        #expect(sent <= 16 * Self.mebibyte + 2 * 16 * 32 + (3 << 20), "\(sent)")
         try cluster.stop()
     }
 

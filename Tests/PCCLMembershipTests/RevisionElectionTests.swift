@@ -174,6 +174,17 @@ struct RevisionElectionTests {
         }
     }
 
+    @Test("who hashes in another way than the oldest is evicted")
+    func functions() {
+        var other = ballot(2, 0)
+        other.offer.function = .sha256
+        #expect(outcome([ballot(1, 0), other, ballot(3, 0)]) == "heh")
+        #expect(outcome([other, ballot(1, 0), ballot(3, 0)]) == "hee")
+        #expect(reason([ballot(1, 0), other], 1)?.contains("with sha256, and peer 1 with xxh3") == true)
+        // Its strategy is of no interest then.
+        #expect(outcome([ballot(1, 0, .sendOnly), other]) == "he")
+    }
+
     @Test("what was being received when its source was lost is nobody's content, whoever had it before")
     func torn() {
         var torn = ballot(1, 0)

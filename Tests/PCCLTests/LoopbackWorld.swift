@@ -12,7 +12,7 @@ final class LoopbackWorld: Sendable {
     /// All peers are members of one view when this returns. `timeouts` are the master's; as everybody has them unless given.
     init(
         _ count: Int, stripes: Int = 1, algorithm: Algorithm? = nil, timeoutSeconds: Double? = nil,
-        timeouts: Timeouts = .standard
+        timeouts: Timeouts = .standard, stateHash: HashFunction? = nil
     ) throws {
         let master = Master(listen: SocketAddress.loopback(port: 0), timeouts: timeouts)
         try master.run()
@@ -20,6 +20,7 @@ final class LoopbackWorld: Sendable {
             master: SocketAddress.loopback(port: master.port), stripesPerLink: stripes)
         configuration.algorithm = algorithm
         configuration.timeoutSeconds = timeoutSeconds
+        configuration.stateHash = stateHash
         self.master = master
         self.configuration = configuration
         let peers = try (0..<count).map { _ in try Communicator(configuration) }

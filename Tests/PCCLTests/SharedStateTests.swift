@@ -52,9 +52,10 @@ struct SharedStateTests {
         if case .failure(let error) = result { error.code } else { nil }
     }
 
-    @Test("what most members hold becomes everybody's, and what may differ stays")
-    func popular() throws {
-        let world = try LoopbackWorld(3)
+    @Test(
+        "what most members hold becomes everybody's, and what may differ stays", arguments: [nil, HashFunction.sha256])
+    func popular(hash: HashFunction?) throws {
+        let world = try LoopbackWorld(3, stateHash: hash)
         defer { world.destroy() }
         let tensors = [Tensors(1), Tensors(2), Tensors(2)]
         let infos = try synchronize(world, tensors).map { try $0.get() }
@@ -64,7 +65,7 @@ struct SharedStateTests {
             #expect(tensors.state.revision == 0)
         }
         // Three chunks and their hashes, and the short tensor.
-        let (floats, hashes, integers) = (655_360 * 4, 3 * 16, 3 * 8)
+        let (floats, hashes, integers) = (655_360 * 4, 3 * 32, 3 * 8)
         let bytes = UInt64(floats + hashes + integers)
         #expect(infos[0] == SynchronizationInfo(sentBytes: 0, receivedBytes: bytes))
         #expect(infos[1].sentBytes + infos[2].sentBytes == bytes && infos[1].receivedBytes == 0)
@@ -83,7 +84,7 @@ struct SharedStateTests {
         for member in tensors { member.state.revision += 1 }
         let infos = try synchronize(world, tensors, [.sendOnly, .receiveOnly]).map { try $0.get() }
         #expect(tensors.allSatisfy { $0.holds(1) })
-        let chunkAndHashes: UInt64 = 1 << 20 + 8 * 16
+        let chunkAndHashes: UInt64 = 1 << 20 + 8 * 32
         #expect(infos[1].receivedBytes == chunkAndHashes && infos[0].sentBytes == infos[1].receivedBytes)
     }
 

@@ -205,9 +205,9 @@ struct StateRequestTests {
     func hashes() throws {
         let hashes = (0..<5).map { ContentHash(high: $0, low: .max - $0) }
         let bytes = StateRequest.bytes(ofHashes: hashes)
-        #expect(bytes.count == 80)
+        #expect(bytes.count == 160)
         #expect(try StateRequest.hashes(bytes, count: 5) == hashes)
-        #expect(throws: WireError.leftOver(16)) { _ = try StateRequest.hashes(bytes, count: 4) }
+        #expect(throws: WireError.leftOver(32)) { _ = try StateRequest.hashes(bytes, count: 4) }
         #expect(throws: WireError.self) { _ = try StateRequest.hashes(bytes, count: 6) }
     }
 }

@@ -165,8 +165,11 @@ struct MessageTests {
         #expect(throws: WireError.unknownValue(field: "strategy", value: 3)) {
             _ = try ToMaster(changed(good, at: 1 + 8, to: 3))
         }
+        #expect(throws: WireError.unknownValue(field: "hash function", value: 2)) {
+            _ = try ToMaster(changed(good, at: 1 + 8 + 1, to: 2))
+        }
         #expect(throws: WireError.unknownValue(field: "data type", value: 12)) {
-            _ = try ToMaster(changed(good, at: 1 + 8 + 1 + 4 + 2 + 1, to: 12))
+            _ = try ToMaster(changed(good, at: 1 + 8 + 2 + 4 + 2 + 1, to: 12))
         }
     }
 
@@ -243,7 +246,7 @@ struct MessageTests {
             Lie(name: "link figures", limit: WireLimits.members, prefix: [11], isToMaster: true),
             Lie(
                 name: "entries of a state", limit: WireLimits.stateEntries,
-                prefix: [15] + [UInt8](repeating: 0, count: 9), isToMaster: true),
+                prefix: [15] + [UInt8](repeating: 0, count: 10), isToMaster: true),
             Lie(
                 name: "sources of a state", limit: WireLimits.members,
                 prefix: [15] + [UInt8](repeating: 0, count: 12), isToMaster: false),

@@ -19,7 +19,7 @@ enum Samples {
     static let world = WorldCounts(globalWorldSize: 7, groupCount: 2, largestGroupWorldSize: .max)
 
     static let offer = StateOffer(
-        revision: .max, strategy: .sendOnly,
+        revision: .max, strategy: .sendOnly, function: .sha256,
         entries: [
             StateEntry(
                 name: "", type: .uint8, count: 0, allowsInequality: false, hash: ContentHash(high: .max, low: 1)),
@@ -124,7 +124,7 @@ enum Samples {
         .receiveState(
             StateDecision(
                 session: .max, revision: 1, sources: [PeerID(1), PeerID(.max)],
-                keys: [.init(entry: 65_535, hash: ContentHash(high: 1, low: .max))])),
+                keys: [.init(entry: 65_535, hash: ContentHash(high: 1, low: .max, further: .max, last: 3))])),
         .optimizeUnchanged,
     ]
 

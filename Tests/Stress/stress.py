@@ -245,7 +245,7 @@ class Director:
                 continue
             one["log"].close()
             self.peers.remove(one)
-            if status not in (0, -signal.SIGKILL) or not one["ends"]:
+            if status not in (0, -signal.SIGKILL, -signal.SIGTERM) or not one["ends"]:
                 tail = one["path"].read_text(errors="replace").splitlines()[-12:]
                 self.failures.append(f"peer {one['name']} ended with {status}: " + " | ".join(tail))
         return moved

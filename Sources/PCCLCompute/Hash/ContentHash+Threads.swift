@@ -5,8 +5,10 @@ import Synchronization
 extension ContentHash {
     /// The hashes of all chunks of these tensors, worked out by as many threads as there are processors and work for them.
     /// Blocks until they are done; the memory is only read.
-    package static func ofChunks(of tensors: [UnsafeRawBufferPointer]) -> [[ContentHash]] {
-        let work = ChunkWork(tensors)
+    package static func ofChunks(
+        of tensors: [UnsafeRawBufferPointer], by function: HashFunction = .xxh3
+    ) -> [[ContentHash]] {
+        let work = ChunkWork(tensors, function)
         let threads = (1..<max(1, min(sysconf(CInt(_SC_NPROCESSORS_ONLN)), work.byteCount / ChunkWork.bytesPerThread)))
             .compactMap { _ in start(work) }
         work.run()
@@ -48,12 +50,14 @@ private final class ChunkWork: @unchecked Sendable {
 
     let byteCount: Int
     private let tensors: [UnsafeRawBufferPointer]
+    private let function: HashFunction
     private let pieces: [Piece]
     private let next = Atomic(0)
     /// Each written by one thread, and read when all have ended.
     private let results: UnsafeMutableBufferPointer<ContentHash>
 
-    init(_ tensors: [UnsafeRawBufferPointer]) {
+    init(_ tensors: [UnsafeRawBufferPointer], _ function: HashFunction) {
+        self.function = function
         self.tensors = tensors
         byteCount = tensors.reduce(0) { $0 + $1.count }
         var pieces: [Piece] = []
@@ -78,9 +82,8 @@ private final class ChunkWork: @unchecked Sendable {
             let index = next.add(1, ordering: .relaxed).oldValue
             guard index < pieces.count else { return }
             let piece = pieces[index]
-            for (i, hash) in ContentHash.ofChunks(piece.chunks, of: tensors[piece.tensor]).enumerated() {
-                results[piece.place + i] = hash
-            }
+            let hashes = ContentHash.ofChunks(piece.chunks, of: tensors[piece.tensor], by: function)
+            for (i, hash) in hashes.enumerated() { results[piece.place + i] = hash }
         }
     }
 

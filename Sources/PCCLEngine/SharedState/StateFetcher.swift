@@ -131,7 +131,7 @@ final class StateFetcher {
 
     private func byteCount(_ item: Item) -> Int {
         switch item {
-        case .hashes(let key): chunkCount(key) * 16
+        case .hashes(let key): chunkCount(key) * ContentHash.byteCount
         case .chunk(let key, let chunk):
             ContentHash.range(ofChunk: chunk, byteCount: memory.tensors[keys[key].entry].byteCount).count
         }
@@ -300,12 +300,14 @@ final class StateFetcher {
         switch item {
         case .hashes(let key):
             guard let hashes = try? StateRequest.hashes([UInt8](bytes), count: chunkCount(key)),
-                ContentHash(ofChunks: hashes, byteCount: memory.tensors[keys[key].entry].byteCount) == keys[key].hash
+                keys[key].hash
+                    == ContentHash(
+                        ofChunks: hashes, byteCount: memory.tensors[keys[key].entry].byteCount, by: memory.function)
             else { return false }
             know(hashes, of: key)
         case .chunk(let key, let chunk):
             let hash = keys[key].chunks[chunk]
-            guard ContentHash(ofChunk: bytes) == hash else { return false }
+            guard ContentHash(ofChunk: bytes, by: memory.function) == hash else { return false }
             memory.write(bytes, toChunk: chunk, of: keys[key].entry, hash)
             keys[key].missing -= 1
             endIfWhole(key)

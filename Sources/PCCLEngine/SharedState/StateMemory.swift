@@ -15,11 +15,12 @@ package final class StateMemory: @unchecked Sendable {
         package fileprivate(set) var hash: ContentHash?
 
         /// `chunks`: as many as `ContentHash.chunkCount` says; nil if it is not shared.
-        package init(base: UnsafeMutableRawPointer?, byteCount: Int, chunks: [ContentHash]?) {
+        package init(base: UnsafeMutableRawPointer?, byteCount: Int, chunks: [ContentHash]?, by function: HashFunction)
+        {
             self.base = base
             self.byteCount = byteCount
             self.chunks = chunks ?? []
-            hash = chunks.map { ContentHash(ofChunks: $0, byteCount: byteCount) }
+            hash = chunks.map { ContentHash(ofChunks: $0, byteCount: byteCount, by: function) }
         }
 
         func bytes(ofChunk chunk: Int) -> UnsafeMutableRawBufferPointer {
@@ -28,11 +29,16 @@ package final class StateMemory: @unchecked Sendable {
         }
     }
 
+    package let function: HashFunction
     package private(set) var tensors: [Tensor]
     /// In the end: what the synchronisation has moved.
     package internal(set) var traffic = Traffic()
 
-    package init(_ tensors: [Tensor]) { self.tensors = tensors }
+    /// All of their hashes are by this function.
+    package init(_ tensors: [Tensor], by function: HashFunction) {
+        self.tensors = tensors
+        self.function = function
+    }
 
     /// For tests: says of a chunk what is not so.
     func pretendHash(of entry: Int, chunk: Int) { tensors[entry].chunks[chunk] = ContentHash(high: 0, low: 0) }

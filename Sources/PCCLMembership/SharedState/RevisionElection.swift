@@ -38,6 +38,7 @@ package enum RevisionElection {
     /// nil before the first.
     package static func decide(_ ballots: [Ballot], expected: UInt64?) -> Decision {
         var evictions = [String?](repeating: nil, count: ballots.count)
+        evictOtherFunctions(ballots, &evictions)
         evictMixedStrategies(ballots, &evictions)
         evictEarlyRevisions(ballots, expected, &evictions)
         let elected = elect(ballots, evictions, expected)
@@ -49,10 +50,22 @@ package enum RevisionElection {
         return Decision(elected: elected, fates: fates)
     }
 
+    /// What members hash in different ways cannot be compared. They are configured alike, and in doubt as the oldest is.
+    private static func evictOtherFunctions(_ ballots: [Ballot], _ evictions: inout [String?]) {
+        guard let first = ballots.first else { return }
+        for (i, ballot) in ballots.enumerated() where ballot.offer.function != first.offer.function {
+            evictions[i] =
+                "it hashes its shared state with \(ballot.offer.function), and \(first.peer) with \(first.offer.function): "
+                + "see PCCL_STATE_HASH"
+        }
+    }
+
     /// Who would accept anybody's content cannot be brought together with who would not give up its own.
     private static func evictMixedStrategies(_ ballots: [Ballot], _ evictions: inout [String?]) {
-        guard let popular = ballots.first(where: { $0.offer.strategy == .enforcePopular }) else { return }
-        for (i, ballot) in ballots.enumerated() where ballot.offer.strategy != .enforcePopular {
+        let kept = ballots.indices.filter { evictions[$0] == nil }
+        guard let popular = kept.first(where: { ballots[$0].offer.strategy == .enforcePopular }).map({ ballots[$0] })
+        else { return }
+        for (i, ballot) in ballots.enumerated() where ballot.offer.strategy != .enforcePopular && evictions[i] == nil {
             evictions[i] =
                 "its strategy is \(ballot.offer.strategy), and that of \(popular.peer) \(popular.offer.strategy): "
                 + "these cannot be mixed"

@@ -34,7 +34,7 @@ def test_who_holds_something_else_gets_what_most_hold(new_world: Callable[[int],
 
     results = new_world(3).run(work)
     assert all(same for same, _ in results)
-    moved = 5 * 131072 * 4 + 3 * 16 + 8
+    moved = 5 * 131072 * 4 + 3 * 32 + 8
     assert results[0][1] == pccl.SharedStateSyncInfo(tx_bytes=0, rx_bytes=moved)
     assert sum(info.tx_bytes for _, info in results) == moved
 
