@@ -185,6 +185,10 @@ coverage: ## what of the two machines the simulator reaches, line by line; RUNS=
 simulate: lib ## simulated runs with fresh seeds; RUNS=1000000 for a night
 	@$(DIST)/bin/pccl simulate --schedules $(or $(RUNS),100000) --fresh
 
+.PHONY: fuzz
+fuzz: bootstrap ## libFuzzer on all that comes from a remote or from disk, FUZZ_SECONDS (600) for each target
+	@Tests/Fuzz/run.sh $(or $(FUZZ_SECONDS),600) $(FUZZ_TARGETS)
+
 .PHONY: chaos
 chaos: lib ## CHAOS_SECONDS (300) of random faults to real peers, stalls judged; as root with faults of links
 	@$(DIST)/bin/pccl chaos --time $(or $(CHAOS_SECONDS),300) $(CHAOS_OPTIONS)

@@ -96,6 +96,12 @@ let package = Package(
                 "PCCLTestSupport",
             ]),
         tests("PCCLTests", ["PCCL", "PCCLBase", "PCCLTransport", "PCCLTestSupport"]),
+        // Shared with libFuzzer, which Tests/Fuzz/run.sh builds by itself.
+        .target(
+            name: "PCCLFuzzTargets",
+            dependencies: ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLCompute", "PCCLSession", "CKernels"],
+            path: "Tests/Fuzz/Targets", swiftSettings: strict),
+        tests("PCCLFuzzTests", ["PCCLBase", "PCCLFuzzTargets"]),
         tests("PCCLComputeTests", ["PCCLBase", "PCCLCompute", "CKernels"]),
     ],
     swiftLanguageModes: [.v6]

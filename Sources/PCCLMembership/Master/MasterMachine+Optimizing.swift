@@ -12,8 +12,12 @@ import PCCLWire
 /// is lost (the votes stay, so the survivors' figures are solved anew), or the master goes (only who has agreed to the
 /// proposal may have missed the view).
 extension MasterMachine {
-    mutating func optimize(_ g: Int, _ effects: inout [Effect]) {
-        guard groups[g].members.count > 1 else { return endOptimizing(g, &effects) }
+    mutating func optimize(_ g: Int, at now: Instant, _ effects: inout [Effect]) {
+        guard groups[g].members.count > 1 else {
+            endOptimizing(g, &effects)
+            // No honest member waits at the join point too, but newcomers do not wait for a dishonest one.
+            return advance(g, at: now, &effects)
+        }
         groups[g].questions &+= 1
         groups[g].phase = .solving(question: groups[g].questions)
         effects.append(

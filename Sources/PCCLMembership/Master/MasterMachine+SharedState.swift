@@ -32,7 +32,7 @@ extension MasterMachine {
         }
         // Who is alone has what the group has, whatever it is; unless it was receiving it.
         if ballots.count == 1, ballots[0].offer.isWhole {
-            return endSharing(g, revision: ballots[0].offer.revision, &effects)
+            return endSharing(g, revision: ballots[0].offer.revision, at: now, &effects)
         }
         let decision = RevisionElection.decide(ballots, expected: groups[g].revision.map { $0 &+ 1 })
         let evicted = zip(ballots, decision.fates).compactMap { ballot, fate -> (peer: PeerID, reason: String)? in
@@ -46,7 +46,7 @@ extension MasterMachine {
         }
         guard let elected = decision.elected.map({ ballots[$0].offer }) else {
             effects.append(.log(LogLine(.info, "\(groups[g].id): no member has a shared state to give")))
-            return endSharing(g, revision: nil, &effects)
+            return endSharing(g, revision: nil, at: now, &effects)
         }
         groups[g].sharingSessions &+= 1
         var sharing = MasterGroup.Sharing(session: groups[g].sharingSessions, elected: elected)
@@ -58,7 +58,7 @@ extension MasterMachine {
             case .goesWithout, .evicted: break
             }
         }
-        guard !sharing.receiving.isEmpty else { return endSharing(g, revision: elected.revision, &effects) }
+        guard !sharing.receiving.isEmpty else { return endSharing(g, revision: elected.revision, at: now, &effects) }
         groups[g].sharing = sharing
         for ballot in ballots {
             guard let entries = sharing.receiving[ballot.peer] else { continue }
@@ -88,16 +88,16 @@ extension MasterMachine {
         if let failure {
             effects.append(
                 .log(LogLine(.warning, "\(groups[g].id): \(peer) cannot receive the shared state: \(failure)")))
-            return endSharing(g, revision: nil, &effects)
+            return endSharing(g, revision: nil, at: now, &effects)
         }
         sharing.received.insert(peer)
         groups[g].sharing = sharing
         if sharing.received.count == sharing.receiving.count {
-            endSharing(g, revision: sharing.elected.revision, &effects)
+            endSharing(g, revision: sharing.elected.revision, at: now, &effects)
         }
     }
 
-    private mutating func endSharing(_ g: Int, revision: UInt64?, _ effects: inout [Effect]) {
+    private mutating func endSharing(_ g: Int, revision: UInt64?, at now: Instant, _ effects: inout [Effect]) {
         groups[g].sharing = nil
         groups[g].offers.removeAll()
         groups[g].note(revision == nil ? .noSharedState : .stateSynchronized)
@@ -105,6 +105,8 @@ extension MasterMachine {
         // Not for the journal: if no member has heard of it, none is bound by it.
         if let revision { groups[g].revision = revision }
         sendToMembers(g, .stateSynchronized(revision: revision), &effects)
+        // No honest member waits in another call too, but newcomers do not wait for a dishonest one.
+        advance(g, at: now, &effects)
     }
 }
 

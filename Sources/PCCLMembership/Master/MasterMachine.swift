@@ -293,7 +293,7 @@ package struct MasterMachine: Sendable {
         guard case .settled = groups[g].phase else { return }
         answerPending(g, &effects)
         if !groups[g].members.isEmpty, groups[g].optimizeVotes.isSuperset(of: groups[g].members) {
-            return optimize(g, &effects)
+            return optimize(g, at: now, &effects)
         }
         if !groups[g].members.isEmpty, groups[g].stateVotes.isSuperset(of: groups[g].members) {
             if groups[g].sharing == nil { share(g, at: now, &effects) }
