@@ -25,7 +25,7 @@ usage() { sed -n '4,6s/^# *//p' "$0" >&2; exit 2; }
 # The package manager has no fuzzer among its sanitizers, so the rooms are compiled one by one. Of the session only the
 # journal is needed. gold warns of every symbol of the sanitizer.
 swift_options=(-O -wmo -parse-as-library -package-name swift_pccl -swift-version 6 -module-cache-path "$work/cache"
-    -sanitize=fuzzer,address -I "$work" -I Sources/CUV -Xcc -ISources/CKernels/include -Xcc -ISources/CShims/include
+    -sanitize=fuzzer,address -I "$work" -I Sources/CUV -I Sources/COpenSSL -I Sources/CZstd -Xcc -ISources/CKernels/include -Xcc -ISources/CShims/include
     -Xcc -fmodule-map-file=.build/fuzz/CKernels.modulemap -Xcc -fmodule-map-file=.build/fuzz/CShims.modulemap
     -static-stdlib -use-ld=lld)
 
