@@ -160,18 +160,9 @@ private struct Options {
 
     /// Of a struct that may be that of an older release, and shorter.
     init(_ options: UnsafePointer<pcclReduceOptions_t>?) throws(PCCLError) {
-        guard let options else { return }
-        var known = pcclReduceOptions_t()
-        let size = options.pointee.struct_size
-        guard size >= MemoryLayout<Int>.size, size <= 1 << 16 else {
-            throw PCCLError(.invalidArgument, "struct_size of the options is \(size); set it to their size")
-        }
-        let given = UnsafeRawBufferPointer(start: options, count: Int(size))
-        let isLater = withUnsafeMutableBytes(of: &known) { known in
-            known.copyMemory(from: UnsafeRawBufferPointer(rebasing: given.prefix(known.count)))
-            return given.dropFirst(known.count).contains { $0 != 0 }
-        }
-        guard !isLater, known.reserved == 0 else {
+        guard options != nil else { return }
+        let known = try PCCLABI.options(options, pcclReduceOptions_t())
+        guard known.reserved == 0 else {
             throw PCCLError(.invalidArgument, "the options have something of a later release")
         }
         switch known.on_loss {

@@ -7,6 +7,7 @@ import PCCLTransport
 enum Handles {
     static let communicators = Guarded<[OpaquePointer: Communicator]>([:])
     static let masters = Guarded<[OpaquePointer: Master]>([:])
+    static let snapshots = Guarded<[OpaquePointer: Snapshot]>([:])
     static let isInitialized = Guarded(false)
 
     /// The address of the object serves as its name: unique while the object lives, which the table sees to.
@@ -69,6 +70,25 @@ extension pcclResult_t {
 func required<T>(_ pointer: T?, _ name: StaticString) throws(PCCLError) -> T {
     guard let pointer else { throw PCCLError(.invalidArgument, "\(name) is null") }
     return pointer
+}
+
+/// Of options whose struct may be that of an older release, and shorter. `known` is what is not given; its first member
+/// is the size of the struct.
+func options<T>(_ given: UnsafePointer<T>?, _ known: T) throws(PCCLError) -> T {
+    guard let given else { return known }
+    let size = UnsafeRawPointer(given).loadUnaligned(as: Int.self)
+    guard size >= MemoryLayout<Int>.size, size <= 1 << 16 else {
+        throw PCCLError(
+            .invalidArgument, "struct_size of the options is \(UInt(bitPattern: size)); set it to their size")
+    }
+    var known = known
+    let bytes = UnsafeRawBufferPointer(start: given, count: size)
+    let isLater = withUnsafeMutableBytes(of: &known) { known in
+        known.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes.prefix(known.count)))
+        return bytes.dropFirst(known.count).contains { $0 != 0 }
+    }
+    guard !isLater else { throw PCCLError(.invalidArgument, "the options have something of a later release") }
+    return known
 }
 
 extension SocketAddress {

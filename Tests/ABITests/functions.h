@@ -32,3 +32,6 @@ FUNCTION(pcclAwaitAsyncReduceParts,
 FUNCTION(pcclAllReduceMultipleWithOptions, (const pcclReduceOpDescriptor_t *, size_t, const pcclComm_t *,
                                             const pcclReduceOptions_t *, pcclReduceInfo_t *, int))
 FUNCTION(pcclFreeErrorFeedback, (const pcclComm_t *, uint64_t))
+FUNCTION(pcclSaveSharedState, (const pcclSharedState_t *, const char *, const pcclSaveOptions_t *, pcclSnapshot_t **))
+FUNCTION(pcclAwaitSnapshot, (pcclSnapshot_t *))
+FUNCTION(pcclLoadSharedState, (const char *, pcclSharedState_t *))
