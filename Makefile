@@ -44,7 +44,7 @@ manifest := Package.swift Makefile scripts/libpccl.map
 all_sources := $(shell find Sources include)
 library_sources := $(filter-out Sources Sources/pccl Sources/pccl/% Sources/pccl-master Sources/pccl-master/% \
     Sources/PCCLSimulator Sources/PCCLSimulator/% Sources/DigitsTraining Sources/DigitsTraining/% \
-    Sources/WANLab Sources/WANLab/% Sources/StrictJSON Sources/StrictJSON/%,$(all_sources))
+    Sources/WANLab Sources/WANLab/%,$(all_sources))
 
 library := $(DIST)/lib/libpccl.so
 tools := $(DIST)/bin/pccl $(DIST)/bin/pccl-master

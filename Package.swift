@@ -39,24 +39,27 @@ let package = Package(
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .target(name: "CKernels", cSettings: kernelSettings),
         .target(name: "CShims"),
+        .target(name: "CSnapshots", dependencies: ["CKernels"]),
 
+        room("StrictJSON"),
         room("PCCLBase"),
         room("PCCLWire", ["PCCLBase"]),
         room("PCCLMembership", ["PCCLBase", "PCCLWire"]),
         room("PCCLSchedule", ["PCCLBase"]),
         room("PCCLCompute", ["PCCLBase", "CKernels", "COpenSSL", "CZstd"]),
+        room("PCCLSnapshot", ["PCCLBase", "PCCLCompute", "StrictJSON", "CSnapshots"]),
         room("PCCLTransport", ["PCCLBase", "PCCLWire", "CShims", "CUV"]),
         room("PCCLEngine", ["PCCLBase", "PCCLWire", "PCCLSchedule", "PCCLCompute", "PCCLTransport"]),
         room("PCCLSession", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLEngine", "PCCLTransport"]),
         room(
             "PCCL",
             [
-                "PCCLBase", "PCCLWire", "PCCLCompute", "PCCLMembership", "PCCLEngine", "PCCLTransport", "PCCLSession",
+                "PCCLBase", "PCCLWire", "PCCLCompute", "PCCLSnapshot", "PCCLMembership", "PCCLEngine", "PCCLTransport",
+                "PCCLSession",
             ]),
         room("PCCLABI", ["PCCL", "PCCLTransport", "CPCCL"]),
         room("PCCLSimulator", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLSchedule"]),
         room("DigitsTraining"),
-        room("StrictJSON"),
         room("WANLab", ["PCCLBase", "StrictJSON"]),
 
         .executableTarget(name: "pccl-master", dependencies: ["PCCL", argumentParser], swiftSettings: strict),
@@ -103,6 +106,7 @@ let package = Package(
             path: "Tests/Fuzz/Targets", swiftSettings: strict),
         tests("PCCLFuzzTests", ["PCCLBase", "PCCLFuzzTargets"]),
         tests("PCCLComputeTests", ["PCCLBase", "PCCLCompute", "CKernels"]),
+        tests("PCCLSnapshotTests", ["PCCLBase", "PCCLCompute", "PCCLSnapshot", "PCCLTestSupport"]),
     ],
     swiftLanguageModes: [.v6]
 )

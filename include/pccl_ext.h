@@ -209,6 +209,88 @@ PCCL_EXPORT pcclResult_t pcclSynchronizeSharedStateWithOptions(const pcclComm_t 
                                                                const pcclSyncOptions_t *PCCL_NULLABLE options,
                                                                pcclSharedStateSyncInfo_t *PCCL_NULLABLE sync_info_out);
 
+/* ---------------------------------------------------------------------------------------------------------------- */
+/* Snapshots                                                                                                        */
+/* ---------------------------------------------------------------------------------------------------------------- */
+
+/** A snapshot that is being written. */
+typedef struct pcclSnapshot_t pcclSnapshot_t;
+
+/** The form of a tensor, which a snapshot says and nothing else looks at. */
+typedef struct pcclShape_t {
+    /** Null: one dimension, with all elements. */
+    const uint64_t *PCCL_NULLABLE extents;
+    /** How many extents there are; with 0 of them the tensor has one element. The product is the number of elements. */
+    size_t rank;
+} pcclShape_t;
+
+/** How a shared state is saved. Set all of it to zero, then `struct_size`, as with pcclReduceOptions_t. */
+typedef struct pcclSaveOptions_t {
+    /** sizeof(pcclSaveOptions_t). */
+    size_t struct_size;
+    /** When it is written, all snapshots in the directory but so many of the highest revisions are removed; 0: none. */
+    uint32_t keep;
+    /** 1: it is written before the function returns. 0: by a child of this process, if the system lets us have one. */
+    uint32_t foreground;
+    /** One for each entry of the state, in its order; copied. Null: none has a form. */
+    const pcclShape_t *PCCL_NULLABLE shapes;
+} pcclSaveOptions_t;
+
+/**
+ * Begins to write a shared state to the file snapshot-REVISION.safetensors in a directory. It has that name when it is
+ * whole; a crash at any moment leaves the older ones as they are. docs/snapshots.md has the format, which other
+ * programs read too. Needs no pcclInit and no communicator.
+ *
+ * The tensors may be written as soon as the function returns: what is written then is not in the file. Memory that
+ * processes share is copied before.
+ *
+ * @param state        the tensors and their revision; not kept.
+ * @param directory    where snapshots are; it must be there.
+ * @param options      copied. Null: all snapshots are kept, and it is written in the background.
+ * @param snapshot_out receives what pcclAwaitSnapshot takes. Null: nobody waits, and only the log tells of a failure.
+ *
+ * Results:
+ * - pcclSuccess: it is being written, or was.
+ * - pcclInvalidArgument: a null pointer; entries that cannot be, or are called "__metadata__"; a shape with another
+ * number of elements than its entry; options that cannot be; or no file can be made in the directory.
+ * - pcclInvalidUsage: a tensor is in the memory of a CUDA device.
+ * - pcclInternalError: it was written before the return, which failed: see pcclAwaitSnapshot.
+ */
+PCCL_EXPORT pcclResult_t pcclSaveSharedState(const pcclSharedState_t *state, const char *directory,
+                                             const pcclSaveOptions_t *PCCL_NULLABLE options,
+                                             pcclSnapshot_t *PCCL_NULLABLE *PCCL_NULLABLE snapshot_out);
+
+/**
+ * Waits until a snapshot is on disk, and frees it. Any thread may call it, once for each snapshot.
+ *
+ * Results:
+ * - pcclSuccess: it is there, and stays there if the power fails.
+ * - pcclInvalidArgument: null, awaited already, or never made.
+ * - pcclInternalError: it could not be written: a full disk, a child that was killed. The older ones are whole.
+ * - pcclInvalidUsage: this process was forked from the one that began it.
+ */
+PCCL_EXPORT pcclResult_t pcclAwaitSnapshot(pcclSnapshot_t *snapshot);
+
+/**
+ * Reads the newest whole snapshot of a directory into the memory of a shared state, and takes over its revision. One
+ * that is damaged, which its hashes tell, is passed over with a warning in the log. Needs no pcclInit and no
+ * communicator.
+ *
+ * @param directory a directory, or a single file. That may be a safetensors file of another program: its revision is 0,
+ *                  and it has no hashes to check by.
+ * @param state     entries with the names, types and counts that the file has, in any order.
+ *
+ * Results:
+ * - pcclSuccess: the tensors and the revision are those of the snapshot.
+ * - pcclNoSharedStateAvailable: there is none, or none that is whole. Then the tensors may be partly written.
+ * - pcclInvalidArgument: a null pointer, or entries that cannot be, or are not those of the file. Nothing is written.
+ * - pcclInvalidUsage: a tensor is in the memory of a CUDA device.
+ * - pcclInternalError: the system refuses to read. The tensors may be partly written.
+ *
+ * The revision is written only on success.
+ */
+PCCL_EXPORT pcclResult_t pcclLoadSharedState(const char *directory, pcclSharedState_t *state);
+
 #ifdef __cplusplus
 }
 #endif

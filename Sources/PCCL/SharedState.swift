@@ -24,10 +24,12 @@ public struct SharedState: @unchecked Sendable {
         /// The caller's word that nobody has written it since this communicator last synchronised an entry of this name and
         /// size: its content is taken to be what it was then, and not looked at.
         public var isUnchanged: Bool
+        /// What a snapshot says of its form: as many extents as there are dimensions, whose product is `count`. Nil: `[count]`.
+        public var shape: [Int]?
 
         public init(
             _ name: String, _ memory: UnsafeMutableRawPointer, count: Int, type: DataType, mayDiffer: Bool = false,
-            isUnchanged: Bool = false
+            isUnchanged: Bool = false, shape: [Int]? = nil
         ) {
             self.name = name
             self.memory = memory
@@ -35,14 +37,16 @@ public struct SharedState: @unchecked Sendable {
             self.type = type
             self.mayDiffer = mayDiffer
             self.isUnchanged = isUnchanged
+            self.shape = shape
         }
 
         public init<T: Reducible>(
-            _ name: String, _ buffer: UnsafeMutableBufferPointer<T>, mayDiffer: Bool = false, isUnchanged: Bool = false
+            _ name: String, _ buffer: UnsafeMutableBufferPointer<T>, mayDiffer: Bool = false, isUnchanged: Bool = false,
+            shape: [Int]? = nil
         ) {
             self.init(
                 name, buffer.someAddress, count: buffer.count, type: T.dataType, mayDiffer: mayDiffer,
-                isUnchanged: isUnchanged)
+                isUnchanged: isUnchanged, shape: shape)
         }
     }
 
@@ -190,5 +194,5 @@ extension SharedState {
 extension SharedState.Entry {
     fileprivate var byteCount: Int { count * type.byteCount }
     fileprivate var chunkCount: Int { ContentHash.chunkCount(of: byteCount) }
-    fileprivate var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: memory, count: byteCount) }
+    var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: memory, count: byteCount) }
 }

@@ -160,8 +160,8 @@ private struct Options {
 
     /// Of a struct that may be that of an older release, and shorter.
     init(_ options: UnsafePointer<pcclReduceOptions_t>?) throws(PCCLError) {
-        guard let options else { return }
-        let known = try known(options, none: pcclReduceOptions_t(), size: options.pointee.struct_size)
+        guard options != nil else { return }
+        let known = try PCCLABI.options(options, pcclReduceOptions_t())
         guard known.reserved == 0 else { throw PCCLError.laterRelease }
         switch known.on_loss {
         case pcclOnLossAbort: onLoss = .abort

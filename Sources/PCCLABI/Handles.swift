@@ -7,6 +7,7 @@ import PCCLTransport
 enum Handles {
     static let communicators = Guarded<[OpaquePointer: Communicator]>([:])
     static let masters = Guarded<[OpaquePointer: Master]>([:])
+    static let snapshots = Guarded<[OpaquePointer: Snapshot]>([:])
     static let isInitialized = Guarded(false)
 
     /// The address of the object serves as its name: unique while the object lives, which the table sees to.
@@ -71,17 +72,20 @@ func required<T>(_ pointer: T?, _ name: StaticString) throws(PCCLError) -> T {
     return pointer
 }
 
-/// What a struct says that begins with its own size, `size`, and may be that of an older or a later release: what an older
-/// one lacks is as in `none`.
-func known<T>(_ options: UnsafePointer<T>, none: T, size: Int) throws(PCCLError) -> T {
-    guard (MemoryLayout<Int>.size...1 << 16).contains(size) else {
-        throw PCCLError(.invalidArgument, "struct_size of the options is \(size); set it to their size")
+/// Of options whose struct may be that of an older release, and shorter. `known` is what is not given; its first member
+/// is the size of the struct.
+func options<T>(_ given: UnsafePointer<T>?, _ known: T) throws(PCCLError) -> T {
+    guard let given else { return known }
+    let size = UnsafeRawPointer(given).loadUnaligned(as: Int.self)
+    guard size >= MemoryLayout<Int>.size, size <= 1 << 16 else {
+        throw PCCLError(
+            .invalidArgument, "struct_size of the options is \(UInt(bitPattern: size)); set it to their size")
     }
-    var known = none
-    let given = UnsafeRawBufferPointer(start: options, count: size)
+    var known = known
+    let bytes = UnsafeRawBufferPointer(start: given, count: size)
     let isLater = withUnsafeMutableBytes(of: &known) { known in
-        known.copyMemory(from: UnsafeRawBufferPointer(rebasing: given.prefix(known.count)))
-        return given.dropFirst(known.count).contains { $0 != 0 }
+        known.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes.prefix(known.count)))
+        return bytes.dropFirst(known.count).contains { $0 != 0 }
     }
     guard !isLater else { throw PCCLError.laterRelease }
     return known

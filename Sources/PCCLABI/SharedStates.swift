@@ -32,10 +32,7 @@ private func synchronize(
     guard let strategy = UInt8(exactly: strategy.rawValue).flatMap(SharedStateStrategy.init) else {
         throw PCCLError(.invalidArgument, "\(strategy.rawValue) is no strategy")
     }
-    var unchanged: UnsafePointer<CBool>?
-    if let options {
-        unchanged = try known(options, none: pcclSyncOptions_t(), size: options.pointee.struct_size).unchanged
-    }
+    let unchanged = try PCCLABI.options(options, pcclSyncOptions_t()).unchanged
     try communicator.requireMembership()
     var state = try SharedState(given.pointee)
     if let unchanged { for entry in state.entries.indices { state.entries[entry].isUnchanged = unchanged[entry] } }

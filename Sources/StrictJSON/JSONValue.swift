@@ -152,13 +152,14 @@ private struct JSONParser {
     private mutating func object() throws(JSONError) -> JSONValue {
         position += 1
         var members: [JSONValue.Member] = []
+        var keys: Set<String> = []
         if takes("}") { return .object([]) }
         repeat {
             skipBlanks()
             guard peek == UInt8(ascii: "\"") else { throw error("expected a name in double quotes") }
             let start = position
             let key = try string()
-            guard allowsRepetition || !members.contains(where: { $0.key == key }) else {
+            guard allowsRepetition || keys.insert(key).inserted else {
                 position = start
                 throw error("\"\(key)\" is given twice")
             }

@@ -34,3 +34,6 @@ FUNCTION(pcclAllReduceMultipleWithOptions, (const pcclReduceOpDescriptor_t *, si
 FUNCTION(pcclSynchronizeSharedStateWithOptions, (const pcclComm_t *, pcclSharedState_t *, pcclSharedStateSyncStrategy_t,
                                                  const pcclSyncOptions_t *, pcclSharedStateSyncInfo_t *))
 FUNCTION(pcclFreeErrorFeedback, (const pcclComm_t *, uint64_t))
+FUNCTION(pcclSaveSharedState, (const pcclSharedState_t *, const char *, const pcclSaveOptions_t *, pcclSnapshot_t **))
+FUNCTION(pcclAwaitSnapshot, (pcclSnapshot_t *))
+FUNCTION(pcclLoadSharedState, (const char *, pcclSharedState_t *))

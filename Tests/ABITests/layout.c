@@ -117,6 +117,15 @@ static void checkStructs(void) {
     MEMBER(pcclReduceOptions_t, error_feedback, 24, 4);
     MEMBER(pcclReduceOptions_t, reserved, 28, 4);
 
+    SIZE(pcclShape_t, 16);
+    MEMBER(pcclShape_t, extents, 0, 8);
+    MEMBER(pcclShape_t, rank, 8, 8);
+    SIZE(pcclSaveOptions_t, 24);
+    MEMBER(pcclSaveOptions_t, struct_size, 0, 8);
+    MEMBER(pcclSaveOptions_t, keep, 8, 4);
+    MEMBER(pcclSaveOptions_t, foreground, 12, 4);
+    MEMBER(pcclSaveOptions_t, shapes, 16, 8);
+
     SIZE(pcclBuildInfo_t, 1);
     MEMBER(pcclBuildInfo_t, has_cuda_support, 0, 1);
 }

@@ -28,7 +28,7 @@ if [ "$(cat "$environment/made-with" 2>/dev/null)" != "$version" ]; then
     mkdir -p "$root/.build"
     "$python" -m venv "$environment"
     "$environment/bin/pip" install --quiet --disable-pip-version-check \
-        'pip>=23.1' 'setuptools>=77' 'numpy>=1.21' 'cffi>=1.15' 'pytest>=7' ml_dtypes
+        'pip>=23.1' 'setuptools>=77' 'numpy>=1.21' 'cffi>=1.15' 'pytest>=7' ml_dtypes safetensors
     # Written last: an environment whose making was interrupted is made again.
     echo "$version" >"$environment/made-with"
 fi

@@ -70,6 +70,8 @@ SIZES = {
     "pcclBuildInfo_t": 1,
     "pcclReducePart_t": 24,
     "pcclReduceOptions_t": 32,
+    "pcclShape_t": 16,
+    "pcclSaveOptions_t": 24,
 }
 
 
@@ -103,6 +105,8 @@ OFFSETS: Dict[str, Dict[str, int]] = {
         "error_feedback": 24,
         "reserved": 28,
     },
+    "pcclShape_t": {"extents": 0, "rank": 8},
+    "pcclSaveOptions_t": {"struct_size": 0, "keep": 8, "foreground": 12, "shapes": 16},
 }
 
 

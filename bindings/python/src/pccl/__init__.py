@@ -42,6 +42,7 @@ from ._errors import (
     UpdateTopologyFailedError,
 )
 from ._native import BuildInfo, build_info, library_path
+from ._snapshots import Snapshot
 from ._types import (
     Attribute,
     Codec,
@@ -99,6 +100,7 @@ __all__ = [
     "SharedState",
     "SharedStateSyncInfo",
     "SharedStateSyncStrategy",
+    "Snapshot",
     "TensorInfo",
     "TooFewPeersError",
     "TopologyOptimizationFailedError",

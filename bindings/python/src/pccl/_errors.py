@@ -182,6 +182,23 @@ _NARROWER_MEANINGS: Dict[Tuple[str, int], str] = {
     ("pcclGetAttribute", Result.INVALID_USAGE): "the communicator is not connected. Call connect() first.",
     ("pcclAwaitAsyncReduce", Result.INVALID_ARGUMENT): _MISMATCH,
     ("pcclAwaitAsyncReduceParts", Result.INVALID_ARGUMENT): _MISMATCH,
+    ("pcclSaveSharedState", Result.INVALID_ARGUMENT): (
+        "no file can be made in the directory, or a name or revision cannot be; the log on stderr says which it is."
+    ),
+    ("pcclSaveSharedState", Result.INTERNAL_ERROR): (
+        "it could not be written; the log on stderr says why. The older snapshots are whole."
+    ),
+    ("pcclAwaitSnapshot", Result.INTERNAL_ERROR): (
+        "it could not be written; the log on stderr says why. The older snapshots are whole."
+    ),
+    ("pcclAwaitSnapshot", Result.INVALID_USAGE): "this process was forked from the one that began the snapshot.",
+    ("pcclLoadSharedState", Result.INVALID_ARGUMENT): (
+        "the tensors are not those of the file: names, types and counts must be the same. The log on stderr names both."
+    ),
+    ("pcclLoadSharedState", Result.INTERNAL_ERROR): "a file could not be read; the log on stderr says why.",
+    ("pcclLoadSharedState", Result.NO_SHARED_STATE_AVAILABLE): (
+        "there is no snapshot, or none that is whole. The log on stderr says what is damaged."
+    ),
     ("pcclSynchronizeSharedState", Result.INVALID_USAGE): (
         "the communicator is not connected, other peers wait in another call, or this peer's state does not go with "
         "theirs (its revision, names, types, counts or strategy; the log says which), and it is no longer a member."

@@ -9,7 +9,7 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Tuple
 
 from cffi import FFI
 
@@ -146,6 +146,16 @@ ffi.cdef(
     pcclResult_t pcclSynchronizeSharedStateWithOptions(const pcclComm_t *, pcclSharedState_t *,
                                                        pcclSharedStateSyncStrategy_t, const pcclSyncOptions_t *,
                                                        pcclSharedStateSyncInfo_t *);
+
+    typedef struct pcclSnapshot_t pcclSnapshot_t;
+    typedef struct { const uint64_t *extents; size_t rank; } pcclShape_t;
+    typedef struct { size_t struct_size; uint32_t keep; uint32_t foreground;
+                     const pcclShape_t *shapes; } pcclSaveOptions_t;
+
+    pcclResult_t pcclSaveSharedState(const pcclSharedState_t *, const char *, const pcclSaveOptions_t *,
+                                     pcclSnapshot_t **);
+    pcclResult_t pcclAwaitSnapshot(pcclSnapshot_t *);
+    pcclResult_t pcclLoadSharedState(const char *, pcclSharedState_t *);
     """
 )
 
@@ -180,6 +190,7 @@ EXTENSION_FUNCTIONS = (
     "pcclFreeErrorFeedback",
     "pcclSynchronizeSharedStateWithOptions",
 )
+SNAPSHOT_FUNCTIONS = ("pcclSaveSharedState", "pcclAwaitSnapshot", "pcclLoadSharedState")
 
 _loading = threading.Lock()
 _library: Any = None
@@ -239,9 +250,9 @@ def initialized_library() -> Any:
     return lib
 
 
-def require_extension(lib: Any, argument: str) -> None:
-    """Raises NotImplementedError, which names ``argument``, when the library lacks a function of pccl_ext.h."""
-    for name in EXTENSION_FUNCTIONS:
+def require_extension(lib: Any, argument: str, functions: Tuple[str, ...] = EXTENSION_FUNCTIONS) -> None:
+    """Raises NotImplementedError, which names ``argument``, when the library lacks one of ``functions`` of pccl_ext.h."""
+    for name in functions:
         if not hasattr(lib, name):
             raise NotImplementedError(
                 f"{argument} is not possible with {library_path()}, which has no function {name}. Leave the argument "

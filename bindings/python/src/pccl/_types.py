@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import enum
+import os
 from dataclasses import dataclass, field
-from typing import Any, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Tuple, Union
+
+if TYPE_CHECKING:
+    from ._snapshots import Snapshot
 
 __all__ = [
     "Attribute",
@@ -290,6 +294,43 @@ class SharedState:
     def from_mapping(cls, tensors: Mapping[str, Any], revision: int = 0) -> SharedState:
         """The state that holds each value of ``tensors`` under its key. The values are referenced, not copied."""
         return cls(revision, [TensorInfo(name, data) for name, data in tensors.items()])
+
+    def save(
+        self, directory: Union[str, "os.PathLike[str]"], keep: Optional[int] = None, background: bool = True
+    ) -> Snapshot:
+        """Begins to write the tensors and the revision to a safetensors file in ``directory``. Not joint.
+
+        A child of this process writes what the tensors hold now; they may be changed at once. After a crash the older
+        snapshots are as they were. Needs no communicator.
+
+        Args:
+            directory: where snapshots are; it must be there.
+            keep: when it is written, all but so many snapshots of the highest revisions are removed. None: all stay.
+            background: False: it is written when this returns.
+
+        Raises:
+            InvalidArgumentError: no file can be made there, or a name cannot be (see the log).
+            InternalError: it was written before the return, which failed.
+            ValueError, TypeError: a tensor cannot be used; the text says what to do.
+        """
+        from ._snapshots import save
+
+        return save(self, directory, keep, background)
+
+    def load(self, directory: Union[str, "os.PathLike[str]"]) -> None:
+        """Reads the newest whole snapshot of ``directory``, or one file, into the tensors; takes over its revision.
+
+        A damaged snapshot is passed over, with a warning in the log. A file may be one that another program has
+        written: then the revision is 0. Needs no communicator.
+
+        Raises:
+            NoSharedStateAvailableError: there is none, or none that is whole; the tensors may be partly written then.
+            InvalidArgumentError: names, types or counts are not those of the file; nothing is written.
+            ValueError, TypeError: a tensor cannot be used; the text says what to do.
+        """
+        from ._snapshots import load
+
+        load(self, directory)
 
 
 @dataclass(frozen=True)
