@@ -90,13 +90,13 @@ public final class Snapshot: Sendable {
         path = writing.path
         self.revision = revision
         guard writing.child != nil else {
-            try writing.finish(keep: keep)
+            try Snapshot.finish(writing, keep)
             outcome.set(nil)
             return
         }
         let waiting = Waiting { [outcome, path] in
             do throws(SnapshotProblem) {
-                try writing.finish(keep: keep)
+                try Snapshot.finish(writing, keep)
                 Log.write(.debug, "\(path) is on disk")
                 outcome.set(nil)
             } catch {
@@ -105,6 +105,17 @@ public final class Snapshot: Sendable {
             }
         }
         if !waiting.start() { waiting.body() }
+    }
+
+    /// What cannot be removed is no reason to say that the new one is not there.
+    private static func finish(_ writing: SnapshotWriting, _ keep: Int?) throws(SnapshotProblem) {
+        try writing.finish()
+        guard let keep else { return }
+        do throws(SnapshotProblem) {
+            try writing.removeOlder(keeping: keep)
+        } catch {
+            Log.write(.warning, "older snapshots stay: \(error)")
+        }
     }
 
     /// Blocks until it is on disk. Several threads may wait; all get the same outcome, also later.

@@ -22,9 +22,10 @@ final class SnapshotFolder: Sendable {
         try names().filter { SnapshotName.revision(of: $0) != nil }.sorted(by: >)
     }
 
-    /// All but so many of the newest.
-    func removeSnapshots(keeping count: Int) throws(SnapshotProblem) {
-        for name in try snapshots().dropFirst(count) {
+    /// All but so many of the newest, and never `written`, though it may be older: then a run that began anew uses the
+    /// folder of another one.
+    func removeSnapshots(keeping count: Int, written: String) throws(SnapshotProblem) {
+        for name in try snapshots().dropFirst(count) where name != written {
             // Another process may have done it.
             guard unlinkat(descriptor, name, 0) == 0 || errno == ENOENT else {
                 throw SnapshotProblem(doing: "removing \(path(of: name))")

@@ -34,6 +34,7 @@ package final class SnapshotWriting: Sendable {
     /// Why the caller wrote it itself although it was to be done in the background.
     package let foregroundReason: String?
     private let folder: SnapshotFolder
+    private let name: String
     private let partialName: String
     private let writer: Writer
 
@@ -65,7 +66,7 @@ package final class SnapshotWriting: Sendable {
             revision: revision, firstNumber: SnapshotWriting.partials.add(1, ordering: .relaxed).oldValue)
         // The child has it too, and with it the lock.
         defer { close(partial.file) }
-        let name = SnapshotName.name(revision: revision)
+        name = SnapshotName.name(revision: revision)
         partialName = partial.name
         self.path = folder.path(of: name)
         let job = SnapshotJob(
@@ -96,8 +97,8 @@ package final class SnapshotWriting: Sendable {
     /// The child that writes, if there is one.
     package var child: pid_t? { if case .child(let child, _) = writer { child } else { nil } }
 
-    /// Blocks until it is written, then removes all but `keep` of the newest. To be called once.
-    package func finish(keep: Int? = nil) throws(SnapshotProblem) {
+    /// Blocks until it is written. To be called once.
+    package func finish() throws(SnapshotProblem) {
         switch writer {
         case .caller(let outcome): try check(outcome)
         case .child(let child, let pipe):
@@ -112,7 +113,11 @@ package final class SnapshotWriting: Sendable {
             }
             try check(outcome)
         }
-        if let keep { try folder.removeSnapshots(keeping: keep) }
+    }
+
+    /// Once it is written: all but so many of the newest go.
+    package func removeOlder(keeping count: Int) throws(SnapshotProblem) {
+        try folder.removeSnapshots(keeping: count, written: name)
     }
 
     private func check(_ outcome: pccl_snapshot_outcome) throws(SnapshotProblem) {

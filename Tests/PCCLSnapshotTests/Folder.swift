@@ -99,7 +99,9 @@ extension Folder {
     }
 
     func save(_ revision: UInt64, _ tensors: [Tensor], keep: Int? = nil, inBackground: Bool = true) throws {
-        try begin(revision, tensors, inBackground: inBackground).finish(keep: keep)
+        let writing = try begin(revision, tensors, inBackground: inBackground)
+        try writing.finish()
+        if let keep { try writing.removeOlder(keeping: keep) }
     }
 
     /// From the newest that is whole: its revision, and what was passed over.

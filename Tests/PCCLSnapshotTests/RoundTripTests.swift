@@ -135,6 +135,9 @@ struct RoundTripTests {
         for revision in 1...9 { try folder.save(UInt64(revision), [Tensor("a", [1])]) }
         try folder.save(10, [Tensor("a", [1])], keep: 3)
         #expect(folder.names == ["notes.txt"] + [8, 9, 10].map { SnapshotName.name(revision: $0) })
+        // One that was just written stays, whatever its revision.
+        try folder.save(1, [Tensor("a", [1])], keep: 2)
+        #expect(folder.names == ["notes.txt"] + [1, 9, 10].map { SnapshotName.name(revision: $0) })
     }
 
     @Test("a file that another program has written is loaded, with no revision and nothing to check by")
