@@ -81,9 +81,8 @@ final class StateFetcher {
     /// of this process had it, or one above.
     init(
         _ loop: EventLoop, _ memory: StateMemory, owner: LaunchNumber, _ keys: [StateDecision.Key],
-        from peers: [PeerID], pool: StagingPool,
-        firstTag: UInt64, configuration: StateConfiguration, link: @escaping (PeerID) -> Link?,
-        end: @escaping (String?) -> Void
+        from peers: [PeerID], pool: StagingPool, firstTag: UInt64, configuration: StateConfiguration,
+        link: @escaping (PeerID) -> Link?, end: @escaping (String?) -> Void
     ) {
         self.loop = loop
         self.configuration = configuration
@@ -111,6 +110,7 @@ final class StateFetcher {
             // One chunk has the hash of the tensor.
             if chunkCount(key) == 1 { know([keys[key].hash], of: key) } else { queue.append(.hashes(key: key)) }
         }
+        checkSources()
         pump()
         finishIfDone()
     }
