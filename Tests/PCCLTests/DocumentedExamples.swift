@@ -1,3 +1,4 @@
+import Glibc
 import PCCL
 import PCCLTestSupport
 import PCCLTransport
@@ -117,6 +118,19 @@ func share(
 }
 // unquote
 
+// quote: snapshots
+/// The newest snapshot in the folder, if there is one; then a new one after each round, of which three are kept.
+func trainWithSnapshots(_ state: inout SharedState, in folder: String, rounds: Int) throws {
+    do { try state.load(from: folder) } catch let error where error.code == .noSharedStateAvailable {}
+    for _ in 0..<rounds {
+        // Here the tensors are changed.
+        state.revision += 1
+        try state.save(to: folder, keep: 3)  // Returns soon: what is changed from now on is not in the file.
+    }
+    try state.save(to: folder, keep: 3).wait()
+}
+// unquote
+
 @Suite("The examples of the documents", .serialized, .timeLimit(.minutes(2)))
 struct DocumentedExamples {
     @Test("life, join point and retry: three peers train, coming and going when they like")
@@ -214,5 +228,21 @@ struct DocumentedExamples {
             #expect(step == 12)
         }
         #expect(weights[0].isAll(weights[1].elements[0]) && weights[1].isAll(weights[0].elements[0]))
+    }
+
+    @Test("snapshots")
+    func snapshots() throws {
+        var template = Array("/tmp/pccl-example-XXXXXX".utf8CString)
+        guard let made = mkdtemp(&template) else { return }
+        let folder = String(cString: made)
+        let values = Buffer<Float>(10) { Float($0) }
+        var state = SharedState([.init("values", values.elements)])
+        try trainWithSnapshots(&state, in: folder, rounds: 4)
+        #expect(state.revision == 4)
+        values.elements[3] = 99
+        try trainWithSnapshots(&state, in: folder, rounds: 0)
+        #expect(values.elements[3] == 3 && state.revision == 4)
+        for revision in 0...4 { unlink("\(folder)/snapshot-0000000000000000000\(revision).safetensors") }
+        #expect(rmdir(folder) == 0, "three are kept, with names that sort")
     }
 }

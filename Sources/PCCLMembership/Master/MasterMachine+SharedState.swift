@@ -70,13 +70,13 @@ extension MasterMachine {
                     StateDecision(session: sharing.session, revision: elected.revision, sources: sources, keys: keys)),
                 to: ballot.peer, &effects)
         }
+        let receivers = ballots.map(\.peer).filter { sharing.receiving[$0] != nil }
         effects.append(
             .log(
                 LogLine(
                     .info,
-                    "\(groups[g].id): \(ballots.map(\.peer).filter { sharing.receiving[$0] != nil }.enumerated(upTo: 8)) "
-                        + "receive revision \(elected.revision) of the shared state from \(sources.enumerated(upTo: 8))"
-                )))
+                    "\(groups[g].id): revision \(elected.revision) of the shared state goes from "
+                        + "\(sources.enumerated(upTo: 8)) to \(receivers.enumerated(upTo: 8))")))
     }
 
     mutating func noteReceived(
