@@ -49,6 +49,9 @@ sources() { find "$@" -name '*.swift' | sort; }
 build() {
     local stale= name file objects=()
     mkdir -p "$work" "$work/found" "$crashes"
+    # Two of these may run side by side.
+    exec 9>"$work/lock"
+    flock 9
     for name in CKernels CShims; do
         printf 'module %s { umbrella "%s" export * }\n' $name "$PWD/Sources/$name/include" >"$work/$name.modulemap"
         for file in Sources/$name/*.c; do
@@ -114,6 +117,7 @@ minimize() {
 command=$1
 shift
 build
+exec 9>&-
 failed=0
 case $command in
 input)
