@@ -10,7 +10,7 @@ import Testing
 struct DoubleVoteTests {
     typealias ConnectionID = MasterMachine.ConnectionID
 
-    private let ids = (1...3).map { ConnectionID($0) }
+    private let ids = (1...4).map { ConnectionID($0) }
     private var master = MasterMachine(run: RunID(high: 1, low: 1), timeouts: .standard, now: Instant(nanoseconds: 1))
     private var effects: [MasterMachine.Effect] = []
 
@@ -66,5 +66,23 @@ struct DoubleVoteTests {
         let isSolved = effects.contains { if case .solve = $0 { true } else { false } }
         let isAnswered = isSent(2) { if case .joinUnchanged = $0 { true } else { false } }
         #expect(optimizes ? isSolved : isAnswered)
+    }
+
+    @Test("ends what the others wait in, when it comes back and waits in another one", arguments: [true, false])
+    mutating func comesBack(optimizes: Bool) {
+        if !optimizes { register(3) }
+        for id in 1...2 { hear(id, optimizes ? .voteOptimize(figures: []) : .voteJoin) }
+        handle(.closed(ids[1], reason: "reset", mayReturn: true))
+        handle(.connected(ids[3], from: .v4(1), secret: PeerSecret(high: 4, low: 0)))
+        let members = master.peers.filter { $0.id.value < 3 }.map(\.member)
+        let view = HeldView(
+            epoch: Epoch(2), highestEpoch: Epoch(2), members: members, arrangement: .plain, call: .arePeersPending)
+        hear(
+            4,
+            .attach(
+                Attachment(
+                    run: master.run, peer: PeerID(2), secret: PeerSecret(high: 2, low: 0), group: GroupID(0),
+                    listenPort: 1, addresses: [], stripes: 1, view: view)))
+        for id in [1, 4] { #expect(isSent(id) { if case .flush = $0 { true } else { false } }) }
     }
 }

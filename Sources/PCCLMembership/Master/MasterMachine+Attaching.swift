@@ -151,7 +151,7 @@ extension MasterMachine {
         if view.needsRepair {
             groups[g].note(MasterGroup.BrokenLink(from: id, to: id, gaveUp: false, since: now))
         }
-        if view.call == nil, isUnderWay(g) {
+        if !waits(id, g) {
             // A view that it does not wait for would find it in the middle of operations.
             return startFlush(g, cause: .repair, at: now, &effects)
         }
@@ -159,11 +159,13 @@ extension MasterMachine {
         advance(g, at: now, &effects)
     }
 
-    /// Something for which all members must wait in a call.
-    private func isUnderWay(_ g: Int) -> Bool {
+    /// Whether it has a vote in what is under way, if that needs those of all members.
+    private func waits(_ id: PeerID, _ g: Int) -> Bool {
         switch groups[g].phase {
-        case .solving, .linking: !groups[g].members.isEmpty
-        case .settled, .flushing, .recovering: false
+        case .solving: groups[g].optimizeVotes.contains(id)
+        case .linking(let proposal):
+            (proposal.newcomers.isEmpty ? groups[g].optimizeVotes : groups[g].joinVotes).contains(id)
+        case .settled, .flushing, .recovering: true
         }
     }
 
