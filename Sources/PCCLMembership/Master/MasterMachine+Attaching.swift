@@ -76,6 +76,9 @@ extension MasterMachine {
         let g = groupIndex(attachment.group)
         let isNews = view.epoch > groups[g].epoch && view.members.contains { $0.id == attachment.peer }
         if isNews, isKnown ? isRecovering(g) : known == nil && rebuildsUntil != nil {
+            guard mayBeMembers(view.members.map(\.id), g) else {
+                return refuse(stranger, "no master gave it that place", &effects)
+            }
             takeOver(view, g, at: now, &effects)
         } else if !isKnown {
             return refuse(stranger, "it was taken for lost", &effects)
@@ -88,12 +91,21 @@ extension MasterMachine {
     private static let epochsBetweenMasters: UInt32 = 1 << 20
 
     /// A master that knows nothing goes on from the ids and epochs that it is told: they must leave it some to give. No run
-    /// comes that far.
+    /// comes that far. What it takes over must be a view.
     private static func isPossible(_ attachment: Attachment) -> Bool {
-        let view = attachment.view
-        let ids = [attachment.peer] + (view?.members.map(\.id) ?? [])
-        let epochs = [view?.epoch, view?.highestEpoch].compactMap { $0 }
-        return ids.allSatisfy { $0.value < 1 << 62 } && epochs.allSatisfy { $0.value < 1 << 31 }
+        guard let view = attachment.view else { return attachment.peer.value < 1 << 62 }
+        let ids = view.members.map(\.id)
+        let (shares, sites) = (view.arrangement.shares, view.arrangement.sites)
+        return ([attachment.peer] + ids).allSatisfy { $0.value < 1 << 62 } && Set(ids).count == ids.count
+            && [view.epoch, view.highestEpoch].allSatisfy { $0.value < 1 << 31 }
+            && (shares.isEmpty || shares.count == ids.count) && (sites.isEmpty || sites.count == ids.count)
+    }
+
+    /// Whether all of them may be members of the group: none waits to be admitted, or belongs to another one.
+    private func mayBeMembers(_ ids: [PeerID], _ g: Int) -> Bool {
+        peers.allSatisfy { peer in
+            !ids.contains(peer.id) || (peer.group == groups[g].id && !groups[g].newcomers.contains(peer.id))
+        }
     }
 
     private func isRecovering(_ g: Int) -> Bool {
