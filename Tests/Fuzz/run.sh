@@ -34,7 +34,7 @@ room() {
     local name=$1 object=$work/$1.o
     shift
     objects+=("$object")
-    if [ "${stale:-}" = "" ] && [ "$work/$name.swiftmodule" -nt Tests/Fuzz/run.sh ] && [ -e "$object" ] &&
+    if [ "${stale:-}" = "" ] && [ "$object" -nt Tests/Fuzz/run.sh ] &&
         [ -z "$(find "$@" -newer "$object")" ]; then
         return
     fi
@@ -101,7 +101,7 @@ fuzz() {
     fi
 }
 
-# minimize TARGET: as few inputs as reach all code that is reached, however often.
+# minimize TARGET: as few inputs as reach all code that is reached, however often. What once failed (found-*) stays.
 minimize() {
     local target=$1 small=$work/small
     seed "$target"
@@ -109,7 +109,7 @@ minimize() {
     mkdir -p "$small"
     PCCL_FUZZ_TARGET=$target "$work/fuzz" "${limits[@]}" -merge=1 -use_counters=0 -max_len=4096 "$small" "Tests/Fuzz/corpora/$target" \
         "$work/seeds/$target" "$work/found/$target" >"$work/$target.log" 2>&1 || return 1
-    rm -f "Tests/Fuzz/corpora/$target"/*
+    find "Tests/Fuzz/corpora/$target" -type f ! -name 'found-*' -delete
     cp "$small"/* "Tests/Fuzz/corpora/$target/"
     echo "$target: $(ls "$small" | wc -l) inputs, $(du -bs "$small" | cut -f 1) bytes"
 }
