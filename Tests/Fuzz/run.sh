@@ -107,8 +107,8 @@ minimize() {
     seed "$target"
     rm -rf "$small"
     mkdir -p "$small"
-    PCCL_FUZZ_TARGET=$target "$work/fuzz" "${limits[@]}" -merge=1 -use_counters=0 -max_len=4096 "$small" "Tests/Fuzz/corpora/$target" \
-        "$work/seeds/$target" "$work/found/$target" >"$work/$target.log" 2>&1 || return 1
+    PCCL_FUZZ_TARGET=$target "$work/fuzz" "${limits[@]}" -merge=1 -use_counters=0 -max_len=4096 "$small" \
+        "Tests/Fuzz/corpora/$target" "$work/seeds/$target" "$work/found/$target" >"$work/$target.log" 2>&1 || return 1
     find "Tests/Fuzz/corpora/$target" -type f ! -name 'found-*' -delete
     cp "$small"/* "Tests/Fuzz/corpora/$target/"
     echo "$target: $(ls "$small" | wc -l) inputs, $(du -bs "$small" | cut -f 1) bytes"
