@@ -34,7 +34,7 @@ room() {
     local name=$1 object=$work/$1.o
     shift
     objects+=("$object")
-    if [ "${stale:-}" = "" ] && [ "$work/$name.swiftmodule" -nt Tests/Fuzz/run.sh ] && [ -e "$object" ] &&
+    if [ "${stale:-}" = "" ] && [ "$object" -nt Tests/Fuzz/run.sh ] &&
         [ -z "$(find "$@" -newer "$object")" ]; then
         return
     fi
@@ -49,6 +49,9 @@ sources() { find "$@" -name '*.swift' | sort; }
 build() {
     local stale= name file objects=()
     mkdir -p "$work" "$work/found" "$crashes"
+    # Two of these may run side by side.
+    exec 9>"$work/lock"
+    flock 9
     for name in CKernels CShims; do
         printf 'module %s { umbrella "%s" export * }\n' $name "$PWD/Sources/$name/include" >"$work/$name.modulemap"
         for file in Sources/$name/*.c; do
@@ -98,15 +101,15 @@ fuzz() {
     fi
 }
 
-# minimize TARGET: as few inputs as reach all code that is reached, however often.
+# minimize TARGET: as few inputs as reach all code that is reached, however often. What once failed (found-*) stays.
 minimize() {
     local target=$1 small=$work/small
     seed "$target"
     rm -rf "$small"
     mkdir -p "$small"
-    PCCL_FUZZ_TARGET=$target "$work/fuzz" "${limits[@]}" -merge=1 -use_counters=0 -max_len=4096 "$small" "Tests/Fuzz/corpora/$target" \
-        "$work/seeds/$target" "$work/found/$target" >"$work/$target.log" 2>&1 || return 1
-    rm -f "Tests/Fuzz/corpora/$target"/*
+    PCCL_FUZZ_TARGET=$target "$work/fuzz" "${limits[@]}" -merge=1 -use_counters=0 -max_len=4096 "$small" \
+        "Tests/Fuzz/corpora/$target" "$work/seeds/$target" "$work/found/$target" >"$work/$target.log" 2>&1 || return 1
+    find "Tests/Fuzz/corpora/$target" -type f ! -name 'found-*' -delete
     cp "$small"/* "Tests/Fuzz/corpora/$target/"
     echo "$target: $(ls "$small" | wc -l) inputs, $(du -bs "$small" | cut -f 1) bytes"
 }
@@ -114,6 +117,7 @@ minimize() {
 command=$1
 shift
 build
+exec 9>&-
 failed=0
 case $command in
 input)

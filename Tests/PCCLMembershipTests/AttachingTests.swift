@@ -368,8 +368,8 @@ struct WrongAttachmentTests {
         #expect(c.view("A") == ["A"])
     }
 
-    @Test("ids and epochs that leave a master none to give are nobody's", arguments: [false, true])
-    func lastNumbers(restarts: Bool) throws {
+    @Test("views that cannot be, and numbers that leave a master none to give, are nobody's", arguments: [false, true])
+    func impossible(restarts: Bool) throws {
         var c = Cluster(of: "A", "B", grace: longGrace)
         let attachment = try #require(c.attachment(of: "A"))
         if restarts {
@@ -385,6 +385,9 @@ struct WrongAttachmentTests {
             { $0.view?.members.append(Member(id: PeerID(.max), addresses: [], stripes: 1)) },
             { $0.view?.epoch = Epoch(.max) },
             { $0.view?.highestEpoch = Epoch(.max) },
+            { $0.view?.members.append(Member(id: PeerID(1), addresses: [], stripes: 1)) },
+            { $0.view?.arrangement.shares = [1] },
+            { $0.view?.arrangement.sites = [0, 1, 2] },
         ]
         for lie in lies {
             var lying = attachment
@@ -395,6 +398,25 @@ struct WrongAttachmentTests {
         c.connect("C")
         c.updateTopology("A", "B")
         for name in ["A", "B", "C"] { #expect(c.answers[name] == [.done] && c.view(name) == ["A", "B", "C"]) }
+    }
+
+    @Test("a view that is taken over has no members that are elsewhere in the run", arguments: [0, 1])
+    func elsewhere(group: UInt32) throws {
+        var c = Cluster(of: "A", "B", grace: longGrace)
+        var attachment = try #require(c.attachment(of: "B"))
+        c.killMaster()
+        c.restartMaster(keepingJournal: false)
+        let stranger = c.knock(
+            .attach(
+                PCCLWire.Attachment(
+                    run: attachment.run, peer: PeerID(9), secret: PeerSecret(high: 1, low: 1), group: GroupID(group),
+                    listenPort: 1, addresses: [], stripes: 1, view: nil)))
+        guard case .welcome(let id, _, _, _, _, _)? = stranger.first else {
+            Issue.record("\(stranger)")
+            return
+        }
+        attachment.view?.members.append(Member(id: id, addresses: [], stripes: 1))
+        #expect(turnedAway(c.knock(.attach(attachment))) == "no master gave it that place")
     }
 
     @Test("who attaches over a connection that it has registered on, or twice, breaks the protocol")

@@ -76,6 +76,9 @@ extension MasterMachine {
         let g = groupIndex(attachment.group)
         let isNews = view.epoch > groups[g].epoch && view.members.contains { $0.id == attachment.peer }
         if isNews, isKnown ? isRecovering(g) : known == nil && rebuildsUntil != nil {
+            guard mayBeMembers(view.members.map(\.id), g) else {
+                return refuse(stranger, "no master gave it that place", &effects)
+            }
             takeOver(view, g, at: now, &effects)
         } else if !isKnown {
             return refuse(stranger, "it was taken for lost", &effects)
@@ -88,12 +91,21 @@ extension MasterMachine {
     private static let epochsBetweenMasters: UInt32 = 1 << 20
 
     /// A master that knows nothing goes on from the ids and epochs that it is told: they must leave it some to give. No run
-    /// comes that far.
+    /// comes that far. What it takes over must be a view.
     private static func isPossible(_ attachment: Attachment) -> Bool {
-        let view = attachment.view
-        let ids = [attachment.peer] + (view?.members.map(\.id) ?? [])
-        let epochs = [view?.epoch, view?.highestEpoch].compactMap { $0 }
-        return ids.allSatisfy { $0.value < 1 << 62 } && epochs.allSatisfy { $0.value < 1 << 31 }
+        guard let view = attachment.view else { return attachment.peer.value < 1 << 62 }
+        let ids = view.members.map(\.id)
+        let (shares, sites) = (view.arrangement.shares, view.arrangement.sites)
+        return ([attachment.peer] + ids).allSatisfy { $0.value < 1 << 62 } && Set(ids).count == ids.count
+            && [view.epoch, view.highestEpoch].allSatisfy { $0.value < 1 << 31 }
+            && (shares.isEmpty || shares.count == ids.count) && (sites.isEmpty || sites.count == ids.count)
+    }
+
+    /// Whether all of them may be members of the group: none waits to be admitted, or belongs to another one.
+    private func mayBeMembers(_ ids: [PeerID], _ g: Int) -> Bool {
+        peers.allSatisfy { peer in
+            !ids.contains(peer.id) || (peer.group == groups[g].id && !groups[g].newcomers.contains(peer.id))
+        }
     }
 
     private func isRecovering(_ g: Int) -> Bool {
@@ -151,7 +163,7 @@ extension MasterMachine {
         if view.needsRepair {
             groups[g].note(MasterGroup.BrokenLink(from: id, to: id, gaveUp: false, since: now))
         }
-        if view.call == nil, isUnderWay(g) {
+        if !waits(id, g) {
             // A view that it does not wait for would find it in the middle of operations.
             return startFlush(g, cause: .repair, at: now, &effects)
         }
@@ -159,11 +171,13 @@ extension MasterMachine {
         advance(g, at: now, &effects)
     }
 
-    /// Something for which all members must wait in a call.
-    private func isUnderWay(_ g: Int) -> Bool {
+    /// Whether it has a vote in what is under way, if that needs those of all members.
+    private func waits(_ id: PeerID, _ g: Int) -> Bool {
         switch groups[g].phase {
-        case .solving, .linking: !groups[g].members.isEmpty
-        case .settled, .flushing, .recovering: false
+        case .solving: groups[g].optimizeVotes.contains(id)
+        case .linking(let proposal):
+            (proposal.newcomers.isEmpty ? groups[g].optimizeVotes : groups[g].joinVotes).contains(id)
+        case .settled, .flushing, .recovering: true
         }
     }
 

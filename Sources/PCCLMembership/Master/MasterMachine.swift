@@ -292,12 +292,13 @@ package struct MasterMachine: Sendable {
     mutating func advance(_ g: Int, at now: Instant, _ effects: inout [Effect]) {
         guard case .settled = groups[g].phase else { return }
         answerPending(g, &effects)
+        // It goes on to its end, whatever else is voted for meanwhile.
+        guard groups[g].sharing == nil else { return }
         if !groups[g].members.isEmpty, groups[g].optimizeVotes.isSuperset(of: groups[g].members) {
             return optimize(g, at: now, &effects)
         }
         if !groups[g].members.isEmpty, groups[g].stateVotes.isSuperset(of: groups[g].members) {
-            if groups[g].sharing == nil { share(g, at: now, &effects) }
-            return
+            return share(g, at: now, &effects)
         }
         guard groups[g].joinVotes.isSuperset(of: groups[g].members) else { return }
         if groups[g].newcomers.isEmpty {
@@ -763,9 +764,8 @@ extension MasterMachine {
             if group.highestEpoch < group.epoch { return "\(group.id): the epoch is above the highest" }
             switch group.phase {
             case .settled:
-                let isAgreed =
-                    [group.joinVotes, group.optimizeVotes].contains { $0.isSuperset(of: group.members) }
-                    || (group.sharing == nil && group.stateVotes.isSuperset(of: group.members))
+                let votes = [group.joinVotes, group.optimizeVotes, group.stateVotes]
+                let isAgreed = group.sharing == nil && votes.contains { $0.isSuperset(of: group.members) }
                 if !group.members.isEmpty, isAgreed { return "\(group.id): everybody voted and nothing happened" }
                 if group.members.isEmpty, !group.newcomers.isEmpty { return "\(group.id): newcomers wait for nobody" }
             case .solving:

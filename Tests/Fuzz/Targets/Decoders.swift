@@ -53,6 +53,8 @@ private func checkDecoder<T: Hashable>(
     let taken = AllocatedBytes.now() - before
     try expect(taken < 65_536 + 256 * bytes.count, "\(bytes.count) bytes became \(taken) of memory")
     let again = encode(value)
+    // A text that is no UTF-8 is read as something longer, of which the end may be cut off again.
+    guard again.count < WireLimits.textBytes || !hasRepairs(again) else { return }
     let second: T
     do throws(WireError) {
         second = try decode(again)
@@ -61,6 +63,12 @@ private func checkDecoder<T: Hashable>(
     }
     try expect(second == value, "\(value) was coded as what is \(second)")
     try expect(encode(second) == again, "\(value) is coded in two ways")
+}
+
+/// Whether the character is there that stands for what was none.
+private func hasRepairs(_ bytes: [UInt8]) -> Bool {
+    let sign = Array("\u{fffd}".utf8)
+    return bytes.indices.dropLast(sign.count - 1).contains { bytes[$0..<$0 + sign.count].elementsEqual(sign) }
 }
 
 private func checkFrameHeader(_ bytes: [UInt8]) throws {

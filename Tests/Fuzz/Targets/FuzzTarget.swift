@@ -34,8 +34,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     /// Where a corpus begins: real encodings of every kind.
     package var seeds: [[UInt8]] {
         switch self {
-        case .toMaster: Seeds.toMaster.map(\.bytes)
-        case .toPeer: Seeds.toPeer.map(\.bytes)
+        case .toMaster: Seeds.toMaster.map(\.bytes) + Seeds.broken
+        case .toPeer: Seeds.toPeer.map(\.bytes) + Seeds.broken
         case .frames: Seeds.frames
         case .masterState: Seeds.states.map(\.bytes)
         case .journal: Seeds.journals

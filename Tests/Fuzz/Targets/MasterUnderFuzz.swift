@@ -190,9 +190,13 @@ struct MasterUnderFuzz {
 
     private mutating func attachment(_ identity: Identity) -> Attachment {
         let choices = input.byte()
+        var (members, arrangement) = (identity.members, identity.arrangement)
+        if choices & 16 != 0 { members += members.prefix(1) }
+        if choices & 32 != 0 { arrangement.shares = [1] }
+        if choices & 64 != 0 { arrangement.sites = [0, 1, 0, 1] }
         let view = HeldView(
             epoch: identity.epoch, highestEpoch: Epoch(identity.epoch.value + UInt32(choices & 1)),
-            members: identity.members, arrangement: identity.arrangement, answers: UInt32(input.below(3)),
+            members: members, arrangement: arrangement, answers: UInt32(input.below(3)),
             lastAnswer: JointAnswer(rawValue: UInt8(input.below(7))), call: JointCall(rawValue: UInt8(input.below(5))),
             figures: [], revision: choices & 2 == 0 ? nil : 3, isHalted: choices & 4 != 0,
             needsRepair: choices & 8 != 0)

@@ -75,6 +75,11 @@ enum Seeds {
         .stateReceived(session: 2, failure: "no source gives what it said it holds"),
     ]
 
+    /// What is no text, and as long as one may be.
+    static let broken: [[UInt8]] = [
+        [2, 0, 4] + [UInt8](repeating: 0xff, count: 1024), [16, 1, 0, 0, 0, 1, 3, 0, 0xc3, 0xff, 0x80],
+    ]
+
     static let toPeer: [ToPeer] = [
         .welcome(
             peer: PeerID(1), run: run, secret: secret, deadTimeMilliseconds: 5000, masterGraceMilliseconds: 30_000),
