@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any, Optional, Union
 
-from ._buffers import Region, region_of
 from ._errors import PCCLError, check, error
 from ._native import SNAPSHOT_FUNCTIONS, ffi, library, require_extension
-from ._types import DeviceType, Result, SharedState
+from ._states import native_state
+from ._types import Result, SharedState
 
 __all__ = ["Snapshot", "load", "save"]
 
 _UINT32_MAX = 2**32 - 1
-_UINT64_MAX = 2**64 - 1
 
 
 class Snapshot:
@@ -64,7 +63,7 @@ def save(
     if keep is not None and not 1 <= keep <= _UINT32_MAX:
         raise ValueError(f"keep is {keep}; expected at least 1, or None")
     folder = os.fspath(directory)
-    native, regions, kept = _native_state(state, writable=False)
+    native, regions, kept = native_state(state, writable=False)
     shapes = ffi.new("pcclShape_t[]", max(len(regions), 1))
     for shape, region in zip(shapes, regions):
         extents = tuple(region.keep.shape)
@@ -88,7 +87,7 @@ def save(
 def load(state: SharedState, directory: Union[str, "os.PathLike[str]"]) -> None:
     native_library = _library("SharedState.load")
     folder = os.fspath(directory)
-    native, _regions, _kept = _native_state(state, writable=True)
+    native, _regions, _kept = native_state(state, writable=True)
     check(native_library.pcclLoadSharedState(os.fsencode(folder), native), "pcclLoadSharedState", folder)
     state.revision = int(native.revision)
 
@@ -97,25 +96,3 @@ def _library(what: str) -> Any:
     found = library()
     require_extension(found, what, SNAPSHOT_FUNCTIONS)
     return found
-
-
-def _native_state(state: SharedState, writable: bool) -> Tuple[Any, List[Region], List[Any]]:
-    """The state as the library sees it, its tensors, and what must live as long."""
-    if not 0 <= state.revision <= _UINT64_MAX:
-        raise ValueError(f"revision is {state.revision}; expected 0 to {_UINT64_MAX}")
-    entries = state.tensors
-    regions = [region_of(entry.data, f"shared state entry {entry.name!r}", writable=writable) for entry in entries]
-    names = [ffi.new("char[]", entry.name.encode()) for entry in entries]
-    infos = ffi.new("pcclTensorInfo_t[]", max(len(entries), 1))
-    for info, entry, region, name in zip(infos, entries, regions, names):
-        info.name = name
-        info.data = ffi.cast("void *", region.address)
-        info.count = region.count
-        info.datatype = region.datatype
-        info.device_type = DeviceType.CPU
-        info.allow_content_inequality = bool(entry.allow_content_inequality)
-    native = ffi.new("pcclSharedState_t *")
-    native.revision = state.revision
-    native.count = len(entries)
-    native.infos = infos
-    return native, regions, [*names, infos]

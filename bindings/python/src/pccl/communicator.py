@@ -15,11 +15,11 @@ from ._buffers import Region, region_of
 from ._errors import InternalError, InvalidUsageError, MasterConnectionFailedError, PCCLError, check, error
 from ._lifetime import Lifetime
 from ._native import ffi, initialized_library, require_extension
+from ._states import native_state
 from ._types import (
     Attribute,
     Codec,
     CodecFormat,
-    DeviceType,
     DistributionHint,
     OnLoss,
     QuantizationAlgorithm,
@@ -418,24 +418,10 @@ class Communicator:
             ValueError, TypeError: a tensor cannot be used; the text says what to do.
         """
         strategy = SharedStateSyncStrategy(strategy)
-        entries = shared_state.tensors
-        regions = [region_of(entry.data, f"shared state entry {entry.name!r}", writable=True) for entry in entries]
-        names = [ffi.new("char[]", entry.name.encode()) for entry in entries]
-        infos = ffi.new("pcclTensorInfo_t[]", max(len(entries), 1))
-        for info, entry, region, name in zip(infos, entries, regions, names):
-            info.name = name
-            info.data = ffi.cast("void *", region.address)
-            info.count = region.count
-            info.datatype = region.datatype
-            info.device_type = DeviceType.CPU
-            info.allow_content_inequality = bool(entry.allow_content_inequality)
-        native = ffi.new("pcclSharedState_t *")
-        native.revision = _checked_integer(shared_state.revision, "shared_state.revision", 0, _UINT64_MAX)
-        native.count = len(entries)
-        native.infos = infos
+        native, _regions, _kept = native_state(shared_state, writable=True)
         self._settle_abandoned()
         moved = ffi.new("pcclSharedStateSyncInfo_t *")
-        unchanged = [bool(entry.unchanged) for entry in entries]
+        unchanged = [bool(entry.unchanged) for entry in shared_state.tensors]
         if any(unchanged):
             require_extension(self._library, "unchanged entries")
             flags = ffi.new("bool[]", unchanged)
