@@ -24,6 +24,10 @@ extension ContentHash {
             &thread, nil,
             { context in
                 guard let context else { return nil }
+                // Signals belong to the host process' threads.
+                var all = sigset_t()
+                sigfillset(&all)
+                pthread_sigmask(SIG_BLOCK, &all, nil)
                 Unmanaged<ChunkWork>.fromOpaque(context).takeRetainedValue().run()
                 return nil
             }, context.toOpaque())

@@ -30,6 +30,8 @@ final class StateServer {
     private let zstd = Zstd()
     private let compression: StateConfiguration.Compression
     private var choices: [PeerID: CompressionChoice] = [:]
+    /// By entry: the hashes of its chunks, the same for all who ask.
+    private var hashLists: [Int: StagedPiece] = [:]
     private var bodies: [PeerID: [Body]] = [:]
     /// Staging on its way out, by token.
     private var departures: [Int: StagedPiece] = [:]
@@ -60,21 +62,29 @@ final class StateServer {
             bodies[peer, default: []].append(
                 Body(request: tag, entry: request.entry, payload: base, byteCount: bytes.count, isRaw: true))
         case .hashes:
-            let bytes = StateRequest.bytes(ofHashes: tensor.chunks)
-            guard let piece = StagedPiece(pool, byteCount: bytes.count) else { return false }
-            bytes.withUnsafeBytes {
-                piece.base.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(piece.base), byteCount: $0.count)
-            }
+            guard let piece = hashList(request.entry) else { return false }
             bodies[peer, default: []].append(
                 Body(
-                    request: tag, entry: request.entry, payload: UnsafeRawPointer(piece.base), byteCount: bytes.count,
-                    piece: piece))
+                    request: tag, entry: request.entry, payload: UnsafeRawPointer(piece.base),
+                    byteCount: tensor.chunks.count * ContentHash.byteCount, piece: piece))
         }
         return true
     }
 
+    private func hashList(_ entry: Int) -> StagedPiece? {
+        if let list = hashLists[entry] { return list }
+        let bytes = StateRequest.bytes(ofHashes: memory.tensors[entry].chunks)
+        guard let piece = StagedPiece(pool, byteCount: bytes.count) else { return nil }
+        bytes.withUnsafeBytes {
+            if let from = $0.baseAddress { piece.base.copyMemory(from: from, byteCount: $0.count) }
+        }
+        hashLists[entry] = piece
+        return piece
+    }
+
     /// The entry is about to be overwritten.
     func withdraw(_ entry: Int) {
+        hashLists[entry] = nil
         for peer in bodies.keys { bodies[peer]?.removeAll { $0.entry == entry } }
     }
 
