@@ -28,9 +28,9 @@ def _environment(case: Case) -> dict:
     return {**os.environ, "TMPDIR": str(folder)}
 
 
-def _start(case: Case, arguments: Sequence[str]) -> subprocess.Popen:
+def _start(case: Case, arguments: Sequence[str], command: str = "bench") -> subprocess.Popen:
     process = subprocess.Popen(
-        [_tool(case), "bench", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [_tool(case), command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=_environment(case), text=True)
     case.cleanups.append(lambda: (process.kill(), process.wait()))
     return process
@@ -121,6 +121,21 @@ def bench_figures_are_consistent(case: Case) -> None:
     check("peers" in err and "1000000 B" in err, f"the table goes to standard error beside --json: {err}")
     check((case.logs / "plot.svg").read_text().count("<polyline") == 6, "a line for each library and world")
     check(list((case.logs / "tmp").iterdir()) == [], "temporary files were left")
+
+
+def bench_state_says_what_was_moved(case: Case) -> None:
+    def run(*arguments: str) -> tuple:
+        return _finish(case, _start(case, arguments, "bench-state"))
+
+    status, out, err = run("--peers", "3", "--size", "8M", "--tensors", "4", "--rounds", "2", "--differing", "50")
+    check(status == 0, f"status {status}: {err}")
+    # Of four tensors of two chunks one chunk each, and eight hashes.
+    check("2 give and 1 receive" in out and f" {4 * (1 << 20) + 8 * 32} bytes received" in out, out)
+    for wrong in (("--peers", "1"), ("--receivers", "2"), ("--size", "x"), ("--differing", "101")):
+        status, out, err = run(*wrong)
+        check(status == 64 and out == "", f"{wrong}: status {status}, {out}{err}")
+    status, out, err = run("--master", "127.0.0.1:1")
+    check(status == 1 and "127.0.0.1:1" in err, f"no master: status {status}, {err}")
 
 
 def bench_version_is_the_release(case: Case) -> None:
