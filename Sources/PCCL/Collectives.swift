@@ -124,7 +124,8 @@ extension Communicator {
         let receive = try Span(UnsafeRawPointer(buffers.receive), count: buffers.receiveCount, buffers.type)
         let view = try requireOthers()
         guard all % block == 0 else {
-            throw PCCLError(.invalidArgument, "\(all) elements are not blocks of \(block) for \(view.worldSize) members")
+            throw PCCLError(
+                .invalidArgument, "\(all) elements are not blocks of \(block) for \(view.worldSize) members")
         }
         try Communicator.check(meant: all / block, now: view.worldSize)
         let before = view.rank * block * buffers.type.byteCount

@@ -1,5 +1,5 @@
-// The collectives beside the all-reduce, and a DiLoCo, of two peers on threads of their own: what they give, and what they
-// refuse.
+// The collectives beside the all-reduce, and a DiLoCo, of two peers on threads of their own: what they give, and what
+// they refuse.
 #define _POSIX_C_SOURCE 200809L
 #include "testing.h"
 

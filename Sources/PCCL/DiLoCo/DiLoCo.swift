@@ -68,7 +68,8 @@ public final class DiLoCo {
         for part in try Fragment.deal(tensors, into: configuration.fragmentCount) {
             fragments.append(
                 try Fragment(
-                    part, hasMomentum: configuration.optimizer.hasMomentum, hasBase: configuration.stalenessPenalty > 0))
+                    part, hasMomentum: configuration.optimizer.hasMomentum, hasBase: configuration.stalenessPenalty > 0)
+            )
         }
         self.fragments = fragments
         progress = .allocate(capacity: Count.allCases.count)
@@ -86,7 +87,8 @@ public final class DiLoCo {
             }
             guard tensor.count > 0, tensor.type.isFloat else {
                 throw PCCLError(
-                    .invalidArgument, "\"\(tensor.name)\": \(tensor.count) × \(tensor.type); parameters are floats, one at least")
+                    .invalidArgument,
+                    "\"\(tensor.name)\": \(tensor.count) × \(tensor.type); parameters are floats, one at least")
             }
             _ = try Span(UnsafeRawPointer(tensor.memory), count: tensor.count, tensor.type)
         }
