@@ -184,6 +184,131 @@ PCCL_EXPORT pcclResult_t pcclAllReduceMultipleWithOptions(const pcclReduceOpDesc
  */
 PCCL_EXPORT pcclResult_t pcclFreeErrorFeedback(const pcclComm_t *communicator, uint64_t tag);
 
+/* ---------------------------------------------------------------------------------------------------------------- */
+/* The other collectives                                                                                            */
+/* ---------------------------------------------------------------------------------------------------------------- */
+
+/**
+ * What an all-gather, a reduce-scatter or a broadcast is of. Set all of it to zero, then `struct_size`, as with
+ * pcclReduceOptions_t.
+ *
+ * Calls of members with the same tag belong together, as those of pcclAllReduce do, and all members get the same
+ * outcome. Blocks and ranks are those of a world of `world_size` members, as
+ * pcclGetRank says them. When a member is lost before the call, of which
+ * the caller does not know, or during it, all get pcclRankConnectionLost: what was sent is whole, what was to be
+ * received is undefined, the attributes are new, and the call may be made again with what suits them.
+ */
+typedef struct pcclCollectiveDescriptor_t {
+    /** sizeof(pcclCollectiveDescriptor_t). */
+    size_t struct_size;
+    uint64_t tag;
+    /** Elements of one member's block, or of the buffer of a broadcast. At least 1. */
+    size_t count;
+    pcclDataType_t datatype;
+    /** Of a reduce-scatter. */
+    pcclRedOp_t op;
+    /** For how many members it is meant; 0: for as many as there are. */
+    uint32_t world_size;
+    /** Of a broadcast: the rank of the member that has what all are to get. */
+    uint32_t root;
+    /** Of a reduce-scatter: its codec and error feedback; `on_loss` is not looked at. Null: none. */
+    const pcclReduceOptions_t *PCCL_NULLABLE options;
+} pcclCollectiveDescriptor_t;
+
+/**
+ * Tells this peer's place among its group's members, which are in the same order at each of them, and how many they
+ * are, both as of now: they change with a join point, an optimisation of the topology, or the loss of a member.
+ *
+ * Results:
+ * - pcclSuccess
+ * - pcclNotInitialized: before pcclInit.
+ * - pcclInvalidArgument: the communicator is null.
+ * - pcclInvalidUsage: not connected.
+ * - pcclMasterConnectionFailed: this peer is out of the run.
+ */
+PCCL_EXPORT pcclResult_t pcclGetRank(const pcclComm_t *communicator, uint32_t *PCCL_NULLABLE rank_out,
+                                     uint32_t *PCCL_NULLABLE world_size_out);
+
+/**
+ * Brings everybody's block to everybody.
+ *
+ * @param sendbuf         `count` elements of any alignment.
+ * @param recvbuf         room for `count` elements of each member, in the order of ranks. `sendbuf` may be this
+ *                        member's place in it; otherwise the two must not overlap.
+ * @param descriptor      copied.
+ * @param communicator    a connected communicator.
+ * @param reduce_info_out receives how many took part, and what was moved.
+ *
+ * Results:
+ * - pcclSuccess: everybody has all blocks.
+ * - pcclNotInitialized: before pcclInit.
+ * - pcclInvalidArgument: a null pointer; a count of 0 or one that does not fit into memory; values that do not exist;
+ * buffers that overlap otherwise; more members than `world_size`; a tag that is in flight; or another member's call of
+ * this tag is another.
+ * - pcclInvalidUsage: not connected, or members wait for each other in different calls.
+ * - pcclTooFewPeers: this peer is the only member of its group.
+ * - pcclRankConnectionLost: a member was lost; see the descriptor.
+ * - pcclMasterConnectionFailed: nobody can say any more whether the others succeeded; this peer is out of the run.
+ * - pcclInternalError: no memory was left; this peer is out of the run, and may connect again.
+ */
+PCCL_EXPORT pcclResult_t pcclAllGather(const void *sendbuf, void *recvbuf, const pcclCollectiveDescriptor_t *descriptor,
+                                       const pcclComm_t *communicator, pcclReduceInfo_t *PCCL_NULLABLE reduce_info_out);
+
+/**
+ * Begins an all-gather and returns: await it with pcclAwaitAsyncReduce. Buffers are lent until that has returned.
+ *
+ * Results: those of pcclAllGather that can be told before it runs.
+ */
+PCCL_EXPORT pcclResult_t pcclAllGatherAsync(const void *sendbuf, void *recvbuf,
+                                            const pcclCollectiveDescriptor_t *descriptor,
+                                            const pcclComm_t *communicator, pcclAsyncReduceOp_t *reduce_handle_out);
+
+/**
+ * Reduces everybody's blocks, of which each member gets the one of its rank.
+ *
+ * @param sendbuf `count` elements for each member, in the order of ranks.
+ * @param recvbuf room for `count` elements. It may be this member's place in `sendbuf`; otherwise the two must not
+ *                overlap.
+ *
+ * The other parameters and the results are as in pcclAllGather; pcclInvalidArgument also for options that do not exist,
+ * do not go together or do not suit the type.
+ */
+PCCL_EXPORT pcclResult_t pcclReduceScatter(const void *sendbuf, void *recvbuf,
+                                           const pcclCollectiveDescriptor_t *descriptor, const pcclComm_t *communicator,
+                                           pcclReduceInfo_t *PCCL_NULLABLE reduce_info_out);
+
+/** Begins a reduce-scatter and returns, as pcclAllGatherAsync does. */
+PCCL_EXPORT pcclResult_t pcclReduceScatterAsync(const void *sendbuf, void *recvbuf,
+                                                const pcclCollectiveDescriptor_t *descriptor,
+                                                const pcclComm_t *communicator, pcclAsyncReduceOp_t *reduce_handle_out);
+
+/**
+ * Brings what the member of rank `root` has to all others.
+ *
+ * @param buffer `count` elements: read at the root, written at all others.
+ *
+ * The other parameters and the results are as in pcclAllGather; pcclInvalidArgument also for a root that is no rank.
+ */
+PCCL_EXPORT pcclResult_t pcclBroadcast(void *buffer, const pcclCollectiveDescriptor_t *descriptor,
+                                       const pcclComm_t *communicator, pcclReduceInfo_t *PCCL_NULLABLE reduce_info_out);
+
+/** Begins a broadcast and returns, as pcclAllGatherAsync does. */
+PCCL_EXPORT pcclResult_t pcclBroadcastAsync(void *buffer, const pcclCollectiveDescriptor_t *descriptor,
+                                            const pcclComm_t *communicator, pcclAsyncReduceOp_t *reduce_handle_out);
+
+/**
+ * Waits until all members have called it with this tag: nobody's call returns before with pcclSuccess. When a member is
+ * lost that not all others had seen calling, it goes on among those who are left.
+ *
+ * Results: those of pcclAllGather, as far as they can be of something without buffers.
+ */
+PCCL_EXPORT pcclResult_t pcclBarrier(uint64_t tag, const pcclComm_t *communicator,
+                                     pcclReduceInfo_t *PCCL_NULLABLE reduce_info_out);
+
+/* ---------------------------------------------------------------------------------------------------------------- */
+/* Shared state                                                                                                     */
+/* ---------------------------------------------------------------------------------------------------------------- */
+
 /** How a shared state is synchronised. Set struct_size and leave all else zero for what pcclSynchronizeSharedState
  * does. */
 typedef struct pcclSyncOptions_t {

@@ -134,7 +134,7 @@ private func launchAsync(
     out.pointee = pcclAsyncReduceOp_t(comm: communicator, tag: handle.tag)
 }
 
-private func operation(_ reduceHandle: UnsafePointer<pcclAsyncReduceOp_t>?) throws(PCCLError) -> AllReduceHandle {
+private func operation(_ reduceHandle: UnsafePointer<pcclAsyncReduceOp_t>?) throws(PCCLError) -> OperationHandle {
     guard Handles.isInitialized.withLock({ $0 }) else {
         throw PCCLError(.notInitialized, "pcclInit was not called")
     }
@@ -148,7 +148,7 @@ private func operation(_ reduceHandle: UnsafePointer<pcclAsyncReduceOp_t>?) thro
 }
 
 /// How a caller wants an operation to be carried out.
-private struct Options {
+struct Options {
     /// Nil: what is usual for the function.
     var onLoss: LossPolicy?
     var format: Codec.Format?
@@ -225,7 +225,7 @@ private struct PartsOut {
 private func launch(
     _ sendbuf: UnsafeRawPointer?, _ recvbuf: UnsafeMutableRawPointer?,
     _ descriptor: UnsafePointer<pcclReduceDescriptor_t>?, _ communicator: Communicator, _ options: Options
-) throws(PCCLError) -> AllReduceHandle {
+) throws(PCCLError) -> OperationHandle {
     try communicator.requireMembership()
     let descriptor = try required(descriptor, "descriptor").pointee
     return try communicator.allReduceAsync(
@@ -299,7 +299,7 @@ public func pcclFreeErrorFeedback(_ communicator: OpaquePointer!, _ tag: UInt64)
 }
 
 extension pcclReduceInfo_t {
-    fileprivate init(_ info: ReduceInfo) {
+    init(_ info: ReduceInfo) {
         self.init(
             local_world_size: UInt32(info.worldSize), tx_bytes: info.sentBytes, rx_bytes: info.receivedBytes)
     }

@@ -37,3 +37,15 @@ FUNCTION(pcclFreeErrorFeedback, (const pcclComm_t *, uint64_t))
 FUNCTION(pcclSaveSharedState, (const pcclSharedState_t *, const char *, const pcclSaveOptions_t *, pcclSnapshot_t **))
 FUNCTION(pcclAwaitSnapshot, (pcclSnapshot_t *))
 FUNCTION(pcclLoadSharedState, (const char *, pcclSharedState_t *))
+FUNCTION(pcclGetRank, (const pcclComm_t *, uint32_t *, uint32_t *))
+FUNCTION(pcclAllGather,
+         (const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *, pcclReduceInfo_t *))
+FUNCTION(pcclAllGatherAsync,
+         (const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *, pcclAsyncReduceOp_t *))
+FUNCTION(pcclReduceScatter,
+         (const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *, pcclReduceInfo_t *))
+FUNCTION(pcclReduceScatterAsync,
+         (const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *, pcclAsyncReduceOp_t *))
+FUNCTION(pcclBroadcast, (void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *, pcclReduceInfo_t *))
+FUNCTION(pcclBroadcastAsync, (void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *, pcclAsyncReduceOp_t *))
+FUNCTION(pcclBarrier, (uint64_t, const pcclComm_t *, pcclReduceInfo_t *))

@@ -142,6 +142,23 @@ ffi.cdef(
                                                   const pcclReduceOptions_t *, pcclReduceInfo_t *, int);
     pcclResult_t pcclFreeErrorFeedback(const pcclComm_t *, uint64_t);
 
+    typedef struct { size_t struct_size; uint64_t tag; size_t count; pcclDataType_t datatype; pcclRedOp_t op;
+                     uint32_t world_size; uint32_t root;
+                     const pcclReduceOptions_t *options; } pcclCollectiveDescriptor_t;
+    pcclResult_t pcclGetRank(const pcclComm_t *, uint32_t *, uint32_t *);
+    pcclResult_t pcclAllGather(const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *,
+                               pcclReduceInfo_t *);
+    pcclResult_t pcclAllGatherAsync(const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *,
+                                    pcclAsyncReduceOp_t *);
+    pcclResult_t pcclReduceScatter(const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *,
+                                   pcclReduceInfo_t *);
+    pcclResult_t pcclReduceScatterAsync(const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *,
+                                        pcclAsyncReduceOp_t *);
+    pcclResult_t pcclBroadcast(void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *, pcclReduceInfo_t *);
+    pcclResult_t pcclBroadcastAsync(void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *,
+                                    pcclAsyncReduceOp_t *);
+    pcclResult_t pcclBarrier(uint64_t, const pcclComm_t *, pcclReduceInfo_t *);
+
     typedef struct { size_t struct_size; const bool *unchanged; } pcclSyncOptions_t;
     pcclResult_t pcclSynchronizeSharedStateWithOptions(const pcclComm_t *, pcclSharedState_t *,
                                                        pcclSharedStateSyncStrategy_t, const pcclSyncOptions_t *,

@@ -2,17 +2,17 @@ import PCCLMembership
 import PCCLSession
 import PCCLTransport
 
-/// An all-reduce in flight. Its tag is free again once the outcome was taken by `wait`.
-public final class AllReduceHandle: Sendable {
+/// A collective in flight. Its tag is free again once the outcome was taken by `wait`.
+public final class OperationHandle: Sendable {
     public let tag: UInt64
-    /// Of elements.
+    /// Of elements: of the buffer that all blocks fit into, where the collective has a block for each member.
     public let count: Int
     private let completion: PeerSession.OperationCompletion
     private weak let owner: Communicator?
 
-    init(_ operand: ReduceOperand, _ completion: PeerSession.OperationCompletion, owner: Communicator) {
-        tag = operand.tag
-        count = operand.count
+    init(tag: UInt64, count: Int, _ completion: PeerSession.OperationCompletion, owner: Communicator) {
+        self.tag = tag
+        self.count = count
         self.completion = completion
         self.owner = owner
     }
