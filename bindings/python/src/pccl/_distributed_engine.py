@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Callable, Deque, Generic, List, Optional, Sequence, TypeVar
+from typing import Callable, Deque, Dict, Generic, List, Optional, Sequence, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,7 @@ from ._errors import InvalidArgumentError, InvalidUsageError, PCCLError, RankCon
 from ._types import ReduceOp
 from .communicator import AsyncReduceHandle, Communicator
 
-__all__ = ["Attempt", "Engine", "Plan", "agree", "destroy_when_idle", "exchange_ranks"]
+__all__ = ["Attempt", "Engine", "Plan", "agree", "all_reduce_plan", "destroy_when_idle", "exchange_ranks"]
 
 _T = TypeVar("_T")
 
@@ -25,6 +25,7 @@ _AGREEMENT_TAG = 1 << 63
 _IDENTITY_TAG = _AGREEMENT_TAG + 1
 # How often operations in flight are looked after, in seconds.
 _WATCH_INTERVAL = 0.5
+_DRAIN_INTERVAL = 0.05
 # The library itself ends operations that a loss interrupts. Only one that some survivor never calls stays in flight;
 # it is given up so many seconds after the loss.
 _LOSS_GRACE = 2.0
@@ -36,6 +37,9 @@ class Plan:
 
     start: Optional[Callable[[Communicator, int], AsyncReduceHandle]] = None
     finish: Optional[Callable[[], object]] = None
+    outlasts_losses: bool = False
+    """An all-reduce that not all have called when a peer is lost stays in flight. All else is for a number of peers, and
+    ends when that is no longer so."""
 
 
 class Engine:
@@ -54,6 +58,7 @@ class Engine:
         self._subject = subject
         self._changed = threading.Condition()
         self._queue: Deque[PcclWork] = deque()
+        self._in_flight: Dict[int, bool] = {}
         self._draining = False
         self._closing = threading.Event()
         self._awaiter = threading.Thread(target=self._await_all, name="pccl-await", daemon=True)
@@ -73,7 +78,7 @@ class Engine:
             try:
                 for plan in plans:
                     if plan.start is not None:
-                        work.handles.append(plan.start(self.communicator, self.launched))
+                        self._launch(work, plan, self.launched)
                         self.launched += 1
                     if plan.finish is not None:
                         work.finishes.append(plan.finish)
@@ -95,13 +100,42 @@ class Engine:
                 work.end(self.failure)
             self._changed.notify_all()
 
-    def drain(self) -> None:
-        """Awaits what is in flight after a failure, and blocks until that is done."""
+    def _launch(self, work: PcclWork, plan: Plan, tag: int) -> None:
+        assert plan.start is not None
+        work.handles.append(plan.start(self.communicator, tag))
+        self._in_flight[tag] = plan.outlasts_losses
+
+    def tags_in_flight(self, after_a_loss: bool) -> List[int]:
+        """What will not end by itself, unless all launch it."""
+        with self._changed:
+            return [tag for tag, outlasts_losses in self._in_flight.items() if outlasts_losses or not after_a_loss]
+
+    def stand_in(self, tags: Sequence[int]) -> None:
+        """Launches something for ``tags`` that ends what others have in flight under them.
+
+        Arguments that do not match are an error at all peers. Should they match, the lowest of a number and infinity is
+        that number.
+        """
+        with self._changed:
+            for tag in tags:
+                if tag not in self._in_flight:
+                    work = PcclWork("a stand-in", [], 0)
+                    infinity = torch.full((1,), float("inf"), dtype=torch.float64)
+                    self._launch(work, all_reduce_plan(infinity, ReduceOp.MIN), tag)
+                    self._queue.append(work)
+
+    def drain(self, size: int) -> bool:
+        """Awaits what is in flight after a failure. False if there are not ``size`` peers any more meanwhile."""
         with self._changed:
             self._draining = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._queue)
-            self._draining = False
+            try:
+                while not self._changed.wait_for(lambda: not self._queue, _DRAIN_INTERVAL):
+                    if self.peers_left() != size:
+                        return False
+                return True
+            finally:
+                self._draining = False
 
     def renew(self, size: int) -> None:
         """Forgets the failure."""
@@ -139,6 +173,7 @@ class Engine:
                 self.fail(reason)
             with self._changed:
                 work.handles.popleft()
+                self._in_flight.pop(handle.tag, None)
         destroy_when_idle(self.communicator)
         self._queue.clear()
 
@@ -239,35 +274,35 @@ def exchange_ranks(communicator: Communicator, size: int, rank: int, nonce: int)
 def agree(engine: Engine, rank: int) -> List[int]:
     """Ends what is in flight at some survivors, and gives the ranks of all of them in the order that pccl has them in.
 
-    Every step ends in the same way for all survivors, so they are always in the same one.
+    A survivor that saw the loss early has not launched all that others have, which would wait for it for ever. So they
+    say what they wait for, and who has it not launches a stand-in. Every step ends alike for all survivors.
     """
     communicator = engine.communicator
     while True:
         try:
-            launched = torch.tensor([engine.launched])
-            info = communicator.all_reduce(launched, op=ReduceOp.MAX, tag=_AGREEMENT_TAG)
-            # A survivor that had seen the loss before may not have launched all that others have. It launches something
-            # else in their place, which ends them: arguments that do not match are an error at all peers. Should they
-            # match, the lowest of any number and infinity is the number.
-            missing = range(engine.launched, int(launched))
-            stand_ins = [torch.full((1,), float("inf"), dtype=torch.float64) for _ in missing]
-            handles = [
-                communicator.all_reduce_async(stand_in, op=ReduceOp.MIN, tag=tag)
-                for stand_in, tag in zip(stand_ins, missing)
-            ]
-            engine.launched = int(launched)
-            for handle in handles:
-                try:
-                    handle.wait()
-                except PCCLError:
-                    pass
-            engine.drain()
-            return exchange_ranks(communicator, info.world_size, rank, 0)
+            oldest = min(engine.tags_in_flight(after_a_loss=False), default=engine.launched)
+            bounds = torch.tensor([engine.launched, -oldest])
+            size = communicator.all_reduce(bounds, op=ReduceOp.MAX, tag=_AGREEMENT_TAG).world_size
+            last, first = int(bounds[0]), -int(bounds[1])
+            engine.launched = last
+            waited_for = torch.zeros(last - first + 1, dtype=torch.uint8)
+            for tag in engine.tags_in_flight(after_a_loss=size != engine.size):
+                waited_for[tag - first] = 1
+            if communicator.all_reduce(waited_for, op=ReduceOp.MAX, tag=_AGREEMENT_TAG).world_size != size:
+                continue
+            engine.stand_in([first + int(place) for place in waited_for.nonzero()])
+            if engine.drain(size):
+                return exchange_ranks(communicator, size, rank, 0)
         except RankConnectionLostError:
             continue
         except TooFewPeersError:
-            engine.drain()
+            engine.drain(1)
             return [rank]
+
+
+def all_reduce_plan(elements: torch.Tensor, op: ReduceOp, finish: Optional[Callable[[], object]] = None) -> Plan:
+    """An all-reduce in place."""
+    return Plan(lambda peers, tag: peers.all_reduce_async(elements, op=op, tag=tag), finish, outlasts_losses=True)
 
 
 class Attempt(Generic[_T]):

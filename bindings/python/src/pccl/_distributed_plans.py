@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ._distributed_engine import Plan
+from ._distributed_engine import Plan, all_reduce_plan
 from ._types import ReduceOp
 
 __all__ = ["Members", "check_alike", "flat_memory", "only", "reduce_op"]
@@ -52,7 +52,7 @@ class Members:
         elements = _reducible(flat, op, "the tensor")
         if flat.numel() == 0 or self.size == 1:
             return Plan()
-        return Plan(lambda peers, tag: peers.all_reduce_async(elements, op=op, tag=tag), _copying_back(flat, tensor))
+        return all_reduce_plan(elements, op, _copying_back(flat, tensor))
 
     def broadcast(self, tensor: Tensor, root: int) -> Plan:
         self.check_root(root)
@@ -61,7 +61,8 @@ class Members:
             return Plan()
         elements, place = _movable(flat), self.order.index(root)
         finish = None if root == self.rank else _copying_back(flat, tensor)
-        return Plan(lambda peers, tag: peers.broadcast_async(elements, place, tag=tag), finish)
+        size = self.size
+        return Plan(lambda peers, tag: peers.broadcast_async(elements, place, tag, world_size=size), finish)
 
     def all_gather(self, outputs: List[Tensor], source: Tensor) -> Plan:
         check_alike(outputs, source, self.size, "output")

@@ -54,6 +54,7 @@ from ._distributed_meeting import PARTING_PATIENCE, known_master, meet, named_ma
 from ._distributed_plans import Members, check_alike, flat_memory, only, reduce_op
 from ._distributed_work import JoinedWork, PcclWork
 from ._errors import PCCLError, RankConnectionLostError
+from ._types import ReduceOp
 from .communicator import Communicator
 
 __all__ = ["PcclProcessGroup", "PcclWork", "reconfigure"]
@@ -302,8 +303,8 @@ class PcclProcessGroup(dist.ProcessGroup):
         return self._run("scatter", [output], [moved, kept], opts)
 
     def barrier(self, opts: Any = BarrierOptions()) -> Work:
-        plan = Plan() if self._members.size == 1 else Plan(lambda peers, tag: peers.barrier_async(tag=tag))
-        return self._run("barrier", [], [plan], opts)
+        # The library's own barrier blocks. Nobody's sum is done before all have contributed.
+        return self._run("barrier", [], [self._members.all_reduce(torch.zeros(1), ReduceOp.SUM)], opts)
 
     def _refuse(self, *_: Any, **__: Any) -> Work:
         raise NotImplementedError(
