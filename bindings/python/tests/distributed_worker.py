@@ -450,6 +450,21 @@ def loses_all_others(rank: int, size: int, path: str) -> None:
     dist.destroy_process_group()
 
 
+def loses_the_master(rank: int, size: int, path: str) -> None:
+    """Rank 0 runs the master: without it there is an end, and it is told."""
+    os.environ["PCCL_MASTER_GRACE"] = "1"
+    start(rank, size, path, "pccl")
+    dist.barrier()
+    if rank == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    begin = time.monotonic()
+    fails(lambda: [dist.all_reduce(torch.ones(1000)) for _ in range(10**9)])
+    error = fails(pccl.distributed.reconfigure)
+    assert "could not be reconfigured" in error, error
+    assert time.monotonic() - begin < 20
+    dist.destroy_process_group()
+
+
 def trains_on(rank: int, size: int, path: str) -> None:
     """DDP goes on with the same model after a loss: its gradients are averages among those who are left."""
     start(rank, size, path, "pccl")

@@ -170,6 +170,11 @@ def test_the_last_one_goes_on_alone(master: str, tmp_path: Path) -> None:
         ranks.finish(0)
 
 
+def test_the_loss_of_a_master_is_an_error(tmp_path: Path) -> None:
+    with Ranks(worker.loses_the_master, 3, tmp_path) as ranks:
+        ranks.finish(1, 2)
+
+
 def test_data_parallel_training_goes_on_after_a_loss(master: str, tmp_path: Path) -> None:
     with Ranks(WithMaster(worker.trains_on, master), 3, tmp_path) as ranks:
         ranks.finish(1, 2)

@@ -27,7 +27,9 @@ import torch.testing._internal.common_distributed as common  # noqa: E402
 
 import pccl.distributed  # noqa: E402, F401 - registers the backend
 
-common.DistTestCases.backend_feature["ddp"].add("pccl")
+# "gpu" is what tests ask for that are for the usual backends; those that need a GPU skip themselves.
+for feature in ("ddp", "gpu", "subgroup"):
+    common.DistTestCases.backend_feature[feature].add("pccl")
 
 from torch.testing._internal.distributed.distributed_test import Barrier, DistributedTest, TestDistBackend  # noqa: E402
 
@@ -41,7 +43,7 @@ class TorchOwnTests(TestDistBackend, DistributedTest._DistTestBase):
     """The tests, with processes that need not import torch one by one."""
 
     def setUp(self) -> None:
-        # As in TestDistBackend, but for the folder, which the processes know from their common parent: it stays the same.
+        # As in TestDistBackend, but for the folder, which all processes know from their common parent: it stays the same.
         common.MultiProcessTestCase.setUp(self)
         for name in ("barrier", "test_dir", "init_dir"):
             os.makedirs(os.path.join(os.environ["TEMP_DIR"], name), exist_ok=True)

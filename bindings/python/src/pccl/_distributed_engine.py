@@ -125,13 +125,13 @@ class Engine:
                     self._queue.append(work)
 
     def drain(self, size: int) -> bool:
-        """Awaits what is in flight after a failure. False if there are not ``size`` peers any more meanwhile."""
+        """Awaits what is in flight after a failure. False when there are fewer than ``size`` peers meanwhile."""
         with self._changed:
             self._draining = True
             self._changed.notify_all()
             try:
                 while not self._changed.wait_for(lambda: not self._queue, _DRAIN_INTERVAL):
-                    if self.peers_left() != size:
+                    if self.peers_left() < size:
                         return False
                 return True
             finally:
@@ -274,8 +274,8 @@ def exchange_ranks(communicator: Communicator, size: int, rank: int, nonce: int)
 def agree(engine: Engine, rank: int) -> List[int]:
     """Ends what is in flight at some survivors, and gives the ranks of all of them in the order that pccl has them in.
 
-    A survivor that saw the loss early has not launched all that others have, which would wait for it for ever. So they
-    say what they wait for, and who has it not launches a stand-in. Every step ends alike for all survivors.
+    A survivor that saw the loss early has not launched all that others have, and those would wait for it for ever. So
+    they say what they wait for, and who has not launched it launches a stand-in. Every step ends alike at all survivors.
     """
     communicator = engine.communicator
     while True:

@@ -326,8 +326,6 @@ class PcclProcessGroup(dist.ProcessGroup):
     _start_coalescing = start_coalescing
     _end_coalescing = end_coalescing
 
-    # Plans
-
     def _run(self, name: str, results: Sequence[Tensor], plans: Sequence[Plan], opts: Any) -> Work:
         timeout: Optional[timedelta] = getattr(opts, "timeout", None)
         if timeout is None or timeout <= timedelta(0):
