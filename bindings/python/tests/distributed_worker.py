@@ -450,6 +450,22 @@ def loses_all_others(rank: int, size: int, path: str) -> None:
     dist.destroy_process_group()
 
 
+def loses_a_peer_of_a_subgroup(rank: int, size: int, path: str) -> None:
+    """The default group is of gloo; only the group of pccl goes on. Members keep their global ranks."""
+    group = both(rank, size, path)["pccl"]
+    dist.barrier(group=group)
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert "lost" in fails(lambda: [dist.all_reduce(torch.ones(9), group=group) for _ in range(1000)])
+    pccl.distributed.reconfigure(group)
+    assert (dist.get_world_size(group), dist.get_rank(group)) == (2, [0, None, 1][rank])
+    assert [dist.get_global_rank(group, place) for place in range(2)] == [0, 2]
+    tensor = torch.full((3,), float(rank))
+    dist.broadcast(tensor, 2, group=group)
+    assert tensor.tolist() == [2.0] * 3
+    dist.destroy_process_group(group)
+
+
 def loses_the_master(rank: int, size: int, path: str) -> None:
     """Rank 0 runs the master: without it there is an end, and it is told."""
     os.environ["PCCL_MASTER_GRACE"] = "1"

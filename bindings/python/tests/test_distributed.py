@@ -165,6 +165,11 @@ def test_operations_that_only_some_have_launched_end(master: str, tmp_path: Path
         ranks.finish(0, 1)
 
 
+def test_a_subgroup_goes_on_without_the_default_group(master: str, tmp_path: Path) -> None:
+    with Ranks(WithMaster(worker.loses_a_peer_of_a_subgroup, master), 3, tmp_path) as ranks:
+        ranks.finish(0, 2)
+
+
 def test_the_last_one_goes_on_alone(master: str, tmp_path: Path) -> None:
     with Ranks(WithMaster(worker.loses_all_others, master), 2, tmp_path) as ranks:
         ranks.finish(0)

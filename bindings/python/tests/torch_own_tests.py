@@ -28,7 +28,7 @@ import torch.testing._internal.common_distributed as common  # noqa: E402
 import pccl.distributed  # noqa: E402, F401 - registers the backend
 
 # "gpu" is what tests ask for that are for the usual backends; those that need a GPU skip themselves.
-for feature in ("ddp", "gpu", "subgroup"):
+for feature in ("ddp", "gpu", "plugin", "subgroup"):
     common.DistTestCases.backend_feature[feature].add("pccl")
 
 from torch.testing._internal.distributed.distributed_test import Barrier, DistributedTest, TestDistBackend  # noqa: E402
@@ -36,7 +36,9 @@ from torch.testing._internal.distributed.distributed_test import Barrier, Distri
 # Other devices, other backends, and what this one refuses.
 _LEFT_OUT = re.compile(r"cuda|gpu|nccl|monitored|send_recv|isend|irecv|all_to_all|sparse_all_reduce|barrier_timeout", re.I)
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pccl.distributed", "torch.testing._internal.distributed.distributed_test"])
+# This file as a module: what it changes must be so where the tests are imported first.
+os.environ["PYTHONPATH"] = os.pathsep.join([os.path.dirname(os.path.abspath(__file__)), os.environ.get("PYTHONPATH", "")])
+_CONTEXT.set_forkserver_preload(["torch_own_tests"])
 
 
 class TorchOwnTests(TestDistBackend, DistributedTest._DistTestBase):
