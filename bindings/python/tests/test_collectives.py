@@ -55,7 +55,7 @@ def test_scattered_sums_with_a_codec_are_near_the_true_ones(trio: World) -> None
         info = communicator.reduce_scatter(
             inputs[index], result, tag=2, codec=pccl.Codec(pccl.CodecFormat.MIN_MAX_8), error_feedback=True
         )
-        assert info.sent_bytes < 2 * 1000 * 1.1
+        assert info.tx_bytes < 2 * 1000 * 1.1
         return communicator.rank, result
 
     for rank, result in trio.run(scatter):
@@ -132,16 +132,16 @@ def test_different_calls_are_told_apart(pair: World) -> None:
     [
         (lambda c: c.all_gather(numpy.zeros(2), numpy.zeros(5)), ValueError, "blocks of 2"),
         (lambda c: c.all_gather(numpy.zeros(2), numpy.zeros(4, numpy.float32)), TypeError, "must be the same"),
-        (lambda c: c.all_gather(numpy.zeros(2), numpy.zeros(2)), pccl.InvalidArgumentError, ""),
-        (lambda c: c.all_gather(numpy.zeros(2), numpy.zeros(6)), pccl.RankConnectionLostError, ""),
+        (lambda c: c.all_gather(numpy.zeros(2), numpy.zeros(2)), pccl.InvalidArgumentError, None),
+        (lambda c: c.all_gather(numpy.zeros(2), numpy.zeros(6)), pccl.RankConnectionLostError, None),
         (lambda c: c.reduce_scatter(numpy.zeros(4), numpy.zeros(3)), ValueError, "blocks of 3"),
-        (lambda c: c.broadcast(numpy.zeros(4), root=2), pccl.InvalidArgumentError, ""),
+        (lambda c: c.broadcast(numpy.zeros(4), root=2), pccl.InvalidArgumentError, None),
         (lambda c: c.broadcast(numpy.zeros(4), root=-1), ValueError, "root"),
-        (lambda c: c.broadcast(numpy.zeros(4), world_size=3), pccl.RankConnectionLostError, ""),
+        (lambda c: c.broadcast(numpy.zeros(4), world_size=3), pccl.RankConnectionLostError, None),
         (lambda c: c.barrier(tag=-1), ValueError, "tag"),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(pair: World, call: Any, kind: Any, text: str) -> None:
+def test_what_cannot_be_is_refused_at_once(pair: World, call: Any, kind: Any, text: Any) -> None:
     def refused(index: int, communicator: pccl.Communicator) -> None:
         with pytest.raises(kind, match=text):
             call(communicator)
