@@ -34,10 +34,14 @@ for feature in ("ddp", "gpu", "plugin", "subgroup"):
 from torch.testing._internal.distributed.distributed_test import Barrier, DistributedTest, TestDistBackend  # noqa: E402
 
 # Other devices, other backends, and what this one refuses.
-_LEFT_OUT = re.compile(r"cuda|gpu|nccl|monitored|send_recv|isend|irecv|all_to_all|sparse_all_reduce|barrier_timeout", re.I)
+_LEFT_OUT = re.compile(
+    r"cuda|gpu|nccl|monitored|send_recv|isend|irecv|all_to_all|sparse_all_reduce|barrier_timeout", re.I
+)
 _CONTEXT = multiprocessing.get_context("forkserver")
 # This file as a module: what it changes must be so where the tests are imported first.
-os.environ["PYTHONPATH"] = os.pathsep.join([os.path.dirname(os.path.abspath(__file__)), os.environ.get("PYTHONPATH", "")])
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [os.path.dirname(os.path.abspath(__file__)), os.environ.get("PYTHONPATH", "")]
+)
 _CONTEXT.set_forkserver_preload(["torch_own_tests"])
 
 
@@ -45,7 +49,7 @@ class TorchOwnTests(TestDistBackend, DistributedTest._DistTestBase):
     """The tests, with processes that need not import torch one by one."""
 
     def setUp(self) -> None:
-        # As in TestDistBackend, but for the folder, which all processes know from their common parent: it stays the same.
+        # As in TestDistBackend, but for the folder, which all processes know from their common parent and so must stay.
         common.MultiProcessTestCase.setUp(self)
         for name in ("barrier", "test_dir", "init_dir"):
             os.makedirs(os.path.join(os.environ["TEMP_DIR"], name), exist_ok=True)

@@ -38,8 +38,8 @@ class Plan:
     start: Optional[Callable[[Communicator, int], AsyncReduceHandle]] = None
     finish: Optional[Callable[[], object]] = None
     outlasts_losses: bool = False
-    """An all-reduce that not all have called when a peer is lost stays in flight. All else is for a number of peers, and
-    ends when that is no longer so."""
+    """An all-reduce that not all have called when a peer is lost stays in flight. All else is for a number of peers,
+    and ends when that is no longer so."""
 
 
 class Engine:
@@ -306,7 +306,7 @@ def all_reduce_plan(elements: torch.Tensor, op: ReduceOp, finish: Optional[Calla
 
 
 class Attempt(Generic[_T]):
-    """A call that blocks in the library, in a thread of its own. It can be waited for again if it takes too long."""
+    """A call that blocks in the library, in a thread of its own, and can be waited for again if it takes too long."""
 
     def __init__(self, call: Callable[[], _T]) -> None:
         self._call = call

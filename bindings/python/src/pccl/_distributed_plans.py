@@ -118,9 +118,7 @@ class Members:
             return Plan()
         return self.reduce_scatter(output, list(whole.view(self.size, -1).unbind()), whole, op)
 
-    def reduce_scatter(
-        self, output: Tensor, sources: List[Tensor], whole: Optional[Tensor], op: ReduceOp
-    ) -> Plan:
+    def reduce_scatter(self, output: Tensor, sources: List[Tensor], whole: Optional[Tensor], op: ReduceOp) -> Plan:
         """``whole`` is the memory of all ``sources`` in the order of ranks, if they are one after the other."""
         flat = flat_memory(output, "the output tensor")
         _reducible(flat, op, "the output tensor")
@@ -133,9 +131,7 @@ class Members:
         if _share_memory(flat, whole):
             flat = torch.empty_like(flat)
         send, recv = _reducible(whole, op, "the input tensor"), _reducible(flat, op, "the output tensor")
-        return Plan(
-            lambda peers, tag: peers.reduce_scatter_async(send, recv, op, tag=tag), _copying_back(flat, output)
-        )
+        return Plan(lambda peers, tag: peers.reduce_scatter_async(send, recv, op, tag=tag), _copying_back(flat, output))
 
     def _is_in_order(self) -> bool:
         return self.order == tuple(range(self.size))
