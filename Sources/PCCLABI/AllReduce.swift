@@ -170,22 +170,33 @@ struct Options {
         case pcclOnLossUsual: onLoss = nil
         default: throw PCCLError(.invalidArgument, "\(known.on_loss.rawValue) is nothing that a loss could do")
         }
-        guard let format = UInt8(exactly: known.codec.rawValue).flatMap(Codec.Format.init) else {
-            throw PCCLError(.invalidArgument, "\(known.codec.rawValue) is no codec")
+        let coding = try Options(
+            codec: known.codec, blockElements: known.block_elements, rounding: known.rounding,
+            errorFeedback: known.error_feedback)
+        (format, blockElements) = (coding.format, coding.blockElements)
+        (rounding, hasErrorFeedback) = (coding.rounding, coding.hasErrorFeedback)
+    }
+
+    /// What a struct says of coding.
+    init(
+        codec: pcclCodec_t, blockElements block: UInt32, rounding: pcclRounding_t, errorFeedback: UInt32
+    ) throws(PCCLError) {
+        guard let format = UInt8(exactly: codec.rawValue).flatMap(Codec.Format.init) else {
+            throw PCCLError(.invalidArgument, "\(codec.rawValue) is no codec")
         }
         self.format = format == .none ? nil : format
-        guard known.block_elements == 0 || Codec.blockSizes.contains(Int(known.block_elements)) else {
-            throw PCCLError(.invalidArgument, "blocks of \(known.block_elements); 32, 64, 128 and 256 are possible")
+        guard block == 0 || Codec.blockSizes.contains(Int(block)) else {
+            throw PCCLError(.invalidArgument, "blocks of \(block); 32, 64, 128 and 256 are possible")
         }
-        blockElements = known.block_elements == 0 ? nil : Int(known.block_elements)
-        guard let rounding = UInt8(exactly: known.rounding.rawValue).flatMap(Codec.Rounding.init) else {
-            throw PCCLError(.invalidArgument, "\(known.rounding.rawValue) is no way of rounding")
+        blockElements = block == 0 ? nil : Int(block)
+        guard let rounding = UInt8(exactly: rounding.rawValue).flatMap(Codec.Rounding.init) else {
+            throw PCCLError(.invalidArgument, "\(rounding.rawValue) is no way of rounding")
         }
         self.rounding = rounding
-        guard known.error_feedback <= 1 else {
-            throw PCCLError(.invalidArgument, "error_feedback is \(known.error_feedback); it is 0 or 1")
+        guard errorFeedback <= 1 else {
+            throw PCCLError(.invalidArgument, "error_feedback is \(errorFeedback); it is 0 or 1")
         }
-        hasErrorFeedback = known.error_feedback == 1
+        hasErrorFeedback = errorFeedback == 1
     }
 
     /// Of their own codec, or of the one that the descriptor names.

@@ -175,6 +175,8 @@ struct DiLoCoTests {
         let results = ends.all
         #expect(Set(results.map(\.2)).count == 1)
         #expect(results.allSatisfy { $0.1 == reference.outer })
+        // Something was learnt.
+        #expect(reference.outer != starts.all[0])
     }
 
     /// As a peer goes through its steps.
@@ -186,13 +188,15 @@ struct DiLoCoTests {
             syncEvery: configuration.syncEvery, fragmentCount: configuration.fragmentCount,
             overlap: configuration.overlap)
         // As the library deals three tensors out.
-        let tensorsOf = configuration.fragmentCount == 1 ? [[0, 1, 2]] : configuration.fragmentCount == 2 ? [[0, 1], [2]] : [[0], [1], [2]]
+        let tensorsOf = [[[0, 1, 2]], [[0, 1], [2]], [[0], [1], [2]]][configuration.fragmentCount - 1]
         var flying: [(due: Int, gradients: [(Int, [Float])])] = []
         func take(_ gradients: [(Int, [Float])]) {
             for (t, gradient) in gradients { reference.step(t, gradient, mixing: configuration.mixing) }
         }
         for step in 1...steps {
             reference.train(indexOfRank, step)
+            // Measured from what the round began with, which is replaced next.
+            let found = schedule.launches(atStep: step).map { tensorsOf[$0].map { ($0, reference.gradient($0)) } }
             for flight in flying where flight.due <= step { take(flight.gradients) }
             flying.removeAll { $0.due <= step }
             if schedule.isBoundary(step), configuration.overlap > 0 {
@@ -200,9 +204,10 @@ struct DiLoCoTests {
                 for flight in flying { take(flight.gradients) }
                 flying = []
             }
-            for fragment in schedule.launches(atStep: step) {
-                let gradients = tensorsOf[fragment].map { ($0, reference.gradient($0)) }
-                if configuration.overlap == 0 { take(gradients) } else { flying.append((step + configuration.overlap, gradients)) }
+            if configuration.overlap == 0 {
+                for gradients in found { take(gradients) }
+            } else {
+                flying += found.map { (step + configuration.overlap, $0) }
             }
         }
         for flight in flying { take(flight.gradients) }

@@ -97,6 +97,8 @@ public final class DiLoCo {
     /// How many rounds are done, since the beginning of the run: outer steps of all parameters.
     public var round: UInt64 { progress[Count.outerSteps.rawValue] / UInt64(fragments.count) }
 
+    public var fragmentCount: Int { fragments.count }
+
     /// The number of parameters.
     public var parameterCount: Int { fragments.reduce(0) { $0 + $1.count } }
 
@@ -125,11 +127,22 @@ public final class DiLoCo {
     /// Reads a snapshot of `sharedState` and makes it the model's parameters. Not between `begin` and `end`. Throws what
     /// `SharedState.load` throws.
     public func load(from path: String) throws(PCCLError) {
-        guard !isBegun else { throw PCCLError(.invalidUsage, "parameters are in use: load them before `begin`") }
+        try requireNotBegun()
         var state = sharedState
         try state.load(from: path)
-        revision = state.revision
+        try restore(revision: state.revision)
+    }
+
+    /// Takes over what was written to the memory of `sharedState`, and makes it the model's parameters. Throws
+    /// `.invalidUsage` between `begin` and `end`.
+    public func restore(revision: UInt64) throws(PCCLError) {
+        try requireNotBegun()
+        self.revision = revision
         adopt()
+    }
+
+    private func requireNotBegun() throws(PCCLError) {
+        guard !isBegun else { throw PCCLError(.invalidUsage, "parameters are in use: load them before `begin`") }
     }
 
     // MARK: the training loop
@@ -194,23 +207,34 @@ public final class DiLoCo {
     }
 
     private func advance() throws(Setback) {
-        try finishDue()
+        let launches = schedule.launches(atStep: stepNumber)
+        let due = inLaunchOrder { $0.due <= stepNumber }
+        for index in due { try receive(index) }
+        // A fragment that is taken in and launched at once: what this peer has found is measured from the parameters that it
+        // began with, which are replaced next.
+        if schedule.overlap > 0 { for index in launches { contribute(index) } }
+        for index in due { apply(index) }
         if schedule.overlap == 0 {
-            for fragment in schedule.launches(atStep: stepNumber) {
-                try launch(fragment)
-                try finish(fragment)
+            for index in launches {
+                contribute(index)
+                try launch(index)
+                try receive(index)
+                apply(index)
             }
         }
         if schedule.isBoundary(stepNumber) { try meet() }
-        if schedule.overlap > 0 { for fragment in schedule.launches(atStep: stepNumber) { try launch(fragment) } }
+        if schedule.overlap > 0 { for index in launches { try launch(index) } }
     }
 
     // MARK: outer steps
 
-    private func launch(_ index: Int) throws(Setback) {
+    private func contribute(_ index: Int) {
         if !fragments[index].contribute(weight: weight) {
             Log.write(.warning, "the parameters of fragment \(index) are no numbers: this peer contributes nothing")
         }
+    }
+
+    private func launch(_ index: Int) throws(Setback) {
         fragments[index].flight = Fragment.Flight(handle: nil, due: stepNumber + schedule.overlap)
         try start(index)
     }
@@ -226,22 +250,21 @@ public final class DiLoCo {
         }
     }
 
-    private func finishDue() throws(Setback) {
-        let due = fragments.indices.filter { fragments[$0].flight.map { $0.due <= stepNumber } ?? false }
-        // In the order of their launch, which is that of all peers.
-        for index in due.sorted(by: { inLaunchOrder($0, $1) }) { try finish(index) }
+    /// In the order of their launch, which is that of all peers.
+    private func inLaunchOrder(where isWanted: (Fragment.Flight) -> Bool) -> [Int] {
+        fragments.indices.filter { fragments[$0].flight.map(isWanted) ?? false }
+            .sorted { (fragments[$0].flight?.due ?? 0, $0) < (fragments[$1].flight?.due ?? 0, $1) }
     }
 
-    private func inLaunchOrder(_ a: Int, _ b: Int) -> Bool {
-        (fragments[a].flight?.due ?? 0, a) < (fragments[b].flight?.due ?? 0, b)
-    }
-
+    /// Everything that is on its way, now.
     private func drain() throws(Setback) {
-        let flying = fragments.indices.filter { fragments[$0].flight != nil }
-        for index in flying.sorted(by: { inLaunchOrder($0, $1) }) { try finish(index) }
+        for index in inLaunchOrder(where: { _ in true }) {
+            try receive(index)
+            apply(index)
+        }
     }
 
-    private func finish(_ index: Int) throws(Setback) {
+    private func receive(_ index: Int) throws(Setback) {
         let began = EventLoop.now
         var info = ReduceInfo(worldSize: 1, sentBytes: 0, receivedBytes: 0)
         while let handle = fragments[index].flight?.handle {
@@ -256,18 +279,21 @@ public final class DiLoCo {
                 try start(index)
             }
         }
-        let fragment = fragments[index]
-        if fragment.flight?.handle == nil { fragment.averageAlone() }
-        fragment.flight = nil
-        fragment.step(configuration.optimizer, stalenessPenalty: configuration.stalenessPenalty)
-        fragment.merge(mixing: configuration.mixing)
+        if fragments[index].flight?.handle == nil { fragments[index].averageAlone() }
+        fragments[index].flight = nil
         worldSize = info.worldSize
-        returnsInVain = 0
-        progress[Count.outerSteps.rawValue] += 1
         rounds.append(
             RoundInfo(
-                round: round, fragment: index, worldSize: info.worldSize, sentBytes: info.sentBytes,
+                round: 0, fragment: index, worldSize: info.worldSize, sentBytes: info.sentBytes,
                 receivedBytes: info.receivedBytes, secondsWaited: (EventLoop.now - began).seconds))
+    }
+
+    private func apply(_ index: Int) {
+        fragments[index].step(configuration.optimizer, stalenessPenalty: configuration.stalenessPenalty)
+        fragments[index].merge(mixing: configuration.mixing)
+        returnsInVain = 0
+        progress[Count.outerSteps.rawValue] += 1
+        if let place = rounds.lastIndex(where: { $0.fragment == index }) { rounds[place].round = round }
     }
 
     /// The model's parameters are the outer ones.
@@ -406,7 +432,9 @@ public final class DiLoCo {
 
     /// After meeting others outside of a boundary: they launch the first fragment, and so does this peer.
     private func launchIfDue() throws(Setback) {
-        if progress[Count.launchFollows.rawValue] == 1, schedule.overlap > 0 { try launch(0) }
+        guard progress[Count.launchFollows.rawValue] == 1, schedule.overlap > 0 else { return }
+        contribute(0)
+        try launch(0)
     }
 
     /// Nil while the master is away: members go on without it, and meet newcomers another time.
