@@ -124,6 +124,22 @@ def test_collectives_give_what_those_of_gloo_give(names: Any, tmp_path: Path) ->
     run(AgainstGloo(*names), 3, tmp_path)
 
 
+def test_a_master_is_told_by_an_address_that_others_can_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from pccl import _distributed_meeting as meeting
+
+    def stored_at(host: str) -> Any:
+        return SimpleNamespace(underlying_store=SimpleNamespace(host=host, port=29500))
+
+    assert meeting.own_host(stored_at("127.0.0.1")) == ("127.0.0.1", "127.0.0.1")
+    assert meeting.own_host(SimpleNamespace()) == ("127.0.0.1", "127.0.0.1")
+    monkeypatch.setattr(meeting, "_towards", lambda host, port: "10.0.0.7")
+    assert meeting.own_host(stored_at("node0")) == ("10.0.0.7", "10.0.0.7")
+    monkeypatch.setattr(meeting, "_towards", lambda host, port: "127.0.1.1")
+    assert meeting.own_host(stored_at("node0")) == ("0.0.0.0", "node0")
+
+
 def test_averages_and_booleans(tmp_path: Path) -> None:
     run(worker.averages, 3, tmp_path)
 

@@ -275,7 +275,7 @@ def agree(engine: Engine, rank: int) -> List[int]:
     """Ends what is in flight at some survivors, and gives the ranks of all of them in the order that pccl has them in.
 
     A survivor that saw the loss early has not launched all that others have, and those would wait for it for ever. So
-    they say what they wait for, and who has not launched it launches a stand-in. Every step ends alike at all survivors.
+    they say what they wait for, and who has not launched it launches a stand-in. Every step ends alike for them all.
     """
     communicator = engine.communicator
     while True:

@@ -17,7 +17,7 @@ from ._address import describe_address
 from ._errors import InvalidUsageError
 from .master import MasterNode
 
-__all__ = ["PARTING_PATIENCE", "known_master", "meet", "named_master", "part", "start_master"]
+__all__ = ["PARTING_PATIENCE", "known_master", "meet", "named_master", "own_host", "part", "start_master"]
 
 # How long destroy_process_group() waits: for operations in flight, and the process with the master for the others.
 PARTING_PATIENCE = 10.0
@@ -40,13 +40,13 @@ def known_master() -> str:
 def start_master(store: Store) -> str:
     """Starts a master in this process, where the peers that use ``store`` can reach it."""
     global _own_master, _own_master_address, _heard_of
-    host = _own_host(store)
+    listen, told = own_host(store)
     for attempt in range(5):
         # The system chooses a port that is free now; another program may take it first.
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.bind((host, 0))
+        with socket.socket(socket.AF_INET6 if ":" in listen else socket.AF_INET) as probe:
+            probe.bind((listen, 0))
             port = int(probe.getsockname()[1])
-        master = MasterNode((host, port))
+        master = MasterNode((listen, port))
         try:
             master.run()
         except InvalidUsageError:
@@ -55,30 +55,43 @@ def start_master(store: Store) -> str:
                 raise
             continue
         break
-    _own_master, _own_master_address = master, describe_address(host, port)
+    _own_master, _own_master_address = master, describe_address(told, port)
     _heard_of = _own_master_address
     return _own_master_address
 
 
-def _own_host(store: Store) -> str:
-    """The address by which this machine is seen from where the store is; the loopback if that is in no network."""
+def own_host(store: Any) -> Tuple[str, str]:
+    """Where a master of this process is to listen, and the address of it that others are told."""
     while hasattr(store, "underlying_store"):
         store = store.underlying_store
-    host, port = getattr(store, "host", ""), getattr(store, "port", 0)
-    if host:
+    host = str(getattr(store, "host", ""))
+    # A store that is a file, say, is for one machine.
+    address = _towards(host, int(getattr(store, "port", 0))) if host else "127.0.0.1"
+    if _is_loopback(address) and host and not _is_loopback(host):
+        # Debian gives a machine's own name an address of the loopback. Others know it by a better one.
+        return "0.0.0.0", host
+    return address, address
+
+
+def _towards(host: str, port: int) -> str:
+    """The address that this machine has towards ``host``, or the loopback's."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except OSError:
+        found = []
+    for family, kind, protocol, _, address in sorted(found, key=lambda entry: entry[0] != socket.AF_INET):
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+            # Nothing is sent: this only asks for the route.
+            with socket.socket(family, kind, protocol) as probe:
+                probe.connect(address)
+                return str(probe.getsockname()[0])
         except OSError:
-            found = []
-        for family, kind, protocol, _, address in sorted(found, key=lambda entry: entry[0] != socket.AF_INET):
-            try:
-                # Nothing is sent: this only asks for the route.
-                with socket.socket(family, kind, protocol) as probe:
-                    probe.connect(address)
-                    return str(probe.getsockname()[0])
-            except OSError:
-                continue
+            continue
     return "127.0.0.1"
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def meet(store: Store, rank: int, timeout: timedelta) -> Tuple[Dict[str, Any], Callable[[], None]]:
