@@ -298,7 +298,7 @@ PCCL_EXPORT pcclResult_t pcclBroadcastAsync(void *buffer, const pcclCollectiveDe
 
 /**
  * Waits until all members have called it with this tag: nobody's call returns before with pcclSuccess. When a member is
- * lost that not all others had seen calling, it goes on among those who are left.
+ * lost, those who are left wait for each other; who is left alone gets pcclRankConnectionLost.
  *
  * Results: those of pcclAllGather, as far as they can be of something without buffers.
  */
