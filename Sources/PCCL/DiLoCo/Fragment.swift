@@ -88,15 +88,14 @@ final class Fragment {
     /// outer ← local
     private func takeOver() {
         forEachTensor { tensor, offset in
-            OuterArithmetic.load(
-                UnsafeRawPointer(tensor.memory), tensor.type, into: outer + offset, count: tensor.count)
+            OuterArithmetic.load(tensor.local, into: outer + offset, count: tensor.count)
         }
     }
 
     /// local ← mixing × local + (1 - mixing) × outer
     func merge(mixing: Float) {
         forEachTensor { tensor, offset in
-            OuterArithmetic.mix(outer + offset, into: tensor.memory, tensor.type, mixing: mixing, count: tensor.count)
+            OuterArithmetic.mix(outer + offset, into: tensor.local, mixing: mixing, count: tensor.count)
         }
     }
 
@@ -106,8 +105,8 @@ final class Fragment {
         var weight = steps > 0 ? weight : 0
         forEachTensor { tensor, offset in
             OuterArithmetic.difference(
-                of: outer + offset, and: UnsafeRawPointer(tensor.memory), tensor.type, times: weight,
-                into: contribution + offset, count: tensor.count)
+                of: outer + offset, and: tensor.local, times: weight, into: contribution + offset,
+                count: tensor.count)
         }
         let isNumber = OuterArithmetic.squares(of: contribution, count: count).isFinite
         if !isNumber || weight == 0 {
@@ -202,4 +201,8 @@ private func keepUntilEnded(_ keeper: UnsafeMutableRawPointer?) -> UnsafeMutable
     pthread_sigmask(SIG_BLOCK, &all, nil)
     if let keeper { _ = Unmanaged<Keeper>.fromOpaque(keeper).takeRetainedValue().handle.result() }
     return nil
+}
+
+extension DiLoCo.Tensor {
+    fileprivate var local: OuterArithmetic.Local { OuterArithmetic.Local(memory, type) }
 }
