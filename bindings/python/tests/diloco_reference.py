@@ -34,7 +34,7 @@ def weighted_average(deltas: Sequence[torch.Tensor], weights: Sequence[float]) -
     Both averages are all-reduces (AVG) of their own, which is why P is divided by twice.
     """
     peers = len(deltas)
-    factors = [torch.tensor(weight, dtype=torch.float32) for weight in weights]
+    factors = [scalar(weight) for weight in weights]
     total = torch.mul(deltas[0], factors[0])
     total_of_weights = factors[0]
     for delta, factor in zip(deltas[1:], factors[1:]):
@@ -56,18 +56,26 @@ def outer_step(
     The same as ``torch.optim.SGD(lr=learning_rate, momentum=mu, nesterov=nesterov)`` with momentum zero at first,
     but for fused multiply-adds, which torch may use there.
     """
-    momentum = torch.add(torch.mul(momentum, mu), average)
-    direction = torch.add(average, torch.mul(momentum, mu)) if nesterov else momentum
-    return torch.sub(outer, torch.mul(direction, learning_rate)), momentum
+    momentum = torch.add(torch.mul(momentum, scalar(mu)), average)
+    direction = torch.add(average, torch.mul(momentum, scalar(mu))) if nesterov else momentum
+    return torch.sub(outer, torch.mul(direction, scalar(learning_rate))), momentum
 
 
 def mixed(local: torch.Tensor, outer: torch.Tensor, alpha: float) -> torch.Tensor:
     """The local parameters of a fragment after its outer step, in streaming: a part of what was learnt meanwhile."""
-    return torch.add(torch.mul(local, alpha), torch.mul(outer, 1.0 - alpha))
+    if alpha == 0:
+        return outer
+    # The rest is rounded to float32 by itself, too.
+    return torch.add(torch.mul(local, scalar(alpha)), torch.mul(outer, scalar(1) - scalar(alpha)))
+
+
+def scalar(value: float) -> torch.Tensor:
+    """A factor as float32, as all else."""
+    return torch.tensor(value, dtype=torch.float32)
 
 
 def fragments_of(sizes: Sequence[int], count: int) -> List[range]:
-    """Cuts parameters with so many elements into ``count`` groups, contiguous and of whole parameters.
+    """Deals parameters with so many elements out to ``count`` groups, contiguous and of whole parameters.
 
     A parameter belongs to the group that its middle lies in if all elements are cut evenly, and no group is empty.
     """
@@ -77,17 +85,13 @@ def fragments_of(sizes: Sequence[int], count: int) -> List[range]:
     group_of: List[int] = []
     before = 0
     for index, size in enumerate(sizes):
-        wanted = (2 * before + size) * count // (2 * total)
-        least = group_of[-1] if group_of else 0
-        most = least + 1 if group_of else 0
+        wanted = (before + size // 2) * count // total
+        next_group = group_of[-1] + 1 if group_of else 0
         # As many parameters must be left as there are groups to come.
         needed = count - (len(sizes) - index)
-        group_of.append(max(least, min(wanted, most), needed))
+        group_of.append(max(min(wanted, next_group), needed))
         before += size
-    return [
-        range(group_of.index(group), len(group_of) - group_of[::-1].index(group))
-        for group in range(count)
-    ]
+    return [range(group_of.index(group), len(group_of) - group_of[::-1].index(group)) for group in range(count)]
 
 
 class Event(NamedTuple):
