@@ -66,8 +66,8 @@ let package = Package(
         .executableTarget(
             name: "pccl",
             dependencies: [
-                "PCCLBase", "PCCL", "PCCLTransport", "PCCLSimulator", "DigitsTraining", "StrictJSON", "WANLab",
-                "CShims",
+                "PCCLBase", "PCCLWire", "PCCLMembership", "PCCL", "PCCLTransport", "PCCLSimulator", "DigitsTraining",
+                "StrictJSON", "WANLab", "CShims",
                 argumentParser,
             ],
             swiftSettings: strict),

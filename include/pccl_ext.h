@@ -184,6 +184,131 @@ PCCL_EXPORT pcclResult_t pcclAllReduceMultipleWithOptions(const pcclReduceOpDesc
  */
 PCCL_EXPORT pcclResult_t pcclFreeErrorFeedback(const pcclComm_t *communicator, uint64_t tag);
 
+/* ---------------------------------------------------------------------------------------------------------------- */
+/* The other collectives                                                                                            */
+/* ---------------------------------------------------------------------------------------------------------------- */
+
+/**
+ * What an all-gather, a reduce-scatter or a broadcast is of. Set all of it to zero, then `struct_size`, as with
+ * pcclReduceOptions_t.
+ *
+ * Calls of members with the same tag belong together, as those of pcclAllReduce do, and all members get the same
+ * outcome. Blocks and ranks are those of a world of `world_size` members, as
+ * pcclGetRank says them. When a member is lost before the call, of which
+ * the caller does not know, or during it, all get pcclRankConnectionLost: what was sent is whole, what was to be
+ * received is undefined, the attributes are new, and the call may be made again with what suits them.
+ */
+typedef struct pcclCollectiveDescriptor_t {
+    /** sizeof(pcclCollectiveDescriptor_t). */
+    size_t struct_size;
+    uint64_t tag;
+    /** Elements of one member's block, or of the buffer of a broadcast. At least 1. */
+    size_t count;
+    pcclDataType_t datatype;
+    /** Of a reduce-scatter. */
+    pcclRedOp_t op;
+    /** For how many members it is meant; 0: for as many as there are. */
+    uint32_t world_size;
+    /** Of a broadcast: the rank of the member that has what all are to get. */
+    uint32_t root;
+    /** Of a reduce-scatter: its codec and error feedback; `on_loss` is not looked at. Null: none. */
+    const pcclReduceOptions_t *PCCL_NULLABLE options;
+} pcclCollectiveDescriptor_t;
+
+/**
+ * Tells this peer's place among its group's members, which are in the same order at each of them, and how many they
+ * are, both as of now: they change with a join point, an optimisation of the topology, or the loss of a member.
+ *
+ * Results:
+ * - pcclSuccess
+ * - pcclNotInitialized: before pcclInit.
+ * - pcclInvalidArgument: the communicator is null.
+ * - pcclInvalidUsage: not connected.
+ * - pcclMasterConnectionFailed: this peer is out of the run.
+ */
+PCCL_EXPORT pcclResult_t pcclGetRank(const pcclComm_t *communicator, uint32_t *PCCL_NULLABLE rank_out,
+                                     uint32_t *PCCL_NULLABLE world_size_out);
+
+/**
+ * Brings everybody's block to everybody.
+ *
+ * @param sendbuf         `count` elements of any alignment.
+ * @param recvbuf         room for `count` elements of each member, in the order of ranks. `sendbuf` may be this
+ *                        member's place in it; otherwise the two must not overlap.
+ * @param descriptor      copied.
+ * @param communicator    a connected communicator.
+ * @param reduce_info_out receives how many took part, and what was moved.
+ *
+ * Results:
+ * - pcclSuccess: everybody has all blocks.
+ * - pcclNotInitialized: before pcclInit.
+ * - pcclInvalidArgument: a null pointer; a count of 0 or one that does not fit into memory; values that do not exist;
+ * buffers that overlap otherwise; more members than `world_size`; a tag that is in flight; or another member's call of
+ * this tag is another.
+ * - pcclInvalidUsage: not connected, or members wait for each other in different calls.
+ * - pcclTooFewPeers: this peer is the only member of its group.
+ * - pcclRankConnectionLost: a member was lost; see the descriptor.
+ * - pcclMasterConnectionFailed: nobody can say any more whether the others succeeded; this peer is out of the run.
+ * - pcclInternalError: no memory was left; this peer is out of the run, and may connect again.
+ */
+PCCL_EXPORT pcclResult_t pcclAllGather(const void *sendbuf, void *recvbuf, const pcclCollectiveDescriptor_t *descriptor,
+                                       const pcclComm_t *communicator, pcclReduceInfo_t *PCCL_NULLABLE reduce_info_out);
+
+/**
+ * Begins an all-gather and returns: await it with pcclAwaitAsyncReduce. Buffers are lent until that has returned.
+ *
+ * Results: those of pcclAllGather that can be told before it runs.
+ */
+PCCL_EXPORT pcclResult_t pcclAllGatherAsync(const void *sendbuf, void *recvbuf,
+                                            const pcclCollectiveDescriptor_t *descriptor,
+                                            const pcclComm_t *communicator, pcclAsyncReduceOp_t *reduce_handle_out);
+
+/**
+ * Reduces everybody's blocks, of which each member gets the one of its rank.
+ *
+ * @param sendbuf `count` elements for each member, in the order of ranks.
+ * @param recvbuf room for `count` elements. It may be this member's place in `sendbuf`; otherwise the two must not
+ *                overlap.
+ *
+ * The other parameters and the results are as in pcclAllGather; pcclInvalidArgument also for options that do not exist,
+ * do not go together or do not suit the type.
+ */
+PCCL_EXPORT pcclResult_t pcclReduceScatter(const void *sendbuf, void *recvbuf,
+                                           const pcclCollectiveDescriptor_t *descriptor, const pcclComm_t *communicator,
+                                           pcclReduceInfo_t *PCCL_NULLABLE reduce_info_out);
+
+/** Begins a reduce-scatter and returns, as pcclAllGatherAsync does. */
+PCCL_EXPORT pcclResult_t pcclReduceScatterAsync(const void *sendbuf, void *recvbuf,
+                                                const pcclCollectiveDescriptor_t *descriptor,
+                                                const pcclComm_t *communicator, pcclAsyncReduceOp_t *reduce_handle_out);
+
+/**
+ * Brings what the member of rank `root` has to all others.
+ *
+ * @param buffer `count` elements: read at the root, written at all others.
+ *
+ * The other parameters and the results are as in pcclAllGather; pcclInvalidArgument also for a root that is no rank.
+ */
+PCCL_EXPORT pcclResult_t pcclBroadcast(void *buffer, const pcclCollectiveDescriptor_t *descriptor,
+                                       const pcclComm_t *communicator, pcclReduceInfo_t *PCCL_NULLABLE reduce_info_out);
+
+/** Begins a broadcast and returns, as pcclAllGatherAsync does. */
+PCCL_EXPORT pcclResult_t pcclBroadcastAsync(void *buffer, const pcclCollectiveDescriptor_t *descriptor,
+                                            const pcclComm_t *communicator, pcclAsyncReduceOp_t *reduce_handle_out);
+
+/**
+ * Waits until all members have called it with this tag: nobody's call returns before with pcclSuccess. When a member is
+ * lost that not all others had seen calling, it goes on among those who are left.
+ *
+ * Results: those of pcclAllGather, as far as they can be of something without buffers.
+ */
+PCCL_EXPORT pcclResult_t pcclBarrier(uint64_t tag, const pcclComm_t *communicator,
+                                     pcclReduceInfo_t *PCCL_NULLABLE reduce_info_out);
+
+/* ---------------------------------------------------------------------------------------------------------------- */
+/* Shared state                                                                                                     */
+/* ---------------------------------------------------------------------------------------------------------------- */
+
 /** How a shared state is synchronised. Set struct_size and leave all else zero for what pcclSynchronizeSharedState
  * does. */
 typedef struct pcclSyncOptions_t {
@@ -290,6 +415,204 @@ PCCL_EXPORT pcclResult_t pcclAwaitSnapshot(pcclSnapshot_t *snapshot);
  * The revision is written only on success.
  */
 PCCL_EXPORT pcclResult_t pcclLoadSharedState(const char *directory, pcclSharedState_t *state);
+
+/* ---------------------------------------------------------------------------------------------------------------- */
+/* DiLoCo                                                                                                           */
+/* ---------------------------------------------------------------------------------------------------------------- */
+
+/**
+ * Training in which peers take many steps by themselves between two that they take together, and come and go meanwhile.
+ *
+ * Every peer has the same outer parameters and the same momentum, in floats, bit for bit. Its model is trained by an
+ * inner optimiser that the library does not know. Every so many steps peers average how far they have come, take an
+ * outer step with that, and go on from the new outer parameters. docs/diloco.md tells how to choose.
+ *
+ * Between pcclDiLoCoBegin and pcclDiLoCoEnd no other membership call, and no other synchronisation of shared state, may
+ * be made on the communicator: newcomers, losses and returns are this object's business. A second thread in one of its
+ * functions is told pcclInvalidUsage.
+ */
+typedef struct pcclDiLoCo_t pcclDiLoCo_t;
+
+typedef enum pcclDiLoCoMode_t {
+    /** At the end of a round all wait for the average. Douillard and others, arXiv 2311.08105. */
+    pcclDiLoCoSynchronous = 0,
+    /** What is found in a round travels during the next. After CO2, Sun and others, arXiv 2401.16265. */
+    pcclDiLoCoDelayed = 1,
+    /** Parameters travel in fragments, one after the other. Douillard and others, arXiv 2501.18512. */
+    pcclDiLoCoStreaming = 2
+} pcclDiLoCoMode_t;
+
+/** What an outer step does with a gradient: outer parameters minus the average of the members' parameters. */
+typedef enum pcclOuterRule_t {
+    /** momentum = factor * momentum + gradient; outer = outer - rate * (gradient + factor * momentum) */
+    pcclOuterNesterov = 0,
+    /** momentum = factor * momentum + gradient; outer = outer - rate * momentum */
+    pcclOuterMomentum = 1,
+    /** outer = outer - rate * gradient */
+    pcclOuterDescent = 2
+} pcclOuterRule_t;
+
+/** One of the model's tensors. Its memory stays where it is, and valid, until pcclDiLoCoDestroy. */
+typedef struct pcclDiLoCoTensor_t {
+    /** Unique, and the same at all peers; copied. */
+    const char *name;
+    /** Read and written by pcclDiLoCoBegin, Step, End and Load alone. */
+    void *data;
+    /** In elements; at least 1. */
+    size_t count;
+    /** A float. */
+    pcclDataType_t datatype;
+    /** 0: fragments are of tensors next to each other, and about equally large; else the fragment's number, from 1. */
+    uint32_t fragment;
+} pcclDiLoCoTensor_t;
+
+/** Set all of it to zero, then `struct_size` and `sync_every`, as with pcclReduceOptions_t. All but `sync_every`,
+ * `error_feedback`, `patience_seconds` and `returns` are the same at all peers. */
+typedef struct pcclDiLoCoOptions_t {
+    /** sizeof(pcclDiLoCoOptions_t). */
+    size_t struct_size;
+    pcclDiLoCoMode_t mode;
+    /** Inner steps between two outer steps of the same parameters. Slower peers may have fewer. */
+    uint32_t sync_every;
+    /** Streaming: how many fragments, 1 at least; and after how many steps a result is taken in, `sync_every` at most. */
+    uint32_t fragments;
+    uint32_t overlap;
+    /** Streaming: local parameters become mixing * local + (1 - mixing) * outer. 0 to below 1. */
+    float mixing;
+    /** Delayed: a step is made smaller by 1 + penalty * (how far outer parameters have moved since it was found / its
+     * length). */
+    float staleness_penalty;
+    pcclOuterRule_t rule;
+    /** 0: 0.7, or 1 where the rule is pcclOuterDescent. */
+    float learning_rate;
+    /** The factor. 0: 0.9. */
+    float momentum;
+    /** The momentum of a fragment is made no longer than this, as a vector; 0: as long as it is. */
+    float momentum_limit;
+    /** What travels; pcclCodecOfDescriptor: floats. The three are as in pcclReduceOptions_t. */
+    pcclCodec_t codec;
+    uint32_t block_elements;
+    pcclRounding_t rounding;
+    uint32_t error_feedback;
+    /** With fewer peers the others wait for more at the end of a round. 0: 2. */
+    uint32_t minimum_peers;
+    /** Every so many rounds peers compare what they hold. 0: each; UINT32_MAX: only when somebody joins. */
+    uint32_t check_every;
+    /** How long they wait for others at most; 0: for ever. */
+    double patience_seconds;
+    /** As many tags from here on as there are fragments, and one. 0: some that nobody else uses. */
+    uint64_t first_tag;
+    /** How often in a row, without an outer step, a peer that was cut off comes back. 0: 5; UINT32_MAX: never. */
+    uint32_t returns;
+    /** Must be 0. */
+    uint32_t reserved;
+} pcclDiLoCoOptions_t;
+
+/** An outer step that was done. */
+typedef struct pcclDiLoCoRound_t {
+    /** How many rounds are done with it, from the beginning of the run. */
+    uint64_t round;
+    /** From 0. */
+    uint32_t fragment;
+    /** How many peers took part. */
+    uint32_t world_size;
+    /** Payload bytes that this peer sent and received for it. */
+    uint64_t tx_bytes;
+    uint64_t rx_bytes;
+    /** How long this peer has stood still for it. */
+    double seconds_waited;
+} pcclDiLoCoRound_t;
+
+/** What is known without asking anybody. */
+typedef struct pcclDiLoCoInfo_t {
+    uint64_t round;
+    uint64_t parameter_count;
+    uint32_t fragment_count;
+    /** A hash of the outer parameters, as text: the same at all peers that have done the same rounds. */
+    char parameters_hash[36];
+} pcclDiLoCoInfo_t;
+
+/**
+ * Makes the outer state of a model: the tensors' values are the outer parameters until pcclDiLoCoBegin. Takes 12 bytes
+ * for a parameter, 4 more with momentum and 4 with a staleness penalty; error feedback takes 8.
+ *
+ * @param communicator not destroyed before pcclDiLoCoDestroy. Connected, or not yet.
+ * @param tensors      the same names, counts and order at all peers; types may differ.
+ * @param options      copied.
+ * @param diloco_out   receives the object.
+ *
+ * Results: pcclSuccess; pcclNotInitialized before pcclInit; pcclInvalidArgument for a null pointer, and for tensors or
+ * options that cannot be; pcclInternalError when there is no memory.
+ */
+PCCL_EXPORT pcclResult_t pcclDiLoCoCreate(const pcclComm_t *communicator, const pcclDiLoCoTensor_t *tensors,
+                                          size_t count, const pcclDiLoCoOptions_t *options, pcclDiLoCo_t **diloco_out);
+
+/**
+ * Connects, unless that was done, waits until there are enough peers, and gets what they hold: the tensors are the
+ * outer parameters then.
+ *
+ * Results:
+ * - pcclSuccess
+ * - pcclInvalidArgument: null or destroyed, or peers have other options.
+ * - pcclInvalidUsage: begun already; or this peer's tensors or options do not go with those of the others.
+ * - pcclTooFewPeers: the patience is over.
+ * - pcclMasterConnectionFailed: as with pcclConnect.
+ * - pcclInternalError: no memory was left.
+ */
+PCCL_EXPORT pcclResult_t pcclDiLoCoBegin(pcclDiLoCo_t *diloco);
+
+/**
+ * To be called after each inner step.
+ *
+ * @param weight          what this peer's next contribution counts, relative to that of others: 1, or tokens seen
+ *                        divided by the tokens that peers usually see.
+ * @param rounds_out      receives the outer steps that were done, in order, as many as there is room for.
+ * @param rounds_capacity how many fit there. As many as there are fragments always suffice.
+ * @param round_count_out receives how many there are.
+ *
+ * Results: those of pcclDiLoCoBegin, but pcclInvalidUsage when not begun. After an error other than of arguments this
+ * peer takes no part any more: end it.
+ */
+PCCL_EXPORT pcclResult_t pcclDiLoCoStep(pcclDiLoCo_t *diloco, float weight,
+                                        pcclDiLoCoRound_t *PCCL_NULLABLE rounds_out, size_t rounds_capacity,
+                                        size_t *PCCL_NULLABLE round_count_out);
+
+/**
+ * Whether the next pcclDiLoCoStep reads or writes the tensors of a fragment, which are numbered from 0 here: who keeps
+ * them elsewhere copies them before and afterwards.
+ */
+PCCL_EXPORT pcclResult_t pcclDiLoCoTouchesNext(const pcclDiLoCo_t *diloco, uint32_t fragment, bool *touches_out);
+
+/** Of which fragment a tensor is, from 0. pcclInvalidArgument if there is none of this name. */
+PCCL_EXPORT pcclResult_t pcclDiLoCoFragmentOf(const pcclDiLoCo_t *diloco, const char *name, uint32_t *fragment_out);
+
+/**
+ * Takes in what is on its way, and makes the outer parameters the model's. What was found since the last launch is
+ * dropped, so the best moment is the end of a round. Others wait for this peer until its communicator is destroyed, or
+ * they end too. The last three parameters are as in pcclDiLoCoStep.
+ */
+PCCL_EXPORT pcclResult_t pcclDiLoCoEnd(pcclDiLoCo_t *diloco, pcclDiLoCoRound_t *PCCL_NULLABLE rounds_out,
+                                       size_t rounds_capacity, size_t *PCCL_NULLABLE round_count_out);
+
+/** Tells what is known. Works out a hash of all outer parameters. */
+PCCL_EXPORT pcclResult_t pcclDiLoCoGetInfo(const pcclDiLoCo_t *diloco, pcclDiLoCoInfo_t *info_out);
+
+/**
+ * Tells what all peers hold alike: "outer/NAME" and, unless the rule is pcclOuterDescent, "momentum/NAME" for each
+ * tensor, and "diloco/progress". The memory and the infos are the object's, until it is destroyed; save them with
+ * pcclSaveSharedState at any moment between two calls.
+ */
+PCCL_EXPORT pcclResult_t pcclDiLoCoGetSharedState(pcclDiLoCo_t *diloco, pcclSharedState_t *state_out);
+
+/** Takes over what was written to the memory of pcclDiLoCoGetSharedState, with its revision, and makes the outer
+ * parameters the model's. Not between begin and end (pcclInvalidUsage). */
+PCCL_EXPORT pcclResult_t pcclDiLoCoRestore(pcclDiLoCo_t *diloco, uint64_t revision);
+
+/** pcclLoadSharedState of that state, and pcclDiLoCoRestore. Results: those of both. */
+PCCL_EXPORT pcclResult_t pcclDiLoCoLoad(pcclDiLoCo_t *diloco, const char *directory);
+
+/** Frees it. Not while another thread is in one of its functions (pcclInvalidUsage). */
+PCCL_EXPORT pcclResult_t pcclDiLoCoDestroy(pcclDiLoCo_t *diloco);
 
 #ifdef __cplusplus
 }

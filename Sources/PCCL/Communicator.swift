@@ -58,7 +58,7 @@ public final class Communicator: Sendable {
 
     let session: PeerSession
     let stateHash: HashFunction
-    let handles = Guarded<[UInt64: AllReduceHandle]>([:])
+    let handles = Guarded<[UInt64: OperationHandle]>([:])
     /// By name: of the chunks of the shared state, when it was last synchronised.
     let stateHashes = Guarded<[String: [ContentHash]]>([:])
     private let feedbacks = Guarded<[UInt64: ErrorFeedback]>([:])
@@ -109,45 +109,61 @@ public final class Communicator: Sendable {
     /// launched and not awaited; `.invalidUsage` when not connected; `.tooFewPeers` when alone.
     public func allReduceAsync(
         _ operand: ReduceOperand, onLoss: LossPolicy = .abort
-    ) throws(PCCLError) -> AllReduceHandle {
+    ) throws(PCCLError) -> OperationHandle {
         try operand.validate()
+        try requireOthers()
+        return try launch(
+            operand.descriptor, tag: operand.tag, send: operand.send, receive: operand.receive,
+            hasErrorFeedback: operand.hasErrorFeedback, onLoss: onLoss)
+    }
+
+    @discardableResult
+    func requireOthers() throws(PCCLError) -> ViewSnapshot {
         let view = try requireView()
         guard view.worldSize >= 2 else {
             throw PCCLError(.tooFewPeers, "this peer is the only member of its group")
         }
+        return view
+    }
+
+    /// Of what was checked. Throws `.invalidArgument` for a tag in flight, `.internalError` without memory.
+    func launch(
+        _ descriptor: OperationDescriptor, tag: UInt64, send: UnsafeRawPointer, receive: UnsafeMutableRawPointer,
+        hasErrorFeedback: Bool = false, onLoss: LossPolicy
+    ) throws(PCCLError) -> OperationHandle {
         // Looked at first, for what was lost in an operation in flight must not be forgotten by one that is refused.
-        guard handle(tag: operand.tag) == nil else {
-            throw PCCLError(.invalidArgument, "tag \(operand.tag) was launched and not awaited")
+        guard handle(tag: tag) == nil else {
+            throw PCCLError(.invalidArgument, "tag \(tag) was launched and not awaited")
         }
-        let feedback = try feedback(operand)
+        let feedback = hasErrorFeedback && descriptor.codec != .none ? try feedback(descriptor, tag: tag) : nil
         let completion = PeerSession.OperationCompletion()
-        let handle = AllReduceHandle(operand, completion, owner: self)
+        let handle = OperationHandle(tag: tag, count: Int(descriptor.count), completion, owner: self)
         let isFree = handles.withLock { handles in
-            if handles[operand.tag] != nil { return false }
-            handles[operand.tag] = handle
+            if handles[tag] != nil { return false }
+            handles[tag] = handle
             return true
         }
         guard isFree else {
-            throw PCCLError(.invalidArgument, "tag \(operand.tag) was launched and not awaited")
+            throw PCCLError(.invalidArgument, "tag \(tag) was launched and not awaited")
         }
         session.launch(
-            Tag(operand.tag), operand.descriptor,
-            ReduceBuffers(send: operand.send, receive: operand.receive, feedback: feedback), onLoss: onLoss, completion)
+            Tag(tag), descriptor, ReduceBuffers(send: send, receive: receive, feedback: feedback), onLoss: onLoss,
+            completion)
         return handle
     }
 
     /// What was lost with this tag so far: nothing, if that was with another count or type.
-    private func feedback(_ operand: ReduceOperand) throws(PCCLError) -> ErrorFeedback? {
-        guard operand.hasErrorFeedback, operand.codec.format != .none else { return nil }
+    private func feedback(_ descriptor: OperationDescriptor, tag: UInt64) throws(PCCLError) -> ErrorFeedback? {
+        let count = Int(descriptor.count)
         let feedback: ErrorFeedback? = feedbacks.withLock { feedbacks in
-            if let kept = feedbacks[operand.tag], kept.count == operand.count, kept.type == operand.type { return kept }
-            feedbacks[operand.tag] = nil
-            let new = ErrorFeedback(count: operand.count, type: operand.type)
-            feedbacks[operand.tag] = new
+            if let kept = feedbacks[tag], kept.count == count, kept.type == descriptor.type { return kept }
+            feedbacks[tag] = nil
+            let new = ErrorFeedback(count: count, type: descriptor.type)
+            feedbacks[tag] = new
             return new
         }
         guard let feedback else {
-            throw PCCLError(.internalError, "no memory for the error feedback of tag \(operand.tag)")
+            throw PCCLError(.internalError, "no memory for the error feedback of tag \(tag)")
         }
         return feedback
     }
@@ -158,16 +174,16 @@ public final class Communicator: Sendable {
     public func freeErrorFeedback(tag: UInt64) -> Bool { feedbacks.withLock { $0.removeValue(forKey: tag) != nil } }
 
     /// Forgets the tag once its outcome was taken.
-    func forget(_ handle: AllReduceHandle) {
+    func forget(_ handle: OperationHandle) {
         handles.withLock { handles in
             if handles[handle.tag] === handle { handles[handle.tag] = nil }
         }
     }
 
     /// The operation with this tag that was launched and not awaited.
-    public func handle(tag: UInt64) -> AllReduceHandle? { handles.withLock { $0[tag] } }
+    public func handle(tag: UInt64) -> OperationHandle? { handles.withLock { $0[tag] } }
 
-    /// Reduces and waits. Throws what `allReduceAsync` and `AllReduceHandle.wait` throw.
+    /// Reduces and waits. Throws what `allReduceAsync` and `OperationHandle.wait` throw.
     @discardableResult
     public func allReduce(_ operand: ReduceOperand, onLoss: LossPolicy = .abort) throws(PCCLError) -> ReduceInfo {
         try allReduceAsync(operand, onLoss: onLoss).wait()
@@ -198,7 +214,7 @@ public final class Communicator: Sendable {
         var total = ReduceInfo(worldSize: try requireView().worldSize, sentBytes: 0, receivedBytes: 0)
         let limit = maxInFlight == 0 ? max(operands.count, 1) : maxInFlight
         var waiting = operands[...]
-        var flying: [(operand: ReduceOperand, handle: AllReduceHandle)] = []
+        var flying: [(operand: ReduceOperand, handle: OperationHandle)] = []
         var failure: PCCLError?
         while failure == nil ? !(waiting.isEmpty && flying.isEmpty) : !flying.isEmpty {
             if failure == nil, flying.count < limit, let operand = waiting.first {
@@ -250,7 +266,7 @@ extension Communicator {
     public func allReduceAsync<T: Reducible>(
         _ buffer: UnsafeMutableBufferPointer<T>, _ operation: ReduceOperation, tag: UInt64,
         onLoss: LossPolicy = .abort
-    ) throws(PCCLError) -> AllReduceHandle {
+    ) throws(PCCLError) -> OperationHandle {
         try allReduceAsync(ReduceOperand(buffer, operation, tag: tag), onLoss: onLoss)
     }
 
@@ -258,7 +274,7 @@ extension Communicator {
     public func allReduceAsync<T: Reducible>(
         from source: UnsafeBufferPointer<T>, into target: UnsafeMutableBufferPointer<T>,
         _ operation: ReduceOperation, tag: UInt64, onLoss: LossPolicy = .abort
-    ) throws(PCCLError) -> AllReduceHandle {
+    ) throws(PCCLError) -> OperationHandle {
         try allReduceAsync(ReduceOperand(from: source, into: target, operation, tag: tag), onLoss: onLoss)
     }
 }

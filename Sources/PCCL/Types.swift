@@ -94,23 +94,12 @@ extension ReduceOperand {
                 .invalidArgument,
                 count < 0 ? "the buffers differ in length" : "a count of 0: there is nothing to reduce")
         }
-        let (bytes, overflows) = count.multipliedReportingOverflow(by: type.byteCount)
-        let (sendEnd, sendOverflows) = UInt(bitPattern: send).addingReportingOverflow(UInt(bitPattern: bytes))
-        let (receiveEnd, receiveOverflows) = UInt(bitPattern: receive).addingReportingOverflow(UInt(bitPattern: bytes))
-        guard !overflows, !sendOverflows, !receiveOverflows else {
-            throw PCCLError(.invalidArgument, "\(count) elements do not fit into memory")
-        }
-        let areApart = sendEnd <= UInt(bitPattern: receive) || receiveEnd <= UInt(bitPattern: send)
-        guard send == UnsafeRawPointer(receive) || areApart else {
+        let sendBytes = try Span(send, count: count, type)
+        let receiveBytes = try Span(UnsafeRawPointer(receive), count: count, type)
+        guard send == UnsafeRawPointer(receive) || sendBytes.isApart(from: receiveBytes) else {
             throw PCCLError(.invalidArgument, "the buffers overlap in part")
         }
-        guard Codec.blockSizes.contains(codec.blockElements) else {
-            throw PCCLError(
-                .invalidArgument, "blocks of \(codec.blockElements) values; 32, 64, 128 and 256 are possible")
-        }
-        guard codec.format == .none || codec.canCode(type) else {
-            throw PCCLError(.invalidArgument, "\(codec) cannot code \(type) in fewer bytes")
-        }
+        try codec.validate(for: type)
         guard !hasErrorFeedback || operation == .sum || operation == .average else {
             throw PCCLError(.invalidArgument, "error feedback is for sums and averages, not for \(operation)")
         }
@@ -124,9 +113,40 @@ extension ReduceOperand {
     }
 }
 
+/// The addresses of a caller's elements.
+struct Span {
+    private let start: UInt
+    private let end: UInt
+
+    /// Throws `.invalidArgument` if there are no such addresses.
+    init(_ base: UnsafeRawPointer, count: Int, _ type: DataType) throws(PCCLError) {
+        let (bytes, overflows) = count.multipliedReportingOverflow(by: type.byteCount)
+        start = UInt(bitPattern: base)
+        let (end, endOverflows) = start.addingReportingOverflow(UInt(bitPattern: bytes))
+        guard !overflows, !endOverflows else {
+            throw PCCLError(.invalidArgument, "\(count) elements do not fit into memory")
+        }
+        self.end = end
+    }
+
+    func isApart(from other: Span) -> Bool { end <= other.start || other.end <= start }
+}
+
+extension Codec {
+    /// Throws `.invalidArgument` if it cannot code the type.
+    func validate(for type: DataType) throws(PCCLError) {
+        guard Codec.blockSizes.contains(blockElements) else {
+            throw PCCLError(.invalidArgument, "blocks of \(blockElements) values; 32, 64, 128 and 256 are possible")
+        }
+        guard format == .none || canCode(type) else {
+            throw PCCLError(.invalidArgument, "\(self) cannot code \(type) in fewer bytes")
+        }
+    }
+}
+
 extension UnsafeBufferPointer {
     /// An empty buffer has no address; any will do, for nothing is read from it.
-    fileprivate var someAddress: UnsafeRawPointer {
+    var someAddress: UnsafeRawPointer {
         UnsafeRawPointer(baseAddress) ?? UnsafeRawPointer(bitPattern: -1).unsafelyUnwrapped
     }
 }
@@ -137,9 +157,9 @@ extension UnsafeMutableBufferPointer {
     }
 }
 
-/// How an all-reduce went.
+/// How a collective went.
 public struct ReduceInfo: Hashable, Sendable {
-    /// How many members' contributions are in the result; if that differs from part to part, in the parts made last.
+    /// How many members took part, and how many members' contributions are in the result of a reduction; if that differs from part to part, in the parts made last.
     public var worldSize: Int
     /// Payload bytes sent and received by this peer, repeated attempts included.
     public var sentBytes: UInt64

@@ -134,7 +134,7 @@ private func launchAsync(
     out.pointee = pcclAsyncReduceOp_t(comm: communicator, tag: handle.tag)
 }
 
-private func operation(_ reduceHandle: UnsafePointer<pcclAsyncReduceOp_t>?) throws(PCCLError) -> AllReduceHandle {
+private func operation(_ reduceHandle: UnsafePointer<pcclAsyncReduceOp_t>?) throws(PCCLError) -> OperationHandle {
     guard Handles.isInitialized.withLock({ $0 }) else {
         throw PCCLError(.notInitialized, "pcclInit was not called")
     }
@@ -148,7 +148,7 @@ private func operation(_ reduceHandle: UnsafePointer<pcclAsyncReduceOp_t>?) thro
 }
 
 /// How a caller wants an operation to be carried out.
-private struct Options {
+struct Options {
     /// Nil: what is usual for the function.
     var onLoss: LossPolicy?
     var format: Codec.Format?
@@ -170,22 +170,33 @@ private struct Options {
         case pcclOnLossUsual: onLoss = nil
         default: throw PCCLError(.invalidArgument, "\(known.on_loss.rawValue) is nothing that a loss could do")
         }
-        guard let format = UInt8(exactly: known.codec.rawValue).flatMap(Codec.Format.init) else {
-            throw PCCLError(.invalidArgument, "\(known.codec.rawValue) is no codec")
+        let coding = try Options(
+            codec: known.codec, blockElements: known.block_elements, rounding: known.rounding,
+            errorFeedback: known.error_feedback)
+        (format, blockElements) = (coding.format, coding.blockElements)
+        (rounding, hasErrorFeedback) = (coding.rounding, coding.hasErrorFeedback)
+    }
+
+    /// What a struct says of coding.
+    init(
+        codec: pcclCodec_t, blockElements block: UInt32, rounding: pcclRounding_t, errorFeedback: UInt32
+    ) throws(PCCLError) {
+        guard let format = UInt8(exactly: codec.rawValue).flatMap(Codec.Format.init) else {
+            throw PCCLError(.invalidArgument, "\(codec.rawValue) is no codec")
         }
         self.format = format == .none ? nil : format
-        guard known.block_elements == 0 || Codec.blockSizes.contains(Int(known.block_elements)) else {
-            throw PCCLError(.invalidArgument, "blocks of \(known.block_elements); 32, 64, 128 and 256 are possible")
+        guard block == 0 || Codec.blockSizes.contains(Int(block)) else {
+            throw PCCLError(.invalidArgument, "blocks of \(block); 32, 64, 128 and 256 are possible")
         }
-        blockElements = known.block_elements == 0 ? nil : Int(known.block_elements)
-        guard let rounding = UInt8(exactly: known.rounding.rawValue).flatMap(Codec.Rounding.init) else {
-            throw PCCLError(.invalidArgument, "\(known.rounding.rawValue) is no way of rounding")
+        blockElements = block == 0 ? nil : Int(block)
+        guard let rounding = UInt8(exactly: rounding.rawValue).flatMap(Codec.Rounding.init) else {
+            throw PCCLError(.invalidArgument, "\(rounding.rawValue) is no way of rounding")
         }
         self.rounding = rounding
-        guard known.error_feedback <= 1 else {
-            throw PCCLError(.invalidArgument, "error_feedback is \(known.error_feedback); it is 0 or 1")
+        guard errorFeedback <= 1 else {
+            throw PCCLError(.invalidArgument, "error_feedback is \(errorFeedback); it is 0 or 1")
         }
-        hasErrorFeedback = known.error_feedback == 1
+        hasErrorFeedback = errorFeedback == 1
     }
 
     /// Of their own codec, or of the one that the descriptor names.
@@ -225,7 +236,7 @@ private struct PartsOut {
 private func launch(
     _ sendbuf: UnsafeRawPointer?, _ recvbuf: UnsafeMutableRawPointer?,
     _ descriptor: UnsafePointer<pcclReduceDescriptor_t>?, _ communicator: Communicator, _ options: Options
-) throws(PCCLError) -> AllReduceHandle {
+) throws(PCCLError) -> OperationHandle {
     try communicator.requireMembership()
     let descriptor = try required(descriptor, "descriptor").pointee
     return try communicator.allReduceAsync(
@@ -299,7 +310,7 @@ public func pcclFreeErrorFeedback(_ communicator: OpaquePointer!, _ tag: UInt64)
 }
 
 extension pcclReduceInfo_t {
-    fileprivate init(_ info: ReduceInfo) {
+    init(_ info: ReduceInfo) {
         self.init(
             local_world_size: UInt32(info.worldSize), tx_bytes: info.sentBytes, rx_bytes: info.receivedBytes)
     }

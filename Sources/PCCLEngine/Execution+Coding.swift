@@ -6,8 +6,13 @@ import PCCLSchedule
 ///
 /// A contribution, or a sum, is coded segment by segment as it is about to leave; what arrives is added to float32
 /// accumulators. Who makes a result codes it, and takes what the others will decode; codes that are passed on are those that
-/// came. In one-shot every member makes every result, from the same codes, its own included.
+/// came. In one-shot every member makes every result, from the same codes, its own included. What nobody else gets, as in a
+/// reduce-scatter, is not coded.
 extension Execution {
+    private var isResultCoded: Bool {
+        descriptor.collective == .allReduce && descriptor.algorithm != .oneShot
+    }
+
     /// Codes the segment of an input that leaves next. False when there is no memory.
     func code(_ stream: inout OutgoingStream) -> Bool {
         guard let coder, let (segment, elements) = stream.uncoded else { return true }
@@ -56,7 +61,9 @@ extension Execution {
                 return segment.arrived[index].map { .codes(UnsafeRawPointer($0.base)) }
             }
             let own = buffers.send + offset(chunk: arrival.chunk, elements: arrival.whole)
-            guard descriptor.algorithm == .oneShot else { return .elements(own, losses) }
+            guard descriptor.collective == .allReduce, descriptor.algorithm == .oneShot else {
+                return .elements(own, losses)
+            }
             let piece = try staged(coder.layout.byteCount(count))
             coder.encode(own, into: piece.base, count: count, seed: seed, losses)
             ownCodes = piece
@@ -68,7 +75,7 @@ extension Execution {
             guard segment.isThere(0, operands), segment.isThere(1, operands), let first = try contribution(0),
                 let second = try contribution(1)
             else { return false }
-            if operands.count == 2, target == .result, descriptor.algorithm != .oneShot {
+            if operands.count == 2, target == .result, isResultCoded {
                 let piece = try staged(coder.layout.byteCount(count))
                 coder.whole(first, second, into: piece.base, try place(of: arrival), count: count, seed: seed, losses)
                 codes = piece
@@ -92,8 +99,10 @@ extension Execution {
         }
         if let sums = segment.accumulator {
             switch target {
-            case .result where descriptor.algorithm == .oneShot:
+            case .result where !isResultCoded:
                 coder.finish(sums.base, into: try place(of: arrival), count: count)
+                // What was kept of this rank's own contribution is in the result.
+                if descriptor.collective == .reduceScatter { losses?.settle(count * coder.wideBytes) }
             case .result:
                 let piece = try staged(coder.layout.byteCount(count))
                 coder.finish(sums.base, into: piece.base, try place(of: arrival), count: count, seed: seed, losses)

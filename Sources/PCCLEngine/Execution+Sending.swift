@@ -40,7 +40,7 @@ extension Execution {
                 }
             } else {
                 let allowed = configuration.eagerBytes(isFarAway: isFarAway, worldSize: place.worldSize)
-                guard outgoing[rank][i].source != .result, peer.eagerBytes + bytes <= allowed, bytes <= eagerBytesLeft
+                guard outgoing[rank][i].isContribution, peer.eagerBytes + bytes <= allowed, bytes <= eagerBytesLeft
                 else { continue }
                 peers[rank].eagerBytes += bytes
             }

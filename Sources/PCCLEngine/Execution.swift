@@ -40,7 +40,7 @@ final class Execution {
     /// Where the operation has a codec.
     let coder: Coder?
     let chunks: ChunkLayout
-    /// By chunk: what was final from the start; none unless the operation was resumed.
+    /// By chunk: what was final from the start.
     private let held: [Bool]
     /// By chunk, and by those alone that were kept from an earlier view: its size.
     private let keptWorldSizes: [Int: Int]
@@ -159,6 +159,8 @@ final class Execution {
         let segments: SegmentLayout
         let layout: BlockLayout
         let isCoded: Bool
+        /// This rank's own, which waits for nobody else's and so may leave before the receiver has entered.
+        let isContribution: Bool
         /// Segments leave one after the other, as those of an input do, although they become ready in any order. A fold of
         /// several streams needs that: if each sent other segments first, as many as its window allows, none of them would
         /// be complete, and none of them freed.
@@ -191,13 +193,15 @@ final class Execution {
         var isDone: Bool { bytesLeft == 0 }
 
         init(
-            chunk: Int, source: Source, segments: SegmentLayout, layout: BlockLayout, isCoded: Bool, isOrdered: Bool
+            chunk: Int, source: Source, segments: SegmentLayout, layout: BlockLayout, isCoded: Bool,
+            isContribution: Bool, isOrdered: Bool
         ) {
             self.chunk = chunk
             self.source = source
             self.segments = segments
             self.layout = layout
             self.isCoded = isCoded
+            self.isContribution = isContribution
             self.isOrdered = isOrdered
         }
 
@@ -269,7 +273,8 @@ final class Execution {
         let count = Int(descriptor.count)
         let steps: [Step]
         if let (_, resumption) = resumed {
-            let schedule = ResumedSchedule(resumption, elementCount: count, worldSize: place.worldSize)
+            let schedule = ResumedSchedule(
+                resumption, of: descriptor.collective, elementCount: count, worldSize: place.worldSize)
             chunks = schedule.layout
             held = schedule.held(by: place.rank)
             let reduced = chunks.chunkCount - resumption.kept.count
@@ -279,13 +284,13 @@ final class Execution {
                 })
             steps = schedule.steps(rank: place.rank)
         } else {
-            chunks = AllReduceSchedule.layout(
-                descriptor.algorithm, elementCount: count, worldSize: place.worldSize, shares: place.shares,
-                sites: place.sites)
-            held = []
+            let schedule = CollectiveSchedule(
+                descriptor.collective, descriptor.algorithm, elementCount: count, rank: place.rank,
+                worldSize: place.worldSize, shares: place.shares, sites: place.sites)
+            chunks = schedule.layout
+            held = schedule.held
             keptWorldSizes = [:]
-            steps = AllReduceSchedule.steps(
-                descriptor.algorithm, rank: place.rank, worldSize: place.worldSize, sites: place.sites)
+            steps = schedule.steps
         }
         let codec = descriptor.codec
         let coder =
@@ -303,7 +308,8 @@ final class Execution {
         folds = Array(repeating: nil, count: chunks.chunkCount)
         gathers = Array(repeating: nil, count: chunks.chunkCount)
         outgoing = Array(repeating: [], count: place.worldSize)
-        if descriptor.algorithm == .oneShot, buffers.isInPlace, !setInputApart() {
+        placeBlocks(isResumed: resumed != nil)
+        if descriptor.collective == .allReduce, descriptor.algorithm == .oneShot, buffers.isInPlace, !setInputApart() {
             // Without a copy it cannot run.
             missingSegments = 1
             lacksMemory = true
@@ -311,6 +317,22 @@ final class Execution {
         }
         if let (from, _) = resumed { takeOver(from) }
         lay(steps)
+    }
+
+    /// Where a caller's buffer has this rank's block alone, it is addressed as if the blocks of all ranks lay around it. What
+    /// an all-gather starts with is put where the others' blocks are to come.
+    private func placeBlocks(isResumed: Bool) {
+        let blockBytes = Int(descriptor.byteCount) / place.worldSize
+        let before = place.rank * blockBytes
+        switch descriptor.collective {
+        case .allReduce, .broadcast, .barrier: return
+        case .reduceScatter:
+            buffers = ReduceBuffers(send: lent.send, receive: lent.receive - before, feedback: lent.feedback)
+        case .allGather:
+            buffers = ReduceBuffers(send: lent.send - before, receive: lent.receive)
+            guard !isResumed, !buffers.isInPlace else { return }
+            (lent.receive + before).copyMemory(from: lent.send, byteCount: blockBytes)
+        }
     }
 
     /// How many streams of others are folded here.
@@ -347,6 +369,7 @@ final class Execution {
             OutgoingStream(
                 chunk: chunk, source: source, segments: segments(chunk),
                 layout: layout(chunk, ofSums: source == .partial), isCoded: isCoded(chunk),
+                isContribution: source != .result || (isHeld(chunk) && keptWorldSizes[chunk] == nil),
                 isOrdered: source == .partial && descriptor.algorithm == .twoLevel)
         }
         for step in steps {
@@ -397,7 +420,8 @@ final class Execution {
 
     /// Must be called before anything is written to this part of the receive buffer. False when there is no memory.
     func saveOriginal(offset: Int, count: Int) -> Bool {
-        guard buffers.isInPlace, count > 0 else { return true }
+        // What others overwrite in an all-gather or a broadcast is no input.
+        guard buffers.isInPlace, descriptor.collective.isReduction, count > 0 else { return true }
         guard let piece = StagedPiece(pools.originals, byteCount: count) else { return false }
         piece.base.copyMemory(from: buffers.receive + offset, byteCount: count)
         originals.append((offset, count, piece))

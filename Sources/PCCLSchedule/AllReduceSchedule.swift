@@ -47,7 +47,10 @@ package enum AllReduceSchedule {
         switch algorithm {
         case .direct: direct(rank: rank, worldSize: worldSize)
         case .ring:
-            Way.allCases.flatMap { ring($0, rank: rank, worldSize: worldSize) }
+            Ring.Way.allCases.flatMap { way in
+                let ring = Ring(way, rank: rank, worldSize: worldSize)
+                return ring.scatter + ring.gather
+            }
         case .oneShot: oneShot(rank: rank, worldSize: worldSize)
         case .twoLevel: twoLevel(rank: rank, Sites(sites, worldSize: worldSize))
         }
@@ -65,11 +68,17 @@ package enum AllReduceSchedule {
     /// Every rank owns the chunk of its number: contributions go straight to the owner, results straight back.
     /// 2 S (P-1)/P bytes sent per rank, two one-way delays whatever P is.
     private static func direct(rank: Int, worldSize: Int) -> [Step] {
-        let others = others(rank, worldSize)
-        return others.map { .sendInput(chunk: $0, to: $0) }
+        directScatter(rank: rank, worldSize: worldSize) + directGather(rank: rank, worldSize: worldSize)
+    }
+
+    static func directScatter(rank: Int, worldSize: Int) -> [Step] {
+        others(rank, worldSize).map { .sendInput(chunk: $0, to: $0) }
             + [.fold(chunk: rank, operands: operands(rank, worldSize), into: .result)]
-            + others.map { .sendResult(chunk: rank, to: $0) }
-            + others.map { .receiveResult(chunk: $0, from: $0) }
+    }
+
+    static func directGather(rank: Int, worldSize: Int) -> [Step] {
+        let others = others(rank, worldSize)
+        return others.map { .sendResult(chunk: rank, to: $0) } + others.map { .receiveResult(chunk: $0, from: $0) }
     }
 
     /// Everybody sends everything to everybody, and folds all of it in rank order, as the owners of the direct algorithm
@@ -121,42 +130,6 @@ package enum AllReduceSchedule {
             steps.append(.receiveResult(chunk: chunk, from: gateway(chunk) == rank ? chunk : gateway(chunk)))
         }
         for chunk in forwarded { steps += neighbours.map { .sendResult(chunk: chunk, to: $0) } }
-        return steps
-    }
-
-    private enum Way: CaseIterable {
-        case up
-        case down
-    }
-
-    /// The ring of Patarasuk and Yuan (2009), for one half of the buffer. Upwards: chunk c starts at rank c+1, gathers one
-    /// contribution per hop until it is whole at rank c, and then goes around once more as a result; contributions are
-    /// folded in the order c+1, c+2, …, c. Downwards it is the mirror image, with chunks P to 2P-1.
-    /// 2 S (P-1)/P bytes sent per rank for both halves together, half of them each way; 2 (P-1) one-way delays.
-    private static func ring(_ way: Way, rank: Int, worldSize: Int) -> [Step] {
-        let above = (rank + 1) % worldSize
-        let below = (rank + worldSize - 1) % worldSize
-        let (next, previous) = way == .up ? (above, below) : (below, above)
-        /// The number of a chunk by the rank where it becomes whole.
-        func owned(by rank: Int) -> Int { way == .up ? rank : worldSize + rank }
-        /// The chunk that is at this rank that many hops after its start.
-        func chunk(_ hops: Int) -> Int {
-            owned(by: (way == .up ? rank + 2 * worldSize - 1 - hops : rank + 1 + hops) % worldSize)
-        }
-
-        var steps: [Step] = [.sendInput(chunk: chunk(0), to: next)]
-        for hops in 1..<worldSize {
-            let arriving: Step.Operand = hops == 1 ? .input(from: previous) : .partial(from: previous)
-            let isLast = hops == worldSize - 1
-            steps.append(
-                .fold(chunk: chunk(hops), operands: [arriving, .own], into: isLast ? .result : .partial(to: next)))
-        }
-        steps.append(.sendResult(chunk: owned(by: rank), to: next))
-        for hops in 0..<worldSize - 1 {
-            let arriving = chunk(hops)
-            steps.append(.receiveResult(chunk: arriving, from: previous))
-            if arriving != owned(by: next) { steps.append(.sendResult(chunk: arriving, to: next)) }
-        }
         return steps
     }
 }

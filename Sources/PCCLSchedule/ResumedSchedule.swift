@@ -1,23 +1,38 @@
 import PCCLBase
 
-/// How an all-reduce goes on in a smaller view, or after a repair: the direct algorithm on what is left, and the parts that
+/// How a collective goes on in a smaller view, or after a repair: the direct algorithm on what is left, and the parts that
 /// are kept on their way to who lacks them.
 ///
-/// What is left lies here and there. Each rank owns an equal share of its elements, of which every piece is a chunk of its
-/// own; each kept part is a chunk too. For a part that few hold, these share the sending.
+/// What is left lies here and there. Of an all-reduce each rank owns an equal share of its elements, of which every piece is
+/// a chunk of its own; of others, what is its own in any case. Each kept part is a chunk too. For a part that few hold,
+/// these share the sending.
 package struct ResumedSchedule: Sendable {
     package let layout: ChunkLayout
     private let worldSize: Int
-    /// By chunk, for those that are reduced.
+    private let isReduction: Bool
+    /// By chunk, for those that are not kept.
     private let owners: [Int]
     private let kept: [KeptPart]
 
-    package init(_ resumption: Resumption, elementCount: Int, worldSize: Int) {
+    package init(
+        _ resumption: Resumption, of collective: Collective = .allReduce, elementCount: Int, worldSize: Int
+    ) {
         self.worldSize = worldSize
+        isReduction = collective.isReduction
         kept = resumption.kept
-        var owners: [Int] = []
-        var ranges: [Range<Int>] = []
         let rest = resumption.rest(elementCount: elementCount)
+        let pieces =
+            switch collective {
+            case .allReduce, .reduceScatter, .barrier: ResumedSchedule.shared(rest, worldSize)
+            case .allGather: ResumedSchedule.byBlock(rest, elementCount: elementCount, worldSize)
+            case .broadcast(let root): rest.map { (elements: $0, owner: Int(root)) }
+            }
+        owners = pieces.map(\.owner)
+        layout = ChunkLayout(elementCount: elementCount, ranges: pieces.map(\.elements) + kept.map(\.part.elements))
+    }
+
+    private static func shared(_ rest: [Range<Int>], _ worldSize: Int) -> [(elements: Range<Int>, owner: Int)] {
+        var pieces: [(Range<Int>, Int)] = []
         let shares = ChunkLayout(elementCount: rest.reduce(0) { $0 + $1.count }, chunkCount: worldSize)
         var owner = 0
         /// Of the share, what is not dealt out yet.
@@ -30,14 +45,21 @@ package struct ResumedSchedule: Sendable {
                     left = shares.elements(ofChunk: owner).count
                 }
                 let end = min(start + left, range.upperBound)
-                ranges.append(start..<end)
-                owners.append(owner)
+                pieces.append((start..<end, owner))
                 left -= end - start
                 start = end
             }
         }
-        self.owners = owners
-        layout = ChunkLayout(elementCount: elementCount, ranges: ranges + kept.map(\.part.elements))
+        return pieces
+    }
+
+    private static func byBlock(
+        _ rest: [Range<Int>], elementCount: Int, _ worldSize: Int
+    ) -> [(elements: Range<Int>, owner: Int)] {
+        let blocks = ChunkLayout(elementCount: elementCount, chunkCount: worldSize)
+        return rest.flatMap { range in
+            (0..<worldSize).map { (range.clamped(to: blocks.elements(ofChunk: $0)), $0) }.filter { !$0.0.isEmpty }
+        }
     }
 
     /// The ranks whose contributions make up a chunk that is reduced, in the order they are folded: as ever.
@@ -49,11 +71,14 @@ package struct ResumedSchedule: Sendable {
         let operands: [Step.Operand] = (0..<worldSize).map { $0 == rank ? .own : .input(from: $0) }
         var steps: [Step] = []
         for (chunk, owner) in owners.enumerated() {
-            if owner == rank {
+            if owner == rank, !isReduction {
+                steps += others.map { .sendResult(chunk: chunk, to: $0) }
+            } else if owner == rank {
                 steps.append(.fold(chunk: chunk, operands: operands, into: .result))
                 steps += others.map { .sendResult(chunk: chunk, to: $0) }
             } else {
-                steps += [.sendInput(chunk: chunk, to: owner), .receiveResult(chunk: chunk, from: owner)]
+                if isReduction { steps.append(.sendInput(chunk: chunk, to: owner)) }
+                steps.append(.receiveResult(chunk: chunk, from: owner))
             }
         }
         for (index, kept) in kept.enumerated() {
@@ -71,6 +96,6 @@ package struct ResumedSchedule: Sendable {
 
     /// What this rank has from the start, by chunk.
     package func held(by rank: Int) -> [Bool] {
-        owners.map { _ in false } + kept.map { $0.holders.contains(rank) }
+        owners.map { !isReduction && $0 == rank } + kept.map { $0.holders.contains(rank) }
     }
 }

@@ -168,10 +168,12 @@ package final class PeerSession: @unchecked Sendable {
                     group: configuration.group, listenPort: port, addresses: addresses(port),
                     stripes: configuration.stripesPerLink, timeouts: configuration.timeouts,
                     algorithm: { [forced = configuration.algorithm] descriptor, assignment in
-                        forced
-                            ?? CostModel.algorithm(
-                                byteCount: descriptor.wireByteCount, partialByteCount: descriptor.partialWireByteCount,
-                                worldSize: assignment.members.count, arrangement: assignment.arrangement)
+                        descriptor.collective.suited(
+                            forced
+                                ?? CostModel.algorithm(
+                                    byteCount: descriptor.wireByteCount,
+                                    partialByteCount: descriptor.partialWireByteCount,
+                                    worldSize: assignment.members.count, arrangement: assignment.arrangement))
                     }))
             return .success(())
         } catch {

@@ -211,12 +211,18 @@ struct Checker {
                 )
             }
         }
-        if let result = instances[index].result, result != output {
+        if execution.descriptor.collective.hasOneResult, let result = instances[index].result, result != output {
             return .wrong(.identicalBits, "\(host.name), \(execution.tag): \(output), not \(result)")
         }
         instances[index].result = output
         var worldSizes: [Int] = []
+        let own = ChunkLayout(elementCount: output.count, chunkCount: place.members.count)
+            .elements(ofChunk: place.rank)
         for (element, value) in output.enumerated() {
+            guard execution.descriptor.collective.hasOneResult || own.contains(element) else {
+                worldSizes.append(place.members.count)
+                continue
+            }
             let candidates = candidates(index, element)
             guard let made = candidates.first(where: { $0.value == value }) else {
                 return .wrong(
@@ -233,12 +239,22 @@ struct Checker {
     private func candidates(_ index: Int, _ element: Int) -> [(value: UInt64, worldSize: Int)] {
         let instance = instances[index]
         let worldSize = instance.place.members.count
+        let source: Int? =
+            switch instance.descriptor.collective {
+            case .allReduce, .reduceScatter, .barrier: nil
+            case .allGather: element / (Int(instance.descriptor.count) / worldSize)
+            case .broadcast(let root): Int(root)
+            }
+        if let source {
+            let entrant = instance.entrants.first { $0.peer == instance.place.members[source] }
+            return entrant.map { [($0.input[element], worldSize)] } ?? []
+        }
         guard let (from, resumption) = instance.resumed else {
             let sites = instance.place.arrangement.sites
             let algorithm = instance.descriptor.algorithm
-            let layout = AllReduceSchedule.layout(
-                algorithm, elementCount: Int(instance.descriptor.count), worldSize: worldSize,
-                shares: instance.place.arrangement.shares, sites: sites)
+            let layout = CollectiveSchedule.layout(
+                instance.descriptor.collective, algorithm, elementCount: Int(instance.descriptor.count),
+                worldSize: worldSize, shares: instance.place.arrangement.shares, sites: sites)
             guard let chunk = (0..<layout.chunkCount).first(where: { layout.elements(ofChunk: $0).contains(element) })
             else { return [] }
             let order = AllReduceSchedule.foldOrder(algorithm, chunk: chunk, worldSize: worldSize, sites: sites)

@@ -98,17 +98,20 @@ final class Execution {
         let steps: [Step]
         var held: [Bool] = []
         if let (_, resumption) = resumed {
-            let schedule = ResumedSchedule(resumption, elementCount: count, worldSize: worldSize)
+            let schedule = ResumedSchedule(
+                resumption, of: descriptor.collective, elementCount: count, worldSize: worldSize)
             layout = schedule.layout
             steps = schedule.steps(rank: place.rank)
             held = schedule.held(by: place.rank)
             let reduced = layout.chunkCount - resumption.kept.count
             worldSizes = Array(repeating: worldSize, count: reduced) + resumption.kept.map(\.part.worldSize)
         } else {
-            layout = AllReduceSchedule.layout(
-                descriptor.algorithm, elementCount: count, worldSize: worldSize,
+            layout = CollectiveSchedule.layout(
+                descriptor.collective, descriptor.algorithm, elementCount: count, worldSize: worldSize,
                 shares: place.arrangement.shares, sites: place.arrangement.sites)
             steps = fromTheStart()
+            held = CollectiveSchedule.held(
+                descriptor.collective, descriptor.algorithm, rank: place.rank, worldSize: worldSize)
             worldSizes = Array(repeating: worldSize, count: layout.chunkCount)
         }
         worldSizeOf = Array(repeating: 0, count: count)
@@ -117,8 +120,8 @@ final class Execution {
         resultSource = Array(repeating: nil, count: layout.chunkCount)
         isDone = Array(repeating: false, count: count)
         saved = Array(repeating: nil, count: count)
-        missing = count
-        if let (old, _) = resumed { takeOver(old, held) }
+        missing = 0
+        if let (old, _) = resumed { takeOver(old, held) } else { begin(with: held) }
         for step in steps {
             switch step {
             case .sendInput(let chunk, let to):
@@ -134,7 +137,10 @@ final class Execution {
                     Fold(
                         chunk: chunk, operands: operands, into: into,
                         arrived: Array(repeating: empty, count: operands.count)))
-            case .receiveResult(let chunk, let from): resultSource[chunk] = from
+                if into == .result { missing += empty.count }
+            case .receiveResult(let chunk, let from):
+                resultSource[chunk] = from
+                missing += layout.elements(ofChunk: chunk).count
             case .sendResult(let chunk, let to): resultTargets[chunk].append(to)
             }
         }
@@ -147,6 +153,17 @@ final class Execution {
         }
     }
 
+    /// What a collective begins with is put where the rest of its result is to come.
+    private func begin(with held: [Bool]) {
+        for chunk in held.indices where held[chunk] {
+            for element in layout.elements(ofChunk: chunk) {
+                isDone[element] = true
+                worldSizeOf[element] = place.members.count
+                if !call.inPlace { call.result[element] = call.buffer[element] }
+            }
+        }
+    }
+
     private func takeOver(_ old: Execution, _ held: [Bool]) {
         var isHeld = Array(repeating: false, count: isDone.count)
         for chunk in held.indices where held[chunk] {
@@ -154,7 +171,6 @@ final class Execution {
                 isHeld[element] = true
                 isDone[element] = true
                 worldSizeOf[element] = worldSizes[chunk]
-                missing -= 1
             }
         }
         for element in isHeld.indices {
@@ -286,7 +302,7 @@ extension World {
         }
         let execution = Execution(
             call: call, tag: tag, launch: launch, descriptor: descriptor, place: place,
-            steps: steps(descriptor.algorithm, place), segmentElements: scenario.segmentElements, resumed: halted)
+            steps: steps(descriptor, place), segmentElements: scenario.segmentElements, resumed: halted)
         execution.foldsTwice = sabotage == .foldTwice
         execution.keepsOtherBits = sabotage == .keepOtherBits && host.index == 1
         host.plane.executions.append(execution)

@@ -160,6 +160,8 @@ struct Caller {
     var reconnectsLeft = 0
     var soloRounds = 0
     var roundsSinceJoin = 0
+    /// As it last looked.
+    var worldSize = 1
     var hasVotedWrongly = false
     var lanes: [LaneState] = []
     var queue: [Int] = []

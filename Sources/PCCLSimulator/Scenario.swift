@@ -30,6 +30,19 @@ package struct Scenario {
         var descriptor: OperationDescriptor
         var repeats: Int
         var onLoss = LossPolicy.abort
+
+        /// What its caller asks for who knows of so many members. Of collectives with a block for each rank, the descriptor
+        /// of the lane has one block.
+        func descriptor(worldSize: Int) -> OperationDescriptor {
+            var asked = descriptor
+            switch descriptor.collective {
+            case .allReduce, .barrier: return asked
+            case .allGather, .reduceScatter: asked.count *= UInt64(worldSize)
+            case .broadcast(let root): asked.collective = .broadcast(root: root % UInt16(max(worldSize, 1)))
+            }
+            asked.worldSize = UInt16(worldSize)
+            return asked
+        }
     }
 
     enum Misuse {
@@ -152,6 +165,28 @@ package struct Scenario {
         addPolicies(r)
         addSwarm(r, unit)
         addSharing(r)
+        addCollectives(r)
+    }
+
+    /// From a source of its own, so that all else is as it was when there were all-reduces only.
+    private mutating func addCollectives(_ source: RandomSource) {
+        var copy = source
+        var r = RandomSource(seed: copy.next() ^ 0x636f_6c6c)
+        guard r.oneIn(2) else { return }
+        for lane in lanes.indices where r.oneIn(2) {
+            lanes[lane].onLoss = .abort
+            lanes[lane].descriptor.algorithm = r.oneIn(2) ? .direct : .ring
+            switch r.below(4) {
+            case 0: lanes[lane].descriptor.collective = .allGather
+            case 1: lanes[lane].descriptor.collective = .reduceScatter
+            case 2:
+                lanes[lane].descriptor.collective = .broadcast(root: UInt16(r.below(slots)))
+                lanes[lane].descriptor.algorithm = r.oneIn(2) ? .direct : .oneShot
+            default:
+                lanes[lane].descriptor.collective = .barrier
+                lanes[lane].descriptor.count = 0
+            }
+        }
     }
 
     /// From a source of its own, so that all else is as it was when there was none.

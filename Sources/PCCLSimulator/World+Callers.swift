@@ -79,6 +79,7 @@ extension World {
 
     private func beginBatch(_ host: Host) {
         host.caller.isBatchOver = false
+        host.caller.worldSize = host.machine.view?.members.count ?? 1
         host.caller.lanes = scenario.lanes.map { Caller.LaneState(left: $0.repeats) }
         if case .skipsOperations = isMisused(host) { host.caller.lanes = scenario.lanes.map { _ in .init(left: 0) } }
         host.caller.queue = Array(scenario.lanes.indices)
@@ -140,7 +141,7 @@ extension World {
 
     private func launch(_ host: Host, _ lane: Int) {
         let plan = scenario.lanes[lane]
-        var descriptor = plan.descriptor
+        var descriptor = plan.descriptor(worldSize: host.caller.worldSize)
         if case .otherCount = isMisused(host), lane == 0 { descriptor.count += 1 }
         let id = OperationID(host.caller.nextOperation)
         host.caller.nextOperation += 1
@@ -234,7 +235,11 @@ extension World {
         host.caller.lanes[lane].inFlight = false
         switch outcome {
         case .success: host.caller.lanes[lane].left -= 1
-        case .memberLost: break
+        case .memberLost:
+            host.caller.worldSize = host.machine.view?.members.count ?? 1
+            // Some may have been told at once, who knew of more members than there are, and others not at all.
+            if case .allReduce = scenario.lanes[lane].descriptor.collective { break }
+            host.callNumbers[scenario.lanes[lane].tag, default: 1] -= 1
         case .tooFewPeers: host.caller.lanes[lane].left = 0
         case .mismatch:
             if scenario.isRight { return fail(.expectedOutcome, "\(host.name): \(outcome)") }

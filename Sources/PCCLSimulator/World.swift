@@ -80,6 +80,7 @@ final class World {
     private var notedStalls = 0
     private var stepsCache: [StepsKey: [Step]] = [:]
     private struct StepsKey: Hashable {
+        var collective: Collective
         var algorithm: Algorithm
         var rank: Int
         var worldSize: Int
@@ -167,12 +168,13 @@ final class World {
         note { "master ← \(host.name): \(message)" }
     }
 
-    func steps(_ algorithm: Algorithm, _ place: Assignment) -> [Step] {
+    func steps(_ descriptor: OperationDescriptor, _ place: Assignment) -> [Step] {
         let key = StepsKey(
-            algorithm: algorithm, rank: place.rank, worldSize: place.members.count, sites: place.arrangement.sites)
+            collective: descriptor.collective, algorithm: descriptor.algorithm, rank: place.rank,
+            worldSize: place.members.count, sites: place.arrangement.sites)
         if let steps = stepsCache[key] { return steps }
-        let steps = AllReduceSchedule.steps(
-            algorithm, rank: key.rank, worldSize: key.worldSize, sites: key.sites)
+        let steps = CollectiveSchedule.steps(
+            key.collective, key.algorithm, rank: key.rank, worldSize: key.worldSize, sites: key.sites)
         stepsCache[key] = steps
         return steps
     }

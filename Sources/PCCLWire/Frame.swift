@@ -120,7 +120,7 @@ package struct FrameHeader: Hashable, Sendable {
 /// The payload of an `enter` frame: what the sender's caller asked for, and how many bytes of each chunk that the sender
 /// reduces it can hold before it has granted more.
 package struct Entry: Hashable, Sendable {
-    package static let byteCount = 18
+    package static let byteCount = 23
     package var descriptor: OperationDescriptor
     package var windowBytes: UInt32
 
@@ -131,6 +131,10 @@ package struct Entry: Hashable, Sendable {
 
     package var bytes: [UInt8] {
         var w = ByteWriter()
+        let (collective, root) = descriptor.collective.code
+        w.write(collective)
+        w.write(root)
+        w.write(descriptor.worldSize)
         w.write(descriptor.count)
         w.write(UInt8(descriptor.type.rawValue))
         w.write(UInt8(descriptor.operation.rawValue))
@@ -144,6 +148,11 @@ package struct Entry: Hashable, Sendable {
 
     package init(_ bytes: [UInt8]) throws(WireError) {
         var r = ByteReader(bytes)
+        let code = (try r.read(UInt8.self), try r.read(UInt16.self))
+        guard let collective = Collective(code) else {
+            throw .unknownValue(field: "collective", value: UInt64(code.0))
+        }
+        let worldSize: UInt16 = try r.read()
         let count: UInt64 = try r.read()
         let type = try r.read(UInt8.self)
         guard let type = DataType(rawValue: UInt32(type)) else {
@@ -158,7 +167,8 @@ package struct Entry: Hashable, Sendable {
             throw .unknownValue(field: "algorithm", value: UInt64(algorithm))
         }
         descriptor = OperationDescriptor(
-            count: count, type: type, operation: operation, algorithm: algorithm, codec: try Entry.codec(&r))
+            collective, count: count, type: type, operation: operation, algorithm: algorithm, codec: try Entry.codec(&r),
+            worldSize: worldSize)
         windowBytes = try r.read()
         try r.finish()
     }
@@ -177,6 +187,29 @@ package struct Entry: Hashable, Sendable {
             throw .unknownValue(field: "rounding", value: UInt64(rounding))
         }
         return Codec(format, blockElements: block, rounding: rounding)
+    }
+}
+
+extension Collective {
+    fileprivate var code: (UInt8, root: UInt16) {
+        switch self {
+        case .allReduce: (0, 0)
+        case .allGather: (1, 0)
+        case .reduceScatter: (2, 0)
+        case .broadcast(let root): (3, root)
+        case .barrier: (4, 0)
+        }
+    }
+
+    fileprivate init?(_ code: (UInt8, root: UInt16)) {
+        switch code {
+        case (0, 0): self = .allReduce
+        case (1, 0): self = .allGather
+        case (2, 0): self = .reduceScatter
+        case (3, let root): self = .broadcast(root: root)
+        case (4, 0): self = .barrier
+        default: return nil
+        }
     }
 }
 

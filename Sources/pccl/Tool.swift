@@ -7,8 +7,8 @@ struct Tool: ParsableCommand {
         commandName: "pccl",
         abstract: "Shows, tests and measures fault-tolerant collectives.",
         subcommands: [
-            DemoCommand.self, BenchCommand.self, BenchStateCommand.self, WANLabCommand.self, SimulateCommand.self,
-            ChaosCommand.self,
+            DemoCommand.self, BenchCommand.self, BenchStateCommand.self, PlanCommand.self, WANLabCommand.self,
+            SimulateCommand.self, ChaosCommand.self,
             DemoPeerCommand.self, BenchPeerCommand.self, ChaosPeerCommand.self,
         ])
 }

@@ -37,3 +37,27 @@ FUNCTION(pcclFreeErrorFeedback, (const pcclComm_t *, uint64_t))
 FUNCTION(pcclSaveSharedState, (const pcclSharedState_t *, const char *, const pcclSaveOptions_t *, pcclSnapshot_t **))
 FUNCTION(pcclAwaitSnapshot, (pcclSnapshot_t *))
 FUNCTION(pcclLoadSharedState, (const char *, pcclSharedState_t *))
+FUNCTION(pcclGetRank, (const pcclComm_t *, uint32_t *, uint32_t *))
+FUNCTION(pcclAllGather,
+         (const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *, pcclReduceInfo_t *))
+FUNCTION(pcclAllGatherAsync,
+         (const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *, pcclAsyncReduceOp_t *))
+FUNCTION(pcclReduceScatter,
+         (const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *, pcclReduceInfo_t *))
+FUNCTION(pcclReduceScatterAsync,
+         (const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *, pcclAsyncReduceOp_t *))
+FUNCTION(pcclBroadcast, (void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *, pcclReduceInfo_t *))
+FUNCTION(pcclBroadcastAsync, (void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *, pcclAsyncReduceOp_t *))
+FUNCTION(pcclBarrier, (uint64_t, const pcclComm_t *, pcclReduceInfo_t *))
+FUNCTION(pcclDiLoCoCreate,
+         (const pcclComm_t *, const pcclDiLoCoTensor_t *, size_t, const pcclDiLoCoOptions_t *, pcclDiLoCo_t **))
+FUNCTION(pcclDiLoCoBegin, (pcclDiLoCo_t *))
+FUNCTION(pcclDiLoCoStep, (pcclDiLoCo_t *, float, pcclDiLoCoRound_t *, size_t, size_t *))
+FUNCTION(pcclDiLoCoTouchesNext, (const pcclDiLoCo_t *, uint32_t, bool *))
+FUNCTION(pcclDiLoCoFragmentOf, (const pcclDiLoCo_t *, const char *, uint32_t *))
+FUNCTION(pcclDiLoCoEnd, (pcclDiLoCo_t *, pcclDiLoCoRound_t *, size_t, size_t *))
+FUNCTION(pcclDiLoCoGetInfo, (const pcclDiLoCo_t *, pcclDiLoCoInfo_t *))
+FUNCTION(pcclDiLoCoGetSharedState, (pcclDiLoCo_t *, pcclSharedState_t *))
+FUNCTION(pcclDiLoCoRestore, (pcclDiLoCo_t *, uint64_t))
+FUNCTION(pcclDiLoCoLoad, (pcclDiLoCo_t *, const char *))
+FUNCTION(pcclDiLoCoDestroy, (pcclDiLoCo_t *))

@@ -104,8 +104,8 @@ final class Node: @unchecked Sendable {
 
     /// The memory is lent until the completion is set, or `abandonAll` returns.
     func start(
-        tag: UInt64, _ descriptor: OperationDescriptor, from source: Memory, into target: Memory,
-        _ feedback: ErrorFeedback? = nil
+        tag: UInt64, _ descriptor: OperationDescriptor, from source: Memory, sourceOffset: Int = 0,
+        into target: Memory, targetOffset: Int = 0, _ feedback: ErrorFeedback? = nil
     ) throws -> Completion<Traffic> {
         let completion = Completion<Traffic>()
         loop.submit { [self] in
@@ -121,7 +121,8 @@ final class Node: @unchecked Sendable {
                         epoch: epoch, members: members, rank: members.firstIndex(of: PeerID(id)) ?? -1, shares: shares,
                         sites: sites),
                     buffers: ReduceBuffers(
-                        send: UnsafeRawPointer(source.base), receive: target.base, feedback: feedback))
+                        send: UnsafeRawPointer(source.base) + sourceOffset, receive: target.base + targetOffset,
+                        feedback: feedback))
                 for peer in members where peer.value != id { bindIfEntered(launch, peer.value) }
             }
         }

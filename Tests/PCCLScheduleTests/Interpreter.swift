@@ -31,20 +31,30 @@ struct Interpreter {
     let worldSize: Int
     /// By rank, by chunk.
     private(set) var results: [[Value?]]
+    /// By rank, by chunk: where what was held from the start came from.
+    private(set) var origins: [[Int?]]
     private var inFlight: [Channel: Value] = [:]
+    private var originInFlight: [Channel: Int] = [:]
     private var sent: Set<Channel> = []
     private var read: Set<Channel> = []
     private(set) var chunksSent: [Int]
 
     /// Throws what is wrong with the schedule. `chunkCount` is the world size if it is not given.
     /// Of `held`, by rank and chunk, ranks have the result from the start.
-    init(_ worldSize: Int, chunkCount: Int? = nil, held: [[Bool]] = [], _ steps: (_ rank: Int) -> [Step]) throws {
+    init(
+        _ worldSize: Int, chunkCount: Int? = nil, held: [[Bool]] = [], isWholeEverywhere: Bool = true,
+        _ steps: (_ rank: Int) -> [Step]
+    ) throws {
         self.worldSize = worldSize
         let chunkCount = chunkCount ?? worldSize
         results = Array(repeating: Array(repeating: nil, count: chunkCount), count: worldSize)
+        origins = Array(repeating: Array(repeating: nil, count: chunkCount), count: worldSize)
         chunksSent = Array(repeating: 0, count: worldSize)
         for rank in held.indices {
-            for chunk in held[rank].indices where held[rank][chunk] { results[rank][chunk] = Interpreter.kept }
+            for chunk in held[rank].indices where held[rank][chunk] {
+                results[rank][chunk] = Interpreter.kept
+                origins[rank][chunk] = rank
+            }
         }
         var waiting = (0..<worldSize).map(steps)
         var didRun = true
@@ -61,7 +71,7 @@ struct Interpreter {
         let stuck = waiting.indices.filter { !waiting[$0].isEmpty }
         guard stuck.isEmpty else { throw Problem.stuck(stuck) }
         if let unread = sent.subtracting(read).first { throw Problem.neverRead(unread) }
-        for rank in 0..<worldSize {
+        for rank in 0..<worldSize where isWholeEverywhere {
             for chunk in 0..<chunkCount where results[rank][chunk] == nil {
                 throw Problem.notWhole(rank: rank, chunk: chunk)
             }
@@ -96,10 +106,13 @@ struct Interpreter {
             let channel = Channel(from: from, to: rank, chunk: chunk, isResult: true)
             guard let value = inFlight.removeValue(forKey: channel) else { return false }
             read.insert(channel)
+            origins[rank][chunk] = originInFlight[channel]
             try keep(value, rank, chunk)
         case .sendResult(let chunk, let to):
             guard let value = results[rank][chunk] else { return false }
-            try send(value, Channel(from: rank, to: to, chunk: chunk, isResult: true), step)
+            let channel = Channel(from: rank, to: to, chunk: chunk, isResult: true)
+            originInFlight[channel] = origins[rank][chunk]
+            try send(value, channel, step)
         }
         return true
     }

@@ -121,7 +121,7 @@ struct MembershipTests {
     func lastReference() throws {
         let master = try running()
         let buffer = Buffer<Float>(10) { _ in 1 }
-        func launched() throws -> (AllReduceHandle, Communicator) {
+        func launched() throws -> (OperationHandle, Communicator) {
             let peers = try (0..<2).map { _ in try Communicator(configuration(master)) }
             _ = try together(2) { index in
                 try peers[index].connect()

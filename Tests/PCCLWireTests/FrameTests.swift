@@ -147,7 +147,11 @@ struct EntryTests {
             }
         }
     }
-    static let descriptors = plain + coded
+    private static let joint = [Collective.allGather, .reduceScatter, .broadcast(root: .max), .barrier].map {
+        OperationDescriptor(
+            $0, count: 12, type: .float32, operation: .sum, algorithm: .direct, worldSize: .max - 1)
+    }
+    static let descriptors = plain + coded + joint
 
     @Test("every descriptor is read as it was written, in the bytes that a receiver expects", arguments: descriptors)
     func roundTrip(descriptor: OperationDescriptor) throws {
@@ -165,7 +169,7 @@ struct EntryTests {
         #expect(throws: WireError.leftOver(1)) { _ = try Entry(bytes + [0]) }
     }
 
-    @Test("types, operations and algorithms that do not exist are errors")
+    @Test("collectives, types, operations and algorithms that do not exist are errors")
     func lies() {
         let bytes = Entry(descriptor: Self.descriptors[0], windowBytes: 1).bytes
         func changed(_ index: Int, _ value: UInt8) -> [UInt8] {
@@ -173,15 +177,18 @@ struct EntryTests {
             bytes[index] = value
             return bytes
         }
-        #expect(throws: WireError.unknownValue(field: "data type", value: 12)) { _ = try Entry(changed(8, 12)) }
-        #expect(throws: WireError.unknownValue(field: "operation", value: 5)) { _ = try Entry(changed(9, 5)) }
-        #expect(throws: WireError.unknownValue(field: "algorithm", value: 0)) { _ = try Entry(changed(10, 0)) }
-        #expect(throws: WireError.unknownValue(field: "algorithm", value: 5)) { _ = try Entry(changed(10, 5)) }
-        #expect(throws: WireError.unknownValue(field: "codec", value: 15)) { _ = try Entry(changed(11, 15)) }
+        #expect(throws: WireError.unknownValue(field: "collective", value: 5)) { _ = try Entry(changed(0, 5)) }
+        // None but a broadcast has a root.
+        #expect(throws: WireError.unknownValue(field: "collective", value: 0)) { _ = try Entry(changed(1, 1)) }
+        #expect(throws: WireError.unknownValue(field: "data type", value: 12)) { _ = try Entry(changed(13, 12)) }
+        #expect(throws: WireError.unknownValue(field: "operation", value: 5)) { _ = try Entry(changed(14, 5)) }
+        #expect(throws: WireError.unknownValue(field: "algorithm", value: 0)) { _ = try Entry(changed(15, 0)) }
+        #expect(throws: WireError.unknownValue(field: "algorithm", value: 5)) { _ = try Entry(changed(15, 5)) }
+        #expect(throws: WireError.unknownValue(field: "codec", value: 15)) { _ = try Entry(changed(16, 15)) }
         for block in [UInt8](0...255) where ![1, 2, 4, 8].contains(block) {
-            #expect(throws: WireError.self) { _ = try Entry(changed(12, block)) }
+            #expect(throws: WireError.self) { _ = try Entry(changed(17, block)) }
         }
-        #expect(throws: WireError.unknownValue(field: "rounding", value: 2)) { _ = try Entry(changed(13, 2)) }
+        #expect(throws: WireError.unknownValue(field: "rounding", value: 2)) { _ = try Entry(changed(18, 2)) }
     }
 }
 

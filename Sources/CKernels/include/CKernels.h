@@ -203,6 +203,33 @@ pccl_kernel_xxh3 _Nonnull pccl_kernel_xxh3_best(void);
 // That of one level; null where this build or processor lacks it.
 pccl_kernel_xxh3 _Nullable pccl_kernel_xxh3_at(pccl_kernel_level level);
 
+// ---- Outer steps ----
+//
+// What an optimiser does with parameters that all hold alike. Pointers are those of whole floats; buffers do not overlap.
+
+// out[i] = weight × (outer[i] - local[i])
+void pccl_kernel_outer_difference(float *_Nonnull out, const float *_Nonnull outer, const float *_Nonnull local,
+                                  float weight, size_t count);
+
+// values[i] = values[i] / divisor
+void pccl_kernel_outer_divide(float *_Nonnull values, float divisor, size_t count);
+
+// outer[i] = outer[i] - rate × gradient[i]
+void pccl_kernel_outer_descend(float *_Nonnull outer, const float *_Nonnull gradient, float rate, size_t count);
+
+// momentum[i] = factor × momentum[i] + gradient[i]
+void pccl_kernel_outer_accumulate(float *_Nonnull momentum, const float *_Nonnull gradient, float factor, size_t count);
+
+// outer[i] = outer[i] - rate × (gradient[i] + factor × momentum[i])
+void pccl_kernel_outer_descend_ahead(float *_Nonnull outer, const float *_Nonnull momentum,
+                                     const float *_Nonnull gradient, float rate, float factor, size_t count);
+
+// local[i] = mixing × local[i] + (1 - mixing) × outer[i]
+void pccl_kernel_outer_mix(float *_Nonnull local, const float *_Nonnull outer, float mixing, size_t count);
+
+// The sum of a[i]², or of (a[i] - b[i])², in float64: of eight sums, one for each remainder of i.
+double pccl_kernel_outer_squares(const float *_Nonnull a, const float *_Nullable b, size_t count);
+
 #ifdef __cplusplus
 }
 #endif

@@ -53,6 +53,9 @@ extension Coder {
             next = feedback.next + offset
         }
 
+        /// Nothing is lost of what they stand for.
+        package func settle(_ byteCount: Int) { _ = memset(next, 0, byteCount) }
+
         func at(_ byteOffset: Int) -> Losses {
             var moved = self
             moved.kept += byteOffset

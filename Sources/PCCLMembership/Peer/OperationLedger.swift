@@ -56,6 +56,7 @@ package struct OperationLedger: Sendable {
         /// Of the whole result, in a view of this size.
         package func parts(worldSize: Int) -> [ResultPart] {
             let count = Int(descriptor.count)
+            guard count > 0 else { return [] }
             return resumption?.parts(elementCount: count, worldSize: worldSize)
                 ?? [ResultPart(elements: 0..<count, worldSize: worldSize)]
         }
@@ -227,7 +228,9 @@ package struct OperationLedger: Sendable {
     package func reports(final: [LaunchNumber: [ResultPart]], worldSize: Int) -> [OperationReport] {
         let operations = inLaunchOrder
         var parts = operations.map { operation in
-            (operation.isPrepared ? operation.parts(worldSize: worldSize) : final[operation.launch] ?? [])
+            // What one member alone has a use for, nobody else can go on with.
+            guard operation.descriptor.collective.hasOneResult else { return [ResultPart]() }
+            return (operation.isPrepared ? operation.parts(worldSize: worldSize) : final[operation.launch] ?? [])
                 .longest(ResultPart.limit(worldSize: worldSize))
         }
         var left = ResultPart.limitOfAll

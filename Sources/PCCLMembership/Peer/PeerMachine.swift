@@ -665,8 +665,13 @@ package struct PeerMachine: Sendable {
             effects.append(.complete(id, .mismatch(PeerMachine.failedElsewhere(tag))))
             return
         }
-        let launch = takeLaunchNumber()
         var descriptor = call.descriptor
+        // Its caller has yet to learn that others are gone. Those who have learnt it call again, and so will it.
+        guard [0, m.assignment.members.count].contains(Int(descriptor.worldSize)) else {
+            effects.append(.complete(id, .memberLost))
+            return
+        }
+        let launch = takeLaunchNumber()
         if let (from, resumption) = resumed {
             // Whatever it began with: its chunks are where something is left to do.
             descriptor.algorithm = .direct

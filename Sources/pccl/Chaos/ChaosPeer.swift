@@ -267,7 +267,7 @@ final class ChaosPeer {
     private func lost(of jobs: [Job], attempt: Int, asking: Bool) throws -> [Job] {
         var lost: [Job] = []
         var failure: (any Error)?
-        var launched: [(job: Job, began: UInt64, handle: AllReduceHandle)] = []
+        var launched: [(job: Job, began: UInt64, handle: OperationHandle)] = []
 
         // Throws nothing by itself: while others are in flight, their buffers must stay.
         func judge(_ job: Job, _ error: PCCLError, began: UInt64, ended: UInt64) {

@@ -220,7 +220,7 @@ final class DemoPeer {
         ]
         var smallestWorldSize = progress.worldSize
         while !unfinished.isEmpty {
-            var launched: [(index: Int, handle: AllReduceHandle)] = []
+            var launched: [(index: Int, handle: OperationHandle)] = []
             var lost: [Int] = []
             var fatal: PCCLError?
             func judge(_ error: PCCLError, _ index: Int) {

@@ -42,7 +42,8 @@ class Peer:
     def __init__(self, address: str) -> None:
         self.communicator = pccl.Communicator(address)
         self.handle: Optional[pccl.AsyncReduceHandle] = None
-        self.array = numpy.zeros(1, dtype=numpy.float32)
+        self.array = self.sent = self.input = numpy.zeros(1, dtype=numpy.float32)
+        self.kind = ""
 
     def join(self, size: int) -> Dict[str, Any]:
         self.communicator.connect(attempts=100, interval=0.1)
@@ -98,6 +99,40 @@ class Peer:
     def wait_described(self) -> Dict[str, Any]:
         assert self.handle is not None
         return described(self.array, self.handle.wait())
+
+    def launch_joint(self, kind: str, count: int, world_size: int = 0) -> Dict[str, Any]:
+        """Starts a collective of blocks of ``count``, or that of so many by its root, the peer of rank 0."""
+        rank, size = self.communicator.rank, world_size or self.communicator.world_size
+        self.kind = kind
+        if kind == "all_gather":
+            self.sent, self.array = numpy.full(count, 1.0 + rank), numpy.zeros(count * size)
+            self.handle = self.communicator.all_gather_async(self.sent, self.array)
+        elif kind == "reduce_scatter":
+            self.sent, self.array = numpy.repeat(numpy.arange(float(size)), count), numpy.zeros(count)
+            self.handle = self.communicator.reduce_scatter_async(self.sent, self.array)
+        else:
+            self.sent = self.array = numpy.full(count, float(rank))
+            self.handle = self.communicator.broadcast_async(self.array, world_size=size)
+        self.input = self.sent.copy()
+        return {"ok": True}
+
+    def wait_joint(self) -> Dict[str, Any]:
+        assert self.handle is not None
+        try:
+            info = self.handle.wait()
+        except pccl.PCCLError as error:
+            whole = self.kind == "broadcast" or bool((self.sent == self.input).all())
+            return {"error": type(error).__name__, "input_is_whole": whole}
+        size = info.world_size
+        wanted = {
+            "all_gather": numpy.repeat(1.0 + numpy.arange(size), self.array.size // size),
+            "reduce_scatter": numpy.full(self.array.size, float(size * self.communicator.rank)),
+            "broadcast": numpy.zeros(self.array.size),
+        }
+        return {"ok": True, "world_size": size, "is_right": bool((self.array == wanted[self.kind]).all())}
+
+    def barrier(self) -> Dict[str, Any]:
+        return {"ok": True, "world_size": self.communicator.barrier(tag=77).world_size}
 
     def values(self) -> Dict[str, Any]:
         return {"ok": True, "values": numpy.unique(self.array).tolist()}

@@ -26,6 +26,7 @@ The shared library is loaded at the first use, not at the import: from the file 
 
 from __future__ import annotations
 
+from . import diloco
 from ._errors import (
     InternalError,
     InvalidArgumentError,
@@ -106,5 +107,6 @@ __all__ = [
     "TopologyOptimizationFailedError",
     "UpdateTopologyFailedError",
     "build_info",
+    "diloco",
     "library_path",
 ]

@@ -142,10 +142,55 @@ ffi.cdef(
                                                   const pcclReduceOptions_t *, pcclReduceInfo_t *, int);
     pcclResult_t pcclFreeErrorFeedback(const pcclComm_t *, uint64_t);
 
+    typedef struct { size_t struct_size; uint64_t tag; size_t count; pcclDataType_t datatype; pcclRedOp_t op;
+                     uint32_t world_size; uint32_t root;
+                     const pcclReduceOptions_t *options; } pcclCollectiveDescriptor_t;
+    pcclResult_t pcclGetRank(const pcclComm_t *, uint32_t *, uint32_t *);
+    pcclResult_t pcclAllGather(const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *,
+                               pcclReduceInfo_t *);
+    pcclResult_t pcclAllGatherAsync(const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *,
+                                    pcclAsyncReduceOp_t *);
+    pcclResult_t pcclReduceScatter(const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *,
+                                   pcclReduceInfo_t *);
+    pcclResult_t pcclReduceScatterAsync(const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *,
+                                        pcclAsyncReduceOp_t *);
+    pcclResult_t pcclBroadcast(void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *, pcclReduceInfo_t *);
+    pcclResult_t pcclBroadcastAsync(void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *,
+                                    pcclAsyncReduceOp_t *);
+    pcclResult_t pcclBarrier(uint64_t, const pcclComm_t *, pcclReduceInfo_t *);
+
     typedef struct { size_t struct_size; const bool *unchanged; } pcclSyncOptions_t;
     pcclResult_t pcclSynchronizeSharedStateWithOptions(const pcclComm_t *, pcclSharedState_t *,
                                                        pcclSharedStateSyncStrategy_t, const pcclSyncOptions_t *,
                                                        pcclSharedStateSyncInfo_t *);
+
+    typedef struct pcclDiLoCo_t pcclDiLoCo_t;
+    typedef enum { pcclDiLoCoSynchronous = 0, pcclDiLoCoDelayed = 1, pcclDiLoCoStreaming = 2 } pcclDiLoCoMode_t;
+    typedef enum { pcclOuterNesterov = 0, pcclOuterMomentum = 1, pcclOuterDescent = 2 } pcclOuterRule_t;
+    typedef struct { const char *name; void *data; size_t count; pcclDataType_t datatype;
+                     uint32_t fragment; } pcclDiLoCoTensor_t;
+    typedef struct { size_t struct_size; pcclDiLoCoMode_t mode; uint32_t sync_every; uint32_t fragments;
+                     uint32_t overlap; float mixing; float staleness_penalty; pcclOuterRule_t rule;
+                     float learning_rate; float momentum; float momentum_limit; pcclCodec_t codec;
+                     uint32_t block_elements; pcclRounding_t rounding; uint32_t error_feedback;
+                     uint32_t minimum_peers; uint32_t check_every; double patience_seconds; uint64_t first_tag;
+                     uint32_t returns; uint32_t reserved; } pcclDiLoCoOptions_t;
+    typedef struct { uint64_t round; uint32_t fragment; uint32_t world_size; uint64_t tx_bytes; uint64_t rx_bytes;
+                     double seconds_waited; } pcclDiLoCoRound_t;
+    typedef struct { uint64_t round; uint64_t parameter_count; uint32_t fragment_count;
+                     char parameters_hash[36]; } pcclDiLoCoInfo_t;
+    pcclResult_t pcclDiLoCoCreate(const pcclComm_t *, const pcclDiLoCoTensor_t *, size_t, const pcclDiLoCoOptions_t *,
+                                  pcclDiLoCo_t **);
+    pcclResult_t pcclDiLoCoBegin(pcclDiLoCo_t *);
+    pcclResult_t pcclDiLoCoStep(pcclDiLoCo_t *, float, pcclDiLoCoRound_t *, size_t, size_t *);
+    pcclResult_t pcclDiLoCoTouchesNext(const pcclDiLoCo_t *, uint32_t, bool *);
+    pcclResult_t pcclDiLoCoFragmentOf(const pcclDiLoCo_t *, const char *, uint32_t *);
+    pcclResult_t pcclDiLoCoEnd(pcclDiLoCo_t *, pcclDiLoCoRound_t *, size_t, size_t *);
+    pcclResult_t pcclDiLoCoGetInfo(const pcclDiLoCo_t *, pcclDiLoCoInfo_t *);
+    pcclResult_t pcclDiLoCoGetSharedState(pcclDiLoCo_t *, pcclSharedState_t *);
+    pcclResult_t pcclDiLoCoRestore(pcclDiLoCo_t *, uint64_t);
+    pcclResult_t pcclDiLoCoLoad(pcclDiLoCo_t *, const char *);
+    pcclResult_t pcclDiLoCoDestroy(pcclDiLoCo_t *);
 
     typedef struct pcclSnapshot_t pcclSnapshot_t;
     typedef struct { const uint64_t *extents; size_t rank; } pcclShape_t;

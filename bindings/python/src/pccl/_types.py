@@ -174,6 +174,24 @@ class Codec:
     """How many values share a scale: 32, 64, 128 or 256. None: as many as suit the format."""
     rounding: Rounding = Rounding.NEAREST
 
+    @classmethod
+    def parse(cls, text: str) -> Codec:
+        """The codec of a text as the command line tool takes it: ``"int4"``, ``"e3m0-e8m0/64"``,
+        ``"min-max8+stochastic"``. ValueError, which lists the formats, if there is none."""
+        name, plus, how = text.partition("+")
+        name, slash, block = name.partition("/")
+        formats = {_format_name(format): format for format in CodecFormat}
+        if name not in formats or (plus and how != "stochastic") or (slash and block not in ("32", "64", "128", "256")):
+            raise ValueError(f"{text!r} is no codec; formats are {', '.join(formats)}, then maybe /64 and +stochastic")
+        rounding = Rounding.STOCHASTIC if plus else Rounding.NEAREST
+        return cls(formats[name], int(block) if slash else None, rounding)
+
+
+def _format_name(format: CodecFormat) -> str:
+    words = format.name.lower().split("_")
+    # As in min-max8.
+    return "-".join(words[:-2] + ["".join(words[-2:])]) if words[-1].isdigit() else "-".join(words)
+
 
 class Attribute(enum.IntEnum):
     """What :meth:`Communicator.get_attribute` can be asked. Only admitted peers count."""

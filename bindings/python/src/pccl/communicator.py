@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import Any, Deque, List, Optional, Sequence, Tuple, Type, Union
 
 from ._address import Address, describe_address, resolve_address, split_address
+from ._arguments import INT_MAX, UINT32_MAX, UINT64_MAX, checked_integer
 from ._buffers import Region, region_of
+from ._collectives import BlockRequest, Collectives
 from ._errors import InternalError, InvalidUsageError, MasterConnectionFailedError, PCCLError, check, error
 from ._lifetime import Lifetime
 from ._native import ffi, initialized_library, require_extension
@@ -37,10 +39,6 @@ from ._types import (
 
 __all__ = ["AsyncReduceHandle", "Communicator"]
 
-_UINT32_MAX = 2**32 - 1
-_UINT64_MAX = 2**64 - 1
-_INT_MAX = 2**31 - 1
-
 # The library keeps up to 256 parts of an operation that was interrupted, however often, and reduces what lies between
 # them: 513 parts at most.
 _PARTS_AT_MOST = 1024
@@ -48,7 +46,7 @@ _PARTS_AT_MOST = 1024
 _ON_LOSS_USUAL = 3
 
 
-class Communicator:
+class Communicator(Collectives):
     """This process as a peer of a run.
 
     Args:
@@ -81,9 +79,9 @@ class Communicator:
         self._address = describe_address(*split_address(address))
         parameters = ffi.new("pcclCommCreateParams_t *")
         parameters.master_address = resolve_address(address)[0]
-        parameters.peer_group = _checked_integer(peer_group, "peer_group", 0, _UINT32_MAX)
-        parameters.p2p_connection_pool_size = _checked_integer(
-            p2p_connection_pool_size, "p2p_connection_pool_size", 0, _UINT32_MAX
+        parameters.peer_group = checked_integer(peer_group, "peer_group", 0, UINT32_MAX)
+        parameters.p2p_connection_pool_size = checked_integer(
+            p2p_connection_pool_size, "p2p_connection_pool_size", 0, UINT32_MAX
         )
         self._library = initialized_library()
         created = ffi.new("pcclComm_t **")
@@ -106,7 +104,7 @@ class Communicator:
             MasterConnectionFailedError: the last attempt failed too. ``connect()`` may be called again.
             InvalidUsageError: connected already.
         """
-        _checked_integer(attempts, "attempts", 1, _INT_MAX)
+        checked_integer(attempts, "attempts", 1, INT_MAX)
         if not interval >= 0:
             raise ValueError(f"interval is {interval!r}; expected seconds, 0 or more")
         for attempt in range(1, attempts + 1):
@@ -293,6 +291,9 @@ class Communicator:
         check(code, function, f"tag {tag}, {self._subject}")
         return AsyncReduceHandle(self, _Operation(native, request, OnLoss(on_loss)))
 
+    def _handle(self, native: Any, request: BlockRequest) -> AsyncReduceHandle:
+        return AsyncReduceHandle(self, _Operation(native, request, OnLoss.ABORT))
+
     def all_reduce_multiple_with_retry(
         self,
         operands: Sequence[ReduceOperand],
@@ -329,7 +330,7 @@ class Communicator:
         """
         if not operands:
             raise ValueError("operands is empty")
-        _checked_integer(max_in_flight, "max_in_flight", 1, _INT_MAX)
+        checked_integer(max_in_flight, "max_in_flight", 1, INT_MAX)
         requests: List[_Request] = []
         for index, operand in enumerate(operands):
             tag = index if operand.tag is None else operand.tag
@@ -382,7 +383,7 @@ class Communicator:
             NotImplementedError: the library that ``PCCL_LIBRARY`` names has no error feedback.
         """
         require_extension(self._library, "error feedback")
-        _checked_integer(tag, "tag", 0, _UINT64_MAX)
+        checked_integer(tag, "tag", 0, UINT64_MAX)
         with self._lifetime.inside() as pointer:
             code = self._library.pcclFreeErrorFeedback(pointer, tag)
         check(code, "pcclFreeErrorFeedback", f"tag {tag}, {self._subject}")
@@ -483,7 +484,7 @@ class Communicator:
         options.error_feedback = bool(error_feedback)
         if codec is not None:
             options.codec = CodecFormat(codec.format)
-            options.block_elements = 0 if codec.block is None else _checked_integer(codec.block, "codec.block", 32, 256)
+            options.block_elements = 0 if codec.block is None else checked_integer(codec.block, "codec.block", 32, 256)
             options.rounding = Rounding(codec.rounding)
         return options
 
@@ -531,7 +532,7 @@ class Communicator:
 
 
 class AsyncReduceHandle:
-    """An all-reduce in flight, made by :meth:`Communicator.all_reduce_async`. It keeps the buffers alive.
+    """A collective in flight, made by :meth:`Communicator.all_reduce_async` and its like. It keeps the buffers alive.
 
     Every handle must be awaited. One that is dropped before gives a ResourceWarning; its buffers then stay alive, and
     in use, until the next join point, the next operation of its tag, or the end of the communicator.
@@ -592,7 +593,7 @@ class AsyncReduceHandle:
         if communicator is None or self._outcome is not None or not communicator._lifetime.is_alive:
             return
         communicator._abandoned.append(self._operation)
-        warnings.warn(f"all-reduce with tag {self.tag} was never awaited", ResourceWarning, 2, source=self)
+        warnings.warn(f"the operation with tag {self.tag} was never awaited", ResourceWarning, 2, source=self)
 
     def __repr__(self) -> str:
         state = "in flight" if self._outcome is None else "ended"
@@ -639,7 +640,7 @@ class _Request:
             source,
             target,
             ReduceOp(op),
-            _checked_integer(tag, f"{place}tag", 0, _UINT64_MAX),
+            checked_integer(tag, f"{place}tag", 0, UINT64_MAX),
             quantization,
             DistributionHint(distribution_hint),
         )
@@ -665,7 +666,7 @@ class _Operation:
     """An operation in flight, as the library knows it, and the buffers that it uses."""
 
     native: Any
-    request: _Request
+    request: Union[_Request, BlockRequest]
     on_loss: OnLoss
 
 
@@ -675,8 +676,9 @@ class _Parts:
     Only ``OnLoss.RESUME`` makes several; all others need no room. A result has at most as many as it has elements.
     """
 
-    def __init__(self, on_loss: OnLoss, request: _Request) -> None:
-        self.capacity = min(request.recv.count, _PARTS_AT_MOST) if on_loss is OnLoss.RESUME else 0
+    def __init__(self, on_loss: OnLoss, request: Union[_Request, BlockRequest]) -> None:
+        resumes = on_loss is OnLoss.RESUME and isinstance(request, _Request)
+        self.capacity = min(request.recv.count, _PARTS_AT_MOST) if resumes else 0  # type: ignore[union-attr]
         self.array = ffi.new("pcclReducePart_t[]", self.capacity) if self.capacity else ffi.NULL
         self.count = ffi.new("size_t *")
 
@@ -700,12 +702,3 @@ def _reduce_info(info: Any, parts: Optional[_Parts] = None) -> ReduceInfo:
     return ReduceInfo(
         int(info.local_world_size), int(info.tx_bytes), int(info.rx_bytes), () if parts is None else parts.told()
     )
-
-
-def _checked_integer(value: int, name: str, least: int, most: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} is {value!r}; expected an integer")
-    number = value.__index__()
-    if not least <= number <= most:
-        raise ValueError(f"{name} is {number}; expected {least} to {most}")
-    return number

@@ -1,0 +1,497 @@
+import Glibc
+import PCCLBase
+import PCCLCompute
+import PCCLTransport
+
+/// Training in which peers take many steps by themselves between two that they take together (Douillard and others, DiLoCo,
+/// arXiv 2311.08105), and come and go meanwhile.
+///
+/// Every peer has the same outer parameters and the same momentum, in float32, bit for bit. Its model is trained by an inner
+/// optimiser that this does not know. Every so many steps peers average how far they have come, take an outer step with
+/// that, and go on from the new outer parameters.
+///
+///     let diloco = try DiLoCo(communicator, tensors, .init(syncEvery: 100))
+///     try diloco.begin()
+///     for _ in 0..<steps {
+///         trainOneStep()
+///         try diloco.step()
+///     }
+///     try diloco.end()
+///
+/// Membership is its business alone: no other membership call, and no other synchronisation of shared state, may be made on
+/// this communicator between `begin` and `end`. A newcomer waits in `begin` until the others have come to the end of a
+/// round, and gets their outer state before its first inner step. A peer that leaves, or dies, is missing in the next
+/// average, which is that of those who are left. A peer that was cut off comes back as a newcomer.
+///
+/// Not to be called by two threads at once. `begin`, `step` and `end` block.
+public final class DiLoCo {
+    private let communicator: Communicator
+    private let configuration: Configuration
+    private let schedule: RoundSchedule
+    private let fragments: [Fragment]
+    /// What all members count alike, a part of what they share.
+    private let progress: UnsafeMutableBufferPointer<UInt64>
+    private enum Count: Int, CaseIterable {
+        case outerSteps
+        case boundaries
+        /// Whether those who meet at a boundary launch the first fragment next.
+        case launchFollows
+    }
+
+    private var stepNumber = 0
+    private var isBegun = false
+    /// Until the members' state is held: none that others go by.
+    private var isNewcomer = true
+    private var revision: UInt64 = 0
+    /// Of the last thing that all members did together.
+    private var worldSize = 0
+    private var returnsInVain = 0
+    private var rounds: [RoundInfo] = []
+
+    /// What this peer's next contribution counts, relative to that of others; by `step(weight:)`.
+    private var weight: Float = 1
+
+    /// The outer parameters are those that the tensors hold now, until `begin`. Throws `.invalidArgument` for tensors and
+    /// configurations that cannot be, `.internalError` when there is no memory: 12 bytes for a parameter, 4 more with
+    /// momentum and 4 with a staleness penalty; error feedback takes 8.
+    public init(
+        _ communicator: Communicator, _ tensors: [Tensor], _ configuration: Configuration
+    ) throws(PCCLError) {
+        try configuration.validate(tensorCount: tensors.count)
+        try DiLoCo.validate(tensors)
+        self.communicator = communicator
+        self.configuration = configuration
+        schedule = RoundSchedule(
+            syncEvery: configuration.syncEvery, fragmentCount: configuration.fragmentCount,
+            overlap: configuration.overlap)
+        var fragments: [Fragment] = []
+        for part in try Fragment.deal(tensors, into: configuration.fragmentCount) {
+            fragments.append(
+                try Fragment(
+                    part, hasMomentum: configuration.optimizer.hasMomentum, hasBase: configuration.stalenessPenalty > 0))
+        }
+        self.fragments = fragments
+        progress = .allocate(capacity: Count.allCases.count)
+        progress.initialize(repeating: 0)
+    }
+
+    deinit { progress.deallocate() }
+
+    private static func validate(_ tensors: [Tensor]) throws(PCCLError) {
+        guard !tensors.isEmpty else { throw PCCLError(.invalidArgument, "there are no parameters") }
+        var names: Set<String> = []
+        for tensor in tensors {
+            guard names.insert(tensor.name).inserted else {
+                throw PCCLError(.invalidArgument, "two tensors have the name \"\(tensor.name)\"")
+            }
+            guard tensor.count > 0, tensor.type.isFloat else {
+                throw PCCLError(
+                    .invalidArgument, "\"\(tensor.name)\": \(tensor.count) × \(tensor.type); parameters are floats, one at least")
+            }
+            _ = try Span(UnsafeRawPointer(tensor.memory), count: tensor.count, tensor.type)
+        }
+    }
+
+    // MARK: what is known
+
+    /// How many rounds are done, since the beginning of the run: outer steps of all parameters.
+    public var round: UInt64 { progress[Count.outerSteps.rawValue] / UInt64(fragments.count) }
+
+    public var fragmentCount: Int { fragments.count }
+
+    /// The number of parameters.
+    public var parameterCount: Int { fragments.reduce(0) { $0 + $1.count } }
+
+    /// Of which fragment a tensor is; nil if there is none of this name.
+    public func fragment(of name: String) -> Int? {
+        fragments.firstIndex { $0.tensors.contains { $0.name == name } }
+    }
+
+    /// A hash of the outer parameters, in 32 hexadecimal digits: the same at all peers that have done the same rounds.
+    public var parametersHash: String {
+        let bytes = fragments.map { UnsafeRawBufferPointer(start: $0.outer, count: 4 * $0.count) }
+        let hashes = zip(bytes, ContentHash.ofChunks(of: bytes)).map { bytes, chunks in
+            ContentHash(ofChunks: chunks, byteCount: bytes.count).description
+        }
+        guard hashes.count > 1 else { return hashes[0] }
+        return Array(hashes.joined().utf8).withUnsafeBytes { ContentHash($0) }.description
+    }
+
+    /// What all peers hold alike, to be saved, or to be loaded before `begin`: the memory is this object's, and is written
+    /// in `begin`, `step` and `end`. Its revision counts synchronisations.
+    public var sharedState: SharedState {
+        let counts = SharedState.Entry("diloco/progress", progress)
+        return SharedState(revision: revision, fragments.flatMap { $0.entries() } + [counts])
+    }
+
+    /// Reads a snapshot of `sharedState` and makes it the model's parameters. Not between `begin` and `end`. Throws what
+    /// `SharedState.load` throws.
+    public func load(from path: String) throws(PCCLError) {
+        try requireNotBegun()
+        var state = sharedState
+        try state.load(from: path)
+        try restore(revision: state.revision)
+    }
+
+    /// Takes over what was written to the memory of `sharedState`, and makes it the model's parameters. Throws
+    /// `.invalidUsage` between `begin` and `end`.
+    public func restore(revision: UInt64) throws(PCCLError) {
+        try requireNotBegun()
+        self.revision = revision
+        adopt()
+    }
+
+    private func requireNotBegun() throws(PCCLError) {
+        guard !isBegun else { throw PCCLError(.invalidUsage, "parameters are in use: load them before `begin`") }
+    }
+
+    // MARK: the training loop
+
+    /// Connects, unless that was done, waits until there are enough peers, and gets what they hold; its own parameters are
+    /// everybody's if the run has none yet and nobody else's are chosen. Throws what `Communicator.connect` throws;
+    /// `.tooFewPeers` when the patience is over; `.invalidUsage` when begun, or when peers have other tensors or another
+    /// configuration.
+    public func begin() throws(PCCLError) {
+        guard !isBegun else { throw PCCLError(.invalidUsage, "begun already") }
+        isNewcomer = true
+        stepNumber = 0
+        do throws(Setback) {
+            if !communicator.isConnected { try connect() }
+            try settle()
+            isBegun = true
+            try launchIfDue()
+        } catch {
+            try comeBack(after: error)
+            isBegun = true
+        }
+    }
+
+    /// To be called after each inner step. `weight` is what the next contribution of this peer counts: it is to be relative
+    /// to that of others, near 1, as tokens seen divided by the tokens that peers usually see; all of them count the same if
+    /// nobody says anything.
+    ///
+    /// Returns the outer steps that were done. Throws `.invalidUsage` when not begun, or when peers do not fit together;
+    /// `.invalidArgument` when their configurations differ; `.tooFewPeers` when the patience is over; `.masterConnectionFailed`
+    /// when this peer is out of the run, and could not come back.
+    @discardableResult
+    public func step(weight: Float = 1) throws(PCCLError) -> [RoundInfo] {
+        guard isBegun else { throw PCCLError(.invalidUsage, "a step before `begin`") }
+        guard weight >= 0, weight.isFinite else { throw PCCLError(.invalidArgument, "a weight of \(weight)") }
+        self.weight = weight
+        rounds = []
+        stepNumber += 1
+        for fragment in fragments { fragment.steps += 1 }
+        do throws(Setback) { try advance() } catch { try comeBack(after: error) }
+        return rounds
+    }
+
+    /// Whether the next `step` reads or writes the tensors of a fragment.
+    public func touchesNext(fragment: Int) -> Bool {
+        let next = stepNumber + 1
+        // At a boundary newcomers may bring what was to come later.
+        if schedule.isBoundary(next) || fragments[fragment].flight.map({ $0.due <= next }) ?? false { return true }
+        return schedule.launches(atStep: next).contains(fragment)
+    }
+
+    /// Takes in what is on its way. The model's parameters are the outer ones then: what was found since the last launch is
+    /// dropped, so the best moment is the end of a round. The communicator stays connected: others wait for this peer until
+    /// it is destroyed, or they end too.
+    @discardableResult
+    public func end() throws(PCCLError) -> [RoundInfo] {
+        guard isBegun else { throw PCCLError(.invalidUsage, "not begun") }
+        isBegun = false
+        rounds = []
+        do throws(Setback) { try drain() } catch { release() }
+        adopt()
+        return rounds
+    }
+
+    private func advance() throws(Setback) {
+        let launches = schedule.launches(atStep: stepNumber)
+        let due = inLaunchOrder { $0.due <= stepNumber }
+        for index in due { try receive(index) }
+        // A fragment that is taken in and launched at once: what this peer has found is measured from the parameters that it
+        // began with, which are replaced next.
+        if schedule.overlap > 0 { for index in launches { contribute(index) } }
+        for index in due { apply(index) }
+        if schedule.overlap == 0 {
+            for index in launches {
+                contribute(index)
+                try launch(index)
+                try receive(index)
+                apply(index)
+            }
+        }
+        if schedule.isBoundary(stepNumber) { try meet() }
+        if schedule.overlap > 0 { for index in launches { try launch(index) } }
+    }
+
+    // MARK: outer steps
+
+    private func contribute(_ index: Int) {
+        if !fragments[index].contribute(weight: weight) {
+            Log.write(.warning, "the parameters of fragment \(index) are no numbers: this peer contributes nothing")
+        }
+    }
+
+    private func launch(_ index: Int) throws(Setback) {
+        fragments[index].flight = Fragment.Flight(handle: nil, due: stepNumber + schedule.overlap)
+        try start(index)
+    }
+
+    /// Without a handle this peer is alone with it.
+    private func start(_ index: Int) throws(Setback) {
+        let operand = fragments[index].operand(tag: configuration.firstTag + UInt64(index), configuration)
+        fragments[index].flight?.handle = nil
+        do throws(PCCLError) {
+            fragments[index].flight?.handle = try communicator.allReduceAsync(operand, onLoss: .resumeWhole)
+        } catch {
+            guard error.code == .tooFewPeers else { throw setback(error) }
+        }
+    }
+
+    /// In the order of their launch, which is that of all peers.
+    private func inLaunchOrder(where isWanted: (Fragment.Flight) -> Bool) -> [Int] {
+        fragments.indices.filter { fragments[$0].flight.map(isWanted) ?? false }
+            .sorted { (fragments[$0].flight?.due ?? 0, $0) < (fragments[$1].flight?.due ?? 0, $1) }
+    }
+
+    /// Everything that is on its way, now.
+    private func drain() throws(Setback) {
+        for index in inLaunchOrder(where: { _ in true }) {
+            try receive(index)
+            apply(index)
+        }
+    }
+
+    private func receive(_ index: Int) throws(Setback) {
+        let began = EventLoop.now
+        var info = ReduceInfo(worldSize: 1, sentBytes: 0, receivedBytes: 0)
+        while let handle = fragments[index].flight?.handle {
+            do throws(PCCLError) {
+                let made = try handle.wait()
+                info.worldSize = made.worldSize
+                info.sentBytes += made.sentBytes
+                info.receivedBytes += made.receivedBytes
+                break
+            } catch {
+                guard error.code == .rankConnectionLost || error.code == .tooFewPeers else { throw setback(error) }
+                try start(index)
+            }
+        }
+        if fragments[index].flight?.handle == nil { fragments[index].averageAlone() }
+        fragments[index].flight = nil
+        worldSize = info.worldSize
+        rounds.append(
+            RoundInfo(
+                round: 0, fragment: index, worldSize: info.worldSize, sentBytes: info.sentBytes,
+                receivedBytes: info.receivedBytes, secondsWaited: (EventLoop.now - began).seconds))
+    }
+
+    private func apply(_ index: Int) {
+        fragments[index].step(configuration.optimizer, stalenessPenalty: configuration.stalenessPenalty)
+        fragments[index].merge(mixing: configuration.mixing)
+        returnsInVain = 0
+        progress[Count.outerSteps.rawValue] += 1
+        if let place = rounds.lastIndex(where: { $0.fragment == index }) { rounds[place].round = round }
+    }
+
+    /// The model's parameters are the outer ones.
+    private func adopt() {
+        for fragment in fragments {
+            fragment.merge(mixing: 0)
+            fragment.steps = 0
+        }
+    }
+
+    // MARK: meeting
+
+    /// What ends the present step.
+    private enum Setback: Error {
+        /// This peer is no member any more.
+        case departed(PCCLError)
+        case failed(PCCLError)
+    }
+
+    private func setback(_ error: PCCLError) -> Setback {
+        let isMismatch = error.code == .invalidArgument
+        return communicator.isConnected || isMismatch ? .failed(error) : .departed(error)
+    }
+
+    /// A boundary: whoever waits is let in, and all hold the same afterwards.
+    ///
+    /// Whether there is anything to do is decided by what all members know alike: an answer that they get together, and the
+    /// outcome of the last outer step.
+    private func meet() throws(Setback) {
+        progress[Count.boundaries.rawValue] += 1
+        let boundaries = progress[Count.boundaries.rawValue]
+        let isCheckDue = configuration.checkEvery > 0 && boundaries % UInt64(configuration.checkEvery) == 0
+        let isLonely = worldSize < configuration.minimumPeers
+        let arePending = try jointly { () throws(PCCLError) in try communicator.arePeersPending() } ?? false
+        guard arePending || isLonely || isCheckDue else { return }
+        try drain()
+        progress[Count.launchFollows.rawValue] = schedule.overlap > 0 ? 1 : 0
+        if arePending { _ = try jointly { () throws(PCCLError) in try communicator.updateTopology() } }
+        try settle()
+    }
+
+    /// For those who have met, old members and new ones: until they are enough, and hold the same.
+    private func settle() throws(Setback) {
+        let began = EventLoop.now
+        while true {
+            let standings = try compareStandings()
+            worldSize = standings.count
+            if worldSize >= configuration.minimumPeers {
+                if try synchronize(standings) { return }
+                continue
+            }
+            let arePending = try jointly { () throws(PCCLError) in try communicator.arePeersPending() }
+            if arePending ?? false {
+                _ = try jointly { () throws(PCCLError) in try communicator.updateTopology() }
+                continue
+            }
+            if configuration.patienceSeconds > 0, (EventLoop.now - began).seconds > configuration.patienceSeconds {
+                throw .failed(
+                    PCCLError(
+                        .tooFewPeers,
+                        "\(worldSize) of \(configuration.minimumPeers) peers after \(configuration.patienceSeconds) s"))
+            }
+            usleep(20_000)
+        }
+    }
+
+    /// How far a peer has come.
+    private struct Standing {
+        var isMember: Bool
+        var outerSteps: UInt64
+        var revision: UInt64
+        static let words = 3
+    }
+
+    /// Those of all members, in the order of ranks: so many as all of them see.
+    private func compareStandings() throws(Setback) -> [Standing] {
+        let tag = configuration.firstTag + UInt64(fragments.count)
+        while true {
+            let own: [UInt64] = [isNewcomer ? 0 : 1, progress[Count.outerSteps.rawValue], revision]
+            do throws(PCCLError) {
+                let worldSize = try communicator.requireView().worldSize
+                guard worldSize > 1 else { return [DiLoCo.standing(own[...])] }
+                var all = [UInt64](repeating: 0, count: worldSize * Standing.words)
+                let outcome = own.withUnsafeBufferPointer { own in
+                    all.withUnsafeMutableBufferPointer { all in
+                        Result { () throws(PCCLError) in try communicator.allGather(own, into: all, tag: tag) }
+                    }
+                }
+                _ = try outcome.get()
+                return stride(from: 0, to: all.count, by: Standing.words).map {
+                    DiLoCo.standing(all[$0..<$0 + Standing.words])
+                }
+            } catch {
+                guard error.code == .rankConnectionLost || error.code == .tooFewPeers else { throw setback(error) }
+            }
+        }
+    }
+
+    private static func standing(_ words: ArraySlice<UInt64>) -> Standing {
+        let words = Array(words)
+        return Standing(isMember: words[0] != 0, outerSteps: words[1], revision: words[2])
+    }
+
+    /// All hold what the members do; where there are none, what the one does that has come furthest. False if all are gone
+    /// that had it.
+    private func synchronize(_ standings: [Standing]) throws(Setback) -> Bool {
+        let last = standings.filter(\.isMember).map(\.revision).max()
+        let furthest = standings.map(\.outerSteps).max() ?? 0
+        var state = sharedState
+        var strategy = SharedStateStrategy.enforcePopular
+        if let last {
+            // Of newcomers nobody asks what they hold.
+            state.revision = isNewcomer ? last : last + 1
+        } else {
+            state.revision = (standings.map(\.revision).max() ?? 0) + 1
+            if standings.contains(where: { $0.outerSteps != furthest }) {
+                strategy = progress[Count.outerSteps.rawValue] == furthest ? .sendOnly : .receiveOnly
+            }
+        }
+        do throws(PCCLError) {
+            let info = try communicator.synchronize(&state, strategy)
+            revision = state.revision
+            if info.receivedBytes > 0 {
+                if !isNewcomer {
+                    Log.write(.warning, "this peer held other outer parameters than most: it has got theirs")
+                }
+                adopt()
+            }
+            isNewcomer = false
+            return true
+        } catch {
+            guard error.code == .noSharedStateAvailable else { throw setback(error) }
+            return false
+        }
+    }
+
+    /// After meeting others outside of a boundary: they launch the first fragment, and so does this peer.
+    private func launchIfDue() throws(Setback) {
+        guard progress[Count.launchFollows.rawValue] == 1, schedule.overlap > 0 else { return }
+        contribute(0)
+        try launch(0)
+    }
+
+    /// Nil while the master is away: members go on without it, and meet newcomers another time.
+    private func jointly<T>(_ call: () throws(PCCLError) -> T) throws(Setback) -> T? {
+        do throws(PCCLError) { return try call() } catch {
+            guard communicator.isConnected else { throw setback(error) }
+            Log.write(.info, "no peer can join at this moment: \(error.reason)")
+            return nil
+        }
+    }
+
+    // MARK: coming back
+
+    private func connect() throws(Setback) {
+        do throws(PCCLError) { try communicator.connect() } catch { throw .failed(error) }
+    }
+
+    /// Operations that were in flight have ended; nobody has use for their outcome.
+    private func release() {
+        for fragment in fragments {
+            _ = fragment.flight?.handle?.result()
+            fragment.flight = nil
+        }
+    }
+
+    /// As a newcomer, which keeps what it has found if the others have not gone on.
+    private func comeBack(after setback: Setback) throws(PCCLError) {
+        var setback = setback
+        while true {
+            guard case .departed(let reason) = setback else {
+                if case .failed(let error) = setback { throw error }
+                return
+            }
+            release()
+            returnsInVain += 1
+            guard returnsInVain <= configuration.returns else { throw reason }
+            Log.write(.warning, "this peer is out of the run, and comes back: \(reason.reason)")
+            isNewcomer = true
+            stepNumber = 0
+            do throws(Setback) {
+                try reconnect()
+                try settle()
+                try launchIfDue()
+                return
+            } catch { setback = error }
+        }
+    }
+
+    /// The master may be about to start again.
+    private func reconnect() throws(Setback) {
+        var pause: UInt32 = 50_000
+        for attempt in 1... {
+            do throws(PCCLError) { return try communicator.connect() } catch {
+                guard error.code == .masterConnectionFailed, attempt < 12 else { throw .failed(error) }
+            }
+            usleep(pause)
+            pause = min(2 * pause, 5_000_000)
+        }
+    }
+}

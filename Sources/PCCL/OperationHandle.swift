@@ -1,0 +1,74 @@
+import PCCLMembership
+import PCCLSession
+import PCCLTransport
+
+/// A collective in flight. Its tag is free again once the outcome was taken by `wait`.
+public final class OperationHandle: Sendable {
+    public let tag: UInt64
+    /// Of elements: of the buffer that all blocks fit into, where the collective has a block for each member.
+    public let count: Int
+    private let completion: PeerSession.OperationCompletion
+    private weak let owner: Communicator?
+
+    init(tag: UInt64, count: Int, _ completion: PeerSession.OperationCompletion, owner: Communicator) {
+        self.tag = tag
+        self.count = count
+        self.completion = completion
+        self.owner = owner
+    }
+
+    /// Blocks until the outcome is known. Several threads may wait; all get the same outcome, also later.
+    ///
+    /// Throws `.rankConnectionLost` after the loss of a member, unless all members launched it with a policy to resume and
+    /// two of them are left: the input is whole, the attributes are new, the call may be repeated. `.invalidArgument` when
+    /// members called with different counts, types, operations or codecs; the reason names both. `.invalidUsage` when
+    /// members wait for each other in different calls; the reason says who. `.masterConnectionFailed` when nobody can say any
+    /// more whether the others succeeded, or this peer was declared lost. `.internalError` when no memory was left for it:
+    /// this peer has left the run, its input is whole, and it may connect again.
+    public func wait() throws(PCCLError) -> ReduceInfo { try result(completion.wait()).info() }
+
+    /// The same for code that may not block its thread.
+    public func outcome() async throws(PCCLError) -> ReduceInfo { try result(await completion.outcome()).info() }
+
+    /// Whether `wait` would return at once.
+    public var isDone: Bool { completion.current != nil }
+
+    struct Result {
+        var error: PCCLError?
+        var worldSize = 0
+        var parts: [ResultPart] = []
+        var sentBytes: UInt64
+        var receivedBytes: UInt64
+        var resumptions: Int
+
+        func info() throws(PCCLError) -> ReduceInfo {
+            if let error { throw error }
+            return ReduceInfo(
+                worldSize: worldSize, sentBytes: sentBytes, receivedBytes: receivedBytes, parts: parts,
+                resumptions: resumptions)
+        }
+    }
+
+    func result() -> Result { result(completion.wait()) }
+
+    private func result(_ outcome: PeerSession.OperationResult) -> Result {
+        owner?.forget(self)
+        var result = Result(
+            sentBytes: outcome.traffic.sentBytes, receivedBytes: outcome.traffic.receivedBytes,
+            resumptions: outcome.resumptions)
+        switch outcome.outcome {
+        case .success(let worldSize, let parts): (result.worldSize, result.parts) = (worldSize, parts)
+        case .memberLost:
+            result.error = PCCLError(.rankConnectionLost, "a member was lost during the operation with tag \(tag)")
+        case .mismatch(let text): result.error = PCCLError(.invalidArgument, "the members' calls differ: \(text)")
+        case .misuse(let text): result.error = PCCLError(.invalidUsage, text)
+        case .tooFewPeers: result.error = PCCLError(.tooFewPeers, "this peer is the only member of its group")
+        case .notConnected: result.error = PCCLError(.invalidUsage, "not connected")
+        case .tagInUse: result.error = PCCLError(.invalidArgument, "tag \(tag) is in flight")
+        case .masterLost(let text): result.error = PCCLError(.masterConnectionFailed, text)
+        case .outOfMemory(let text): result.error = PCCLError(.internalError, text)
+        case .destroyed: result.error = PCCLError(.invalidUsage, "the communicator was destroyed")
+        }
+        return result
+    }
+}
