@@ -114,9 +114,14 @@ WIDTH, LAYERS, HEADS, CONTEXT = 96, 4, 4, 64
 BATCH = 4
 TOKENS_PER_STEP = BATCH * CONTEXT
 LEARNING_RATE, WARM_UP_STEPS = 3e-3, 50
-# DiLoCo's usual 0.9 is for runs of hundreds of rounds; in sixty it overshoots. A delayed average is of parameters that
-# have been replaced meanwhile, so its steps overlap anyway, and momentum on top of that diverges.
-OUTER_MOMENTUM = {"synchronous": 0.7, "delayed": 0.0, "streaming": 0.7}
+# DiLoCo's usual momentum of 0.9 is for runs of hundreds of rounds; in forty it overshoots. What arrives a round late is
+# measured from parameters that the round before it has moved already, in about the same direction: with momentum on
+# top of that the loss goes up, so the delayed mode has none.
+OUTER: Dict[str, Dict[str, Any]] = {
+    "synchronous": {"outer_momentum": 0.7},
+    "delayed": {"outer": "descent", "outer_learning_rate": 0.7},
+    "streaming": {"outer_momentum": 0.7},
+}
 
 
 class Block(nn.Module):
@@ -188,11 +193,10 @@ class Peer:
 
     def step(self) -> None:
         """One step of the inner optimizer; DiLoCo does its part in here."""
-        # Counted before: a round that ends with this step contains it.
-        self.steps += 1
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.warm_up.step()
+        self.steps += 1
 
     def validate(self, parameters: Dict[str, torch.Tensor], count: int) -> float:
         """The loss with these parameters on ``count`` windows, always the same."""
@@ -250,25 +254,34 @@ def train_with_diloco(peer: Peer, communicator: pccl.Communicator) -> None:
         mode=options.mode,
         sync_every=options.sync_every,
         codec=options.codec,
-        outer_momentum=OUTER_MOMENTUM[options.mode],
+        **OUTER[options.mode],
     )
 
+    world = 0
+
     def on_round(info: RoundInfo) -> None:
-        peer.sent_bytes += info.sent_bytes
-        peer.tell("round", info.round, outer_parameters(diloco), diloco.parameters_hash(), info.world_size)
+        nonlocal world
+        world = info.world_size
+        peer.sent_bytes += info.tx_bytes
+
+    def tell(event: str) -> None:
+        peer.tell(event, diloco.round, diloco.outer_parameters(), diloco.parameters_hash(), world)
 
     diloco.on_round = on_round
     with diloco:
+        world = communicator.world_size
         # A peer that joins a run has the outer parameters of the others now.
-        peer.tell("begin", diloco.round, outer_parameters(diloco), diloco.parameters_hash(), communicator.world_size)
-        while not peer.is_over(diloco.round):
+        tell("begin")
+        is_over = False
+        while not is_over:
             peer.backward()
             peer.step()
-    peer.tell("end", diloco.round, outer_parameters(diloco), diloco.parameters_hash(), communicator.world_size)
-
-
-def outer_parameters(diloco: DiLoCo) -> Dict[str, torch.Tensor]:
-    return diloco.outer_parameters()
+            # Here members meet those who join: all have the same outer parameters.
+            if peer.steps % options.sync_every == 0:
+                tell("round")
+                is_over = peer.is_over(diloco.round)
+    # What was in flight is part of them now.
+    tell("end")
 
 
 def train_with_every_step(peer: Peer, communicator: Optional[pccl.Communicator]) -> None:
@@ -488,32 +501,35 @@ class Director:
         if not all(process.of("round") for process in living):
             return
         per_round = len(living) * self.options.sync_every * TOKENS_PER_STEP
-        rounds = max(2, math.ceil((self.options.tokens - tokens) / per_round))
-        (self.folder / "end.new").write_text(str(round + rounds))
+        last = round + math.ceil((self.options.tokens - tokens) / per_round)
+        ahead = max(process.lines[-1]["round"] for process in living) + 2
+        (self.folder / "end.new").write_text(str(max(last, ahead)))
         # In one move: a peer never reads half a number.
         (self.folder / "end.new").rename(self.folder / "end")
 
     # What is known
 
     def last_round(self) -> int:
-        return max((line["round"] for process in self.peers.values() for line in process.lines), default=0)
+        """The last one that all living peers have told of."""
+        living = [process for process in self.peers.values() if not process.killed and process.lines]
+        return min((process.lines[-1]["round"] for process in living), default=0)
 
     def tokens_until(self, round: int) -> int:
         """Trained by all peers together; what a peer did after its last round before it was killed is lost."""
         return sum(process.tokens_until(round) for process in self.peers.values())
 
     def loss_at(self, round: int) -> float:
-        for process in self.peers.values():
-            for line in process.lines:
-                if line["round"] == round and line["event"] != "end":
-                    return float(line["loss"])
+        for event in ("round", "begin"):
+            for process in self.peers.values():
+                if round in process.of(event):
+                    return float(process.of(event)[round]["loss"])
         return math.nan
 
     def outcome(self, seconds: float) -> Outcome:
         ends = [line for process in self.peers.values() for line in process.of("end").values()]
         if not ends:
             raise RuntimeError(f"{self.variant}: no peer came to the end")
-        rounds = sorted({line["round"] for process in self.peers.values() for line in process.lines} - {ends[0]["round"]})
+        rounds = sorted({round for process in self.peers.values() for round in process.of("round")})
         worlds: List[int] = []
         for round in rounds:
             world = max((p.of("round")[round]["world"] for p in self.peers.values() if round in p.of("round")), default=0)
@@ -534,13 +550,14 @@ class Director:
     def faults(self) -> List[str]:
         """What must not be."""
         found: List[str] = []
-        seen: Dict[Tuple[bool, int], Tuple[str, float]] = {}
+        seen: Dict[Tuple[str, int], Tuple[str, float]] = {}
         for process in self.peers.values():
             for line in process.lines:
-                # Of the same round there is the same model, whoever holds it and however it came there: the line
+                # After the same round there is the same model, whoever holds it and however it came there: the line
                 # "begin" of a peer that joined is held against the others' "round".
+                event = "round" if line["event"] == "begin" and line["round"] > 0 else line["event"]
                 this = (line["hash"], line["loss"])
-                other = seen.setdefault((line["event"] == "end", line["round"]), this)
+                other = seen.setdefault((event, line["round"]), this)
                 if this[0] != other[0]:
                     found.append(f"{process.name} has other outer parameters than others ({line['event']} {line['round']})")
                 elif abs(this[1] - other[1]) > 1e-5:
@@ -551,10 +568,10 @@ class Director:
             if sum(what.startswith(deed) for _, _, what in self.done) != count:
                 found.append(f"the run was over before all was done that was due ({deed})")
         for process in self.peers.values():
-            begun = process.of("begin")
-            others = [other.of("round") for other in self.peers.values() if other is not process]
-            if min(begun, default=0) > 0 and not any(round in rounds for rounds in others for round in begun):
-                found.append(f"{process.name} joined in round {min(begun)}, which no other peer knows")
+            others = [other for other in self.peers.values() if other is not process]
+            for round in process.of("begin"):
+                if round > 0 and not any(round in other.of("round") for other in others):
+                    found.append(f"{process.name} joined after round {round}, which no other peer has told of")
         return found
 
 
@@ -644,9 +661,10 @@ def run_all(options: argparse.Namespace) -> int:
     for line in wrong:
         print(line)
     streaming = outcomes[Variant("streaming", "e3m0")].sent_bytes
+    hashes = "differ" if any(outcome.faults for outcome in outcomes.values()) else "identical"
     print(
         f"example: {'FAILED' if wrong else 'ok'} variants={len(outcomes)} peers={PEERS} tokens={options.tokens} "
-        f"killed=2 joined=2 streaming=1/{baseline / max(streaming, 1):.0f} hashes={'differ' if wrong else 'identical'} "
+        f"killed=2 joined=2 streaming=1/{baseline / max(streaming, 1):.0f} hashes={hashes} "
         f"plot={options.plot} seconds={time.monotonic() - began:.0f}"
     )
     return 1 if wrong else 0
@@ -664,7 +682,7 @@ def arguments() -> argparse.Namespace:
     all_ = roles.add_parser("all", help="all variants, a plot and a verdict")
 
     peer.add_argument("--master", default="127.0.0.1:48148", help="address of the master")
-    peer.add_argument("--steps", type=int, default=1920, help="steps of the run; who joins late does fewer")
+    peer.add_argument("--steps", type=int, default=1280, help="steps of the run; who joins late does fewer")
     peer.add_argument("--end", type=Path, help="instead: a file that will hold the round after which the run ends")
     peer.add_argument("--founders", type=int, default=0, help="wait for so many peers before the first step")
     peer.add_argument("--seed", type=int, default=1, help="which parts of the text this peer trains with")
@@ -677,7 +695,7 @@ def arguments() -> argparse.Namespace:
     run.add_argument("--churn", action="store_true", help="kill two peers and start two others")
     all_.add_argument("--plot", type=Path, default=root / ".build/example/train-gpt.svg", help="SVG or PNG file")
     for role in (run, all_):
-        role.add_argument("--tokens", type=int, default=1_966_080, help="bytes that all peers together train with")
+        role.add_argument("--tokens", type=int, default=1_310_720, help="bytes that all peers together train with")
         role.add_argument("--output", type=Path, default=root / ".build/example/runs", help="folder for logs")
         role.add_argument("--pccl-master", default=shutil.which("pccl-master") or str(root / "dist/bin/pccl-master"))
     for role in (peer, run, all_):
