@@ -298,7 +298,7 @@ PCCL_EXPORT pcclResult_t pcclBroadcastAsync(void *buffer, const pcclCollectiveDe
 
 /**
  * Waits until all members have called it with this tag: nobody's call returns before with pcclSuccess. When a member is
- * lost that not all others had seen calling, it goes on among those who are left.
+ * lost, those who are left wait for each other; who is left alone gets pcclRankConnectionLost.
  *
  * Results: those of pcclAllGather, as far as they can be of something without buffers.
  */
@@ -474,7 +474,8 @@ typedef struct pcclDiLoCoOptions_t {
     pcclDiLoCoMode_t mode;
     /** Inner steps between two outer steps of the same parameters. Slower peers may have fewer. */
     uint32_t sync_every;
-    /** Streaming: how many fragments, 1 at least; and after how many steps a result is taken in, `sync_every` at most. */
+    /** Streaming: how many fragments, 1 at least; and after how many steps a result is taken in, `sync_every` at most.
+     */
     uint32_t fragments;
     uint32_t overlap;
     /** Streaming: local parameters become mixing * local + (1 - mixing) * outer. 0 to below 1. */
@@ -573,9 +574,8 @@ PCCL_EXPORT pcclResult_t pcclDiLoCoBegin(pcclDiLoCo_t *diloco);
  * Results: those of pcclDiLoCoBegin, but pcclInvalidUsage when not begun. After an error other than of arguments this
  * peer takes no part any more: end it.
  */
-PCCL_EXPORT pcclResult_t pcclDiLoCoStep(pcclDiLoCo_t *diloco, float weight,
-                                        pcclDiLoCoRound_t *PCCL_NULLABLE rounds_out, size_t rounds_capacity,
-                                        size_t *PCCL_NULLABLE round_count_out);
+PCCL_EXPORT pcclResult_t pcclDiLoCoStep(pcclDiLoCo_t *diloco, float weight, pcclDiLoCoRound_t *PCCL_NULLABLE rounds_out,
+                                        size_t rounds_capacity, size_t *PCCL_NULLABLE round_count_out);
 
 /**
  * Whether the next pcclDiLoCoStep reads or writes the tensors of a fragment, which are numbered from 0 here: who keeps

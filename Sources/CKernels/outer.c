@@ -1,7 +1,7 @@
 #include "CKernels.h"
 
-// Bound by memory: what vectors a level would add is lost in the wait for it, so there is one of each. Every product, sum
-// and quotient is rounded by itself, and sums of squares are added up in the order of their lanes: the same bits
+// Bound by memory: what vectors a level would add is lost in the wait for it, so there is one of each. Every product,
+// sum and quotient is rounded by itself, and sums of squares are added up in the order of their lanes: the same bits
 // everywhere.
 #pragma STDC FP_CONTRACT OFF
 

@@ -37,7 +37,7 @@ public struct BlockBuffers: @unchecked Sendable {
 /// Buffers have a block for each member, and ranks name members, of the view that the caller knows. Where a member was lost
 /// that it does not know of yet, they throw `.rankConnectionLost`, as they do when one is lost meanwhile: inputs are whole
 /// then, what was to be received is undefined, the attributes are new, and the call may be repeated with other buffers. None
-/// of them goes on in a smaller view by itself.
+/// of them but the barrier goes on in a smaller view by itself.
 extension Communicator {
     /// Begins to bring everybody's block to everybody, in the order of ranks.
     ///
@@ -106,7 +106,8 @@ extension Communicator {
             tag: tag, send: UnsafeRawPointer(buffer), receive: buffer, onLoss: .abort)
     }
 
-    /// Begins to wait until all members have begun: nobody's handle is done before.
+    /// Begins to wait until all members have begun: nobody's handle is done before. When a member is lost, those who are left
+    /// wait for each other; who is left alone gets `.rankConnectionLost`.
     ///
     /// Throws `.invalidArgument` for a tag that was launched and not awaited, `.invalidUsage` when not connected,
     /// `.tooFewPeers` when alone.
@@ -115,7 +116,7 @@ extension Communicator {
         let nothing = UnsafeMutableRawPointer(bitPattern: -1).unsafelyUnwrapped
         return try launch(
             OperationDescriptor(.barrier, count: 0, type: .uint8, operation: .sum, algorithm: .direct), tag: tag,
-            send: UnsafeRawPointer(nothing), receive: nothing, onLoss: .abort)
+            send: UnsafeRawPointer(nothing), receive: nothing, onLoss: .resumeWhole)
     }
 
     private func check(_ buffers: BlockBuffers, block: Int, all: Int) throws(PCCLError) {
@@ -124,7 +125,8 @@ extension Communicator {
         let receive = try Span(UnsafeRawPointer(buffers.receive), count: buffers.receiveCount, buffers.type)
         let view = try requireOthers()
         guard all % block == 0 else {
-            throw PCCLError(.invalidArgument, "\(all) elements are not blocks of \(block) for \(view.worldSize) members")
+            throw PCCLError(
+                .invalidArgument, "\(all) elements are not blocks of \(block) for \(view.worldSize) members")
         }
         try Communicator.check(meant: all / block, now: view.worldSize)
         let before = view.rank * block * buffers.type.byteCount

@@ -184,6 +184,7 @@ package struct Scenario {
                 lanes[lane].descriptor.algorithm = r.oneIn(2) ? .direct : .oneShot
             default:
                 lanes[lane].descriptor.collective = .barrier
+                lanes[lane].onLoss = r.oneIn(2) ? .resumeWhole : .abort
                 lanes[lane].descriptor.count = 0
             }
         }

@@ -167,7 +167,8 @@ package struct Entry: Hashable, Sendable {
             throw .unknownValue(field: "algorithm", value: UInt64(algorithm))
         }
         descriptor = OperationDescriptor(
-            collective, count: count, type: type, operation: operation, algorithm: algorithm, codec: try Entry.codec(&r),
+            collective, count: count, type: type, operation: operation, algorithm: algorithm,
+            codec: try Entry.codec(&r),
             worldSize: worldSize)
         windowBytes = try r.read()
         try r.finish()

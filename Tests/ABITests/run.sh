@@ -67,7 +67,7 @@ for standard in c++11 c++20; do
         check "header_cxx_$standard" "$work/header_$standard"
 done
 
-for test in layout arguments two_peers contract evicted quantised shared_state snapshots leaks growth; do
+for test in layout arguments two_peers contract evicted quantised collectives shared_state snapshots leaks growth; do
     check "${test}_compiles" c99 "$here/$test.c" -o "$work/$test" $link &&
         check "$test" "$work/$test"
 done

@@ -88,7 +88,9 @@ private struct Joint {
                 result = Array(result[rank * block * unit..<(rank + 1) * block * unit])
             }
             if result != expected[rank] { return "\(name): not what it should be" }
-            if sources[rank] !== targets[rank], sources[rank].bytes != inputs[rank] { return "\(name): the source was changed" }
+            if sources[rank] !== targets[rank], sources[rank].bytes != inputs[rank] {
+                return "\(name): the source was changed"
+            }
             if !sources[rank].isIntactAround || !targets[rank].isIntactAround {
                 return "\(name): something was written beside a buffer"
             }
@@ -142,7 +144,9 @@ struct CollectiveTests {
             try run(
                 cluster,
                 [
-                    Joint(tag: 1, .allGather, .float32, .sum, .direct, block: block, isInPlace: false, worldSize: worldSize),
+                    Joint(
+                        tag: 1, .allGather, .float32, .sum, .direct, block: block, isInPlace: false,
+                        worldSize: worldSize),
                     Joint(tag: 2, .allGather, .uint8, .sum, .ring, block: block, isInPlace: true, worldSize: worldSize),
                     Joint(
                         tag: 3, .reduceScatter, .float32, .sum, .direct, block: block, isInPlace: false,

@@ -24,7 +24,8 @@ private final class Trainers: Sendable {
 
     /// Runs the body for so many peers at once, each with a model of its own.
     func run(
-        _ configuration: DiLoCo.Configuration, _ body: @escaping @Sendable (Int, Model, DiLoCo, Communicator) throws -> Void
+        _ configuration: DiLoCo.Configuration,
+        _ body: @escaping @Sendable (Int, Model, DiLoCo, Communicator) throws -> Void
     ) throws {
         try onThreads(Array(0..<count)) { [self] index, _ in
             let communicator = try communicator()
@@ -57,7 +58,9 @@ private final class Model {
     var tensors: [DiLoCo.Tensor] { buffers.enumerated().map { DiLoCo.Tensor("layer\($0)", $1) } }
     var values: [[Float]] { buffers.map(Array.init) }
 
-    static func change(_ index: Int, _ step: Int, _ i: Int) -> Float { Float((i * 7 + step * 3 + index * 5) % 11 - 5) / 64 }
+    static func change(_ index: Int, _ step: Int, _ i: Int) -> Float {
+        Float((i * 7 + step * 3 + index * 5) % 11 - 5) / 64
+    }
 
     func trainOneStep() {
         steps += 1
@@ -119,9 +122,10 @@ struct DiLoCoTests {
     func schedule() {
         let schedule = RoundSchedule(syncEvery: 10, fragmentCount: 3, overlap: 4)
         let launches = (1...20).map { schedule.launches(atStep: $0) }
-        #expect(launches.enumerated().filter { !$1.isEmpty }.map { [$0 + 1] + $1 } == [
-            [3, 1], [6, 2], [10, 0], [13, 1], [16, 2], [20, 0],
-        ])
+        #expect(
+            launches.enumerated().filter { !$1.isEmpty }.map { [$0 + 1] + $1 } == [
+                [3, 1], [6, 2], [10, 0], [13, 1], [16, 2], [20, 0],
+            ])
         #expect((1...20).filter(schedule.isBoundary) == [10, 20])
     }
 
@@ -171,7 +175,8 @@ struct DiLoCoTests {
         let indexOfRank = ranks.all.sorted { $0[0] < $1[0] }.map { $0[1] }
         #expect(starts.all.allSatisfy { $0 == starts.all[0] })
         let reference = run(
-            Reference(starts.all[0], peers: 3, weights: indexOfRank.map { weights[$0] }), configured, indexOfRank, steps)
+            Reference(starts.all[0], peers: 3, weights: indexOfRank.map { weights[$0] }), configured, indexOfRank, steps
+        )
         let results = ends.all
         #expect(Set(results.map(\.2)).count == 1)
         #expect(results.allSatisfy { $0.1 == reference.outer })
@@ -214,7 +219,8 @@ struct DiLoCoTests {
         return reference
     }
 
-    @Test("a newcomer begins with what the others hold, and a peer that leaves is missing from then on", arguments: modes)
+    @Test(
+        "a newcomer begins with what the others hold, and a peer that leaves is missing from then on", arguments: modes)
     func comingAndGoing(mode: DiLoCo.Mode) throws {
         let trainers = try Trainers(2)
         defer { trainers.destroy() }
@@ -292,10 +298,12 @@ struct DiLoCoTests {
         func refused(_ change: (inout DiLoCo.Configuration) -> Void) -> String? {
             var configuration = DiLoCo.Configuration(syncEvery: 4)
             change(&configuration)
-            return #expect(throws: PCCLError.self) { _ = try DiLoCo(communicator, model.tensors, configuration) }?.reason
+            return #expect(throws: PCCLError.self) { _ = try DiLoCo(communicator, model.tensors, configuration) }?
+                .reason
         }
         #expect(refused { $0.syncEvery = 0 }?.contains("0 steps") == true)
-        #expect(refused { $0.mode = .streaming(fragments: 4, overlap: 1) }?.contains("4 fragments of 3 tensors") == true)
+        #expect(
+            refused { $0.mode = .streaming(fragments: 4, overlap: 1) }?.contains("4 fragments of 3 tensors") == true)
         #expect(refused { $0.mode = .streaming(fragments: 2, overlap: 5) }?.contains("5 steps") == true)
         #expect(refused { $0.mode = .streaming(fragments: 2, overlap: 1, mixing: 1) }?.contains("mixing") == true)
         #expect(refused { $0.mode = .delayed(stalenessPenalty: -1) }?.contains("penalty") == true)

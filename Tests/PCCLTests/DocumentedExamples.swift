@@ -76,6 +76,44 @@ func averageCoarsely(_ values: UnsafeMutableBufferPointer<Float>, with communica
 }
 // unquote
 
+// quote: other collectives
+/// How far each member is, by rank, whoever is there.
+func standings(_ own: UInt64, with communicator: Communicator) throws -> [UInt64] {
+    while true {
+        var all = [UInt64](repeating: 0, count: try communicator.attributes().worldSize)
+        do {
+            try withUnsafePointer(to: own) { own in
+                _ = try all.withUnsafeMutableBufferPointer {
+                    try communicator.allGather(UnsafeBufferPointer(start: own, count: 1), into: $0, tag: 9)
+                }
+            }
+            return all
+        } catch let error as PCCLError where error.code == .rankConnectionLost {
+            continue  // There are fewer members now than there is room for: again, with less.
+        }
+    }
+}
+// unquote
+
+// quote: DiLoCo
+/// Trains with whoever comes, until so many rounds are done; the model has the outer parameters then.
+func trainTogether(
+    _ weights: UnsafeMutableBufferPointer<Float>, rounds: UInt64, with communicator: Communicator,
+    trainOneStep: () -> Void
+) throws -> String {
+    var configuration = DiLoCo.Configuration(.streaming(fragments: 1, overlap: 5), syncEvery: 50)
+    configuration.codec = Codec(.e3m0)
+    let diloco = try DiLoCo(communicator, [DiLoCo.Tensor("weights", weights)], configuration)
+    try diloco.begin()
+    while diloco.round < rounds {
+        trainOneStep()
+        for info in try diloco.step() { print("round \(info.round): \(info.worldSize) peers") }
+    }
+    try diloco.end()
+    return diloco.parametersHash
+}
+// unquote
+
 // quote: handles
 /// Reduces while something else is computed.
 func overlap(
@@ -228,6 +266,22 @@ struct DocumentedExamples {
             #expect(step == 12)
         }
         #expect(weights[0].isAll(weights[1].elements[0]) && weights[1].isAll(weights[0].elements[0]))
+    }
+
+    @Test("other collectives, and DiLoCo")
+    func collectivesAndDiLoCo() throws {
+        let world = try LoopbackWorld(2)
+        defer { world.destroy() }
+        let hashes = Guarded<Set<String>>([])
+        try onThreads(world.peers) { index, peer in
+            let rank = try peer.attributes().rank
+            #expect(try standings(UInt64(10 + rank), with: peer) == [10, 11])
+            let weights = Buffer<Float>(300) { Float($0) }
+            let hash = try trainTogether(weights.elements, rounds: 2, with: peer) { weights.elements[index] += 0.25 }
+            hashes.withLock { _ = $0.insert(hash) }
+            #expect(weights.elements[0] > 0 && weights.elements[1] > 1 && weights.elements[2] == 2)
+        }
+        #expect(hashes.withLock { $0.count } == 1)
     }
 
     @Test("snapshots")

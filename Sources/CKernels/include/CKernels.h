@@ -205,7 +205,8 @@ pccl_kernel_xxh3 _Nullable pccl_kernel_xxh3_at(pccl_kernel_level level);
 
 // ---- Outer steps ----
 //
-// What an optimiser does with parameters that all hold alike. Pointers are those of whole floats; buffers do not overlap.
+// What an optimiser does with parameters that all hold alike. Pointers are those of whole floats; buffers do not
+// overlap.
 
 // out[i] = weight × (outer[i] - local[i])
 void pccl_kernel_outer_difference(float *_Nonnull out, const float *_Nonnull outer, const float *_Nonnull local,

@@ -123,7 +123,8 @@ extension DiLoCo.Configuration {
         case .streaming(let fragments, let overlap, let mixing):
             guard (1...max(min(tensorCount, syncEvery), 1)).contains(fragments), fragments <= 4096 else {
                 throw refuse(
-                    "\(fragments) fragments of \(tensorCount) tensors in \(syncEvery) steps: each has a tensor and a step")
+                    "\(fragments) fragments of \(tensorCount) tensors in \(syncEvery) steps: each has a tensor and a step"
+                )
             }
             guard (0...syncEvery).contains(overlap) else {
                 throw refuse("results \(overlap) steps after their launch, where the next is after \(syncEvery)")

@@ -68,7 +68,8 @@ public final class DiLoCo {
         for part in try Fragment.deal(tensors, into: configuration.fragmentCount) {
             fragments.append(
                 try Fragment(
-                    part, hasMomentum: configuration.optimizer.hasMomentum, hasBase: configuration.stalenessPenalty > 0))
+                    part, hasMomentum: configuration.optimizer.hasMomentum, hasBase: configuration.stalenessPenalty > 0)
+            )
         }
         self.fragments = fragments
         progress = .allocate(capacity: Count.allCases.count)
@@ -86,7 +87,8 @@ public final class DiLoCo {
             }
             guard tensor.count > 0, tensor.type.isFloat else {
                 throw PCCLError(
-                    .invalidArgument, "\"\(tensor.name)\": \(tensor.count) × \(tensor.type); parameters are floats, one at least")
+                    .invalidArgument,
+                    "\"\(tensor.name)\": \(tensor.count) × \(tensor.type); parameters are floats, one at least")
             }
             _ = try Span(UnsafeRawPointer(tensor.memory), count: tensor.count, tensor.type)
         }
@@ -147,7 +149,7 @@ public final class DiLoCo {
 
     // MARK: the training loop
 
-    /// Connects, unless that was done, waits until there are enough peers, and gets what they hold; its own parameters are
+    /// Connects, unless that was done, for which it waits half a minute for a master; waits until there are enough peers, and gets what they hold; its own parameters are
     /// everybody's if the run has none yet and nobody else's are chosen. Throws what `Communicator.connect` throws;
     /// `.tooFewPeers` when the patience is over; `.invalidUsage` when begun, or when peers have other tensors or another
     /// configuration.
@@ -448,10 +450,6 @@ public final class DiLoCo {
 
     // MARK: coming back
 
-    private func connect() throws(Setback) {
-        do throws(PCCLError) { try communicator.connect() } catch { throw .failed(error) }
-    }
-
     /// Operations that were in flight have ended; nobody has use for their outcome.
     private func release() {
         for fragment in fragments {
@@ -475,7 +473,7 @@ public final class DiLoCo {
             isNewcomer = true
             stepNumber = 0
             do throws(Setback) {
-                try reconnect()
+                try connect()
                 try settle()
                 try launchIfDue()
                 return
@@ -483,12 +481,13 @@ public final class DiLoCo {
         }
     }
 
-    /// The master may be about to start again.
-    private func reconnect() throws(Setback) {
+    /// The master may be about to start, or to start again: it is waited for, half a minute in all.
+    private func connect() throws(Setback) {
         var pause: UInt32 = 50_000
         for attempt in 1... {
             do throws(PCCLError) { return try communicator.connect() } catch {
                 guard error.code == .masterConnectionFailed, attempt < 12 else { throw .failed(error) }
+                if attempt == 1 { Log.write(.info, "tried again for half a minute: \(error.reason)") }
             }
             usleep(pause)
             pause = min(2 * pause, 5_000_000)

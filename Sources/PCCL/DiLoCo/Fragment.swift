@@ -138,7 +138,8 @@ final class Fragment {
     /// The outer parameters of each tensor, and their momentum.
     func entries() -> [SharedState.Entry] {
         zip(tensors, offsets).flatMap { tensor, offset in
-            let parameters = SharedState.Entry("outer/\(tensor.name)", outer + offset, count: tensor.count, type: .float32)
+            let parameters = SharedState.Entry(
+                "outer/\(tensor.name)", outer + offset, count: tensor.count, type: .float32)
             let momentum = momentum.map {
                 SharedState.Entry("momentum/\(tensor.name)", $0 + offset, count: tensor.count, type: .float32)
             }

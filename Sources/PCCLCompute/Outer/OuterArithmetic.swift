@@ -70,7 +70,8 @@ package enum OuterArithmetic {
     }
 
     /// The sum of the squares of a, or of a - b.
-    package static func squares(of a: UnsafePointer<Float>, minus b: UnsafePointer<Float>? = nil, count: Int) -> Double {
+    package static func squares(of a: UnsafePointer<Float>, minus b: UnsafePointer<Float>? = nil, count: Int) -> Double
+    {
         var sum = 0.0
         var start = 0
         while start < count {

@@ -30,6 +30,11 @@ def test_the_import_needs_neither_torch_nor_the_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_torch_backend_says_that_it_needs_torch() -> None:
+    done = run_python("import sys; sys.modules['torch'] = None; import pccl; import pccl.distributed")
+    assert "ImportError: pccl.distributed needs torch" in done.stderr
+
+
 def test_a_missing_library_is_an_import_error_that_names_it() -> None:
     done = run_python("import pccl; pccl.Communicator('127.0.0.1:1')", PCCL_LIBRARY="/nonexistent/libpccl.so")
     assert "ImportError" in done.stderr and "/nonexistent/libpccl.so" in done.stderr

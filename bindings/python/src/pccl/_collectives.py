@@ -181,7 +181,7 @@ class Collectives:
         return self._start(BlockRequest.of_broadcast(buffer, root, tag, world_size))
 
     def barrier(self, tag: int = 0) -> ReduceInfo:
-        """Waits until all peers have called it with this tag. A loss that not all had come before does not end it."""
+        """Waits until all peers have called it with this tag; after a loss, those who are left."""
         number = checked_integer(tag, "tag", 0, UINT64_MAX)
         require_extension(self._library, "barrier", ("pcclBarrier",))
         self._settle_abandoned(number)
