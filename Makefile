@@ -29,7 +29,7 @@ demo: lib ## train a classifier in four processes, while one is killed and anoth
 	@$(DIST)/bin/pccl demo $(DEMO_OPTIONS)
 
 .PHONY: example
-example: lib ## train a small GPT in seven ways, while peers are killed and join; needs torch, takes 20 minutes
+example: lib ## train a small GPT in seven ways, while peers are killed and join; fetches PyTorch; up to 30 minutes
 	@bash bindings/python/run-example.sh $(DIST) $(EXAMPLE_OPTIONS)
 
 # ---------------------------------------------------------------------------------------------------------------------

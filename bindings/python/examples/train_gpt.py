@@ -23,9 +23,7 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -34,7 +32,7 @@ import time
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, TextIO, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, TextIO, Tuple
 
 import torch
 from torch import nn
@@ -63,7 +61,7 @@ def find_novels(cache: Path) -> Path:
         (package,) = cache.glob(f"{PACKAGE}_*.deb")
         subprocess.run(["dpkg-deb", "-x", str(package), str(cache)], check=True)
     except (OSError, ValueError, subprocess.CalledProcessError) as reason:
-        raise SystemExit(f"cannot get the Debian package {PACKAGE} ({reason}); name any large text with --text") from None
+        raise SystemExit(f"cannot get the package {PACKAGE} ({reason}); name any large text with --text") from None
     return cache / NOVELS
 
 
@@ -198,7 +196,7 @@ class Peer:
         self.warm_up.step()
         self.steps += 1
 
-    def validate(self, parameters: Dict[str, torch.Tensor], count: int) -> float:
+    def validate(self, parameters: Mapping[str, torch.Tensor], count: int) -> float:
         """The loss with these parameters on ``count`` windows, always the same."""
         with torch.no_grad():
             for name, parameter in self.outer.named_parameters():
@@ -207,7 +205,7 @@ class Peer:
             losses = [self.outer.loss(*windows(self.text.validation, some, CONTEXT)) for some in starts.split(32)]
         return float(torch.stack(losses).mean())
 
-    def tell(self, event: str, round: int, parameters: Dict[str, torch.Tensor], digest: str, world: int) -> None:
+    def tell(self, event: str, round: int, parameters: Mapping[str, torch.Tensor], digest: str, world: int) -> None:
         """Validates, and writes a line. The last one is of more windows, for the comparison of whole runs."""
         line = {
             "event": event,
@@ -227,7 +225,7 @@ class Peer:
     def is_over(self, round: int) -> bool:
         """Whether the run ends after this round. The answer is the same at all peers."""
         if self.options.end is None:
-            return round >= self.options.steps // self.options.sync_every
+            return round >= int(self.options.steps) // int(self.options.sync_every)
         # Whoever directs the run writes it two rounds ahead or more, so that no peer looks too early.
         try:
             return round >= int(self.options.end.read_text())
@@ -529,11 +527,12 @@ class Director:
         ends = [line for process in self.peers.values() for line in process.of("end").values()]
         if not ends:
             raise RuntimeError(f"{self.variant}: no peer came to the end")
-        rounds = sorted({round for process in self.peers.values() for round in process.of("round")})
+        told = [process.of("round") for process in self.peers.values()]
+        rounds = sorted({round for lines in told for round in lines})
         worlds: List[int] = []
         for round in rounds:
-            world = max((p.of("round")[round]["world"] for p in self.peers.values() if round in p.of("round")), default=0)
-            if world and worlds[-1:] != [world]:
+            world = next(lines[round]["world"] for lines in told if round in lines)
+            if worlds[-1:] != [world]:
                 worlds.append(world)
         return Outcome(
             curve=[(self.tokens_until(round), self.loss_at(round)) for round in rounds],
@@ -559,7 +558,7 @@ class Director:
                 this = (line["hash"], line["loss"])
                 other = seen.setdefault((event, line["round"]), this)
                 if this[0] != other[0]:
-                    found.append(f"{process.name} has other outer parameters than others ({line['event']} {line['round']})")
+                    found.append(f"{process.name} has other outer parameters ({line['event']} {line['round']})")
                 elif abs(this[1] - other[1]) > 1e-5:
                     found.append(f"{process.name} validates to {this[1]}, others to {other[1]} (round {line['round']})")
             if not process.killed and not process.of("end"):
@@ -649,13 +648,13 @@ def run_all(options: argparse.Namespace) -> int:
     results = {str(variant): asdict(outcome) for variant, outcome in outcomes.items()}
     (options.output / "results.json").write_text(json.dumps(results))
     draw(outcomes, options.plot)
-    print(f"\n{'variant':<22}{'loss':>8}{'tokens':>12}{'rounds':>8}  {'peers':<12}{'sent':>9}{'baseline / it':>15}{'s':>6}")
+    print(f"\n{'variant':<22}{'loss':>8}{'tokens':>12}{'rounds':>8}  {'peers':<12}{'sent':>9}{'less by':>9}{'s':>6}")
     baseline = outcomes[BASELINE].sent_bytes
     for variant, outcome in outcomes.items():
         print(
             f"{str(variant):<22}{outcome.final_loss:>8.4f}{outcome.tokens:>12,}{outcome.rounds:>8}  "
             f"{'-'.join(map(str, outcome.worlds)):<12}{in_words(outcome.sent_bytes):>9}"
-            f"{baseline / max(outcome.sent_bytes, 1):>15.0f}{outcome.seconds:>6.0f}"
+            f"{baseline / max(outcome.sent_bytes, 1):>9.0f}{outcome.seconds:>6.0f}"
         )
     wrong = verdict(outcomes, options)
     for line in wrong:
