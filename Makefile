@@ -106,7 +106,7 @@ clean: ## remove all that was built
 # ---------------------------------------------------------------------------------------------------------------------
 ##@ Test
 
-stages := unit simulator abi arm end-to-end install python stress demo chaos
+stages := unit simulator abi arm end-to-end install python torch stress demo chaos
 
 # Fixed seeds, the same on each machine, and then some that nobody tried before; each is printed if it fails.
 SCHEDULES ?= 50000
@@ -163,6 +163,11 @@ test-install: lib ## the C example, built through pkg-config against an installe
 .PHONY: test-python
 test-python: lib ## the Python package, in an environment of its own
 	$(call stage,Python, $(limited) bash bindings/python/run-tests.sh)
+
+# What needs torch, in an environment of its own: without it the package must work as well.
+.PHONY: test-torch
+test-torch: lib ## the same with torch, as far as it needs that: DiLoCo, the torch.distributed backend, tensors
+	$(call stage,torch, $(limited) bash bindings/python/run-tests.sh $(DIST) --torch -q -k "torch or distributed or diloco")
 
 .PHONY: test-stress
 test-stress: lib ## STRESS_SECONDS (30) of Python peers that train, share their state, are killed and join

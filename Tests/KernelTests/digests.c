@@ -341,6 +341,36 @@ static void print_hashes(pccl_kernel_level level) {
     printf("xxh3 %016llx\n", (unsigned long long)so_far);
 }
 
+// ---- Outer steps --------------------------------------------------------------------------------
+
+#define OUTER_COUNT 4099
+
+// One level for all machines: what is compared is the rounding of each operation, and the order of the sums.
+static void print_outer_steps(void) {
+    static float outer[OUTER_COUNT], momentum[OUTER_COUNT], local[OUTER_COUNT], gradient[OUTER_COUNT];
+    state = 0;
+    float *const arrays[] = {outer, momentum, local};
+    for (size_t a = 0; a < COUNT(arrays); a++)
+        for (size_t i = 0; i < OUTER_COUNT; i++)
+            arrays[a][i] = (float)(int32_t)draw() / 65536.0f;
+    uint64_t so_far = 0xcbf29ce484222325;
+    for (size_t count = 1; count <= OUTER_COUNT; count += count < 40 ? 1 : 1353) {
+        pccl_kernel_outer_difference(gradient, outer, local, 0.3f, count);
+        pccl_kernel_outer_divide(gradient, 3.0f, count);
+        double length = pccl_kernel_outer_squares(gradient, NULL, count);
+        so_far = digest(so_far, (const unsigned char *)&length, sizeof length);
+        pccl_kernel_outer_accumulate(momentum, gradient, 0.9f, count);
+        pccl_kernel_outer_descend_ahead(outer, momentum, gradient, 0.7f, 0.9f, count);
+        pccl_kernel_outer_descend(outer, gradient, 0.1f, count);
+        pccl_kernel_outer_mix(local, outer, 0.3f, count);
+        length = pccl_kernel_outer_squares(outer, local, count);
+        so_far = digest(so_far, (const unsigned char *)&length, sizeof length);
+        for (size_t a = 0; a < COUNT(arrays); a++)
+            so_far = digest(so_far, (const unsigned char *)arrays[a], sizeof outer);
+    }
+    printf("outer steps %016llx\n", (unsigned long long)so_far);
+}
+
 int main(int argc, char **argv) {
     size_t level = 0;
     while (level < COUNT(level_names) && (argc != 2 || strcmp(argv[1], level_names[level]) != 0))
@@ -363,5 +393,6 @@ int main(int argc, char **argv) {
         }
     print_codecs((pccl_kernel_level)level);
     print_hashes((pccl_kernel_level)level);
+    print_outer_steps();
     return 0;
 }

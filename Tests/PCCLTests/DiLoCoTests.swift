@@ -1,5 +1,7 @@
+import Glibc
 import PCCLBase
 import PCCLTestSupport
+import PCCLTransport
 import Testing
 
 @testable import PCCL
@@ -17,6 +19,10 @@ private final class Trainers: Sendable {
     }
 
     func destroy() { master.destroy() }
+
+    private let training = Guarded(false)
+    func noteTraining() { training.withLock { $0 = true } }
+    var isTraining: Bool { training.withLock { $0 } }
 
     func communicator() throws -> Communicator {
         try Communicator(Communicator.Configuration(master: SocketAddress.loopback(port: master.port)))
@@ -285,6 +291,58 @@ struct DiLoCoTests {
                 for (a, b) in zip(before.flatMap { $0 }, model.values.flatMap { $0 }) { #expect(abs(a - b) < 1e-5) }
             }
             #expect(diloco.round == 2)
+        }
+    }
+
+    @Test("a newcomer with another configuration is sent away with what differs, and the others go on")
+    func otherConfiguration() throws {
+        let trainers = try Trainers(2)
+        defer { trainers.destroy() }
+        var configuration = DiLoCo.Configuration(syncEvery: 2)
+        let right = configuration
+        configuration.codec = Codec(.int4)
+        let wrong = configuration
+        let isRefused = Mailbox<String>("why the third was refused")
+        let third = InThread {
+            let communicator = try trainers.communicator()
+            defer { communicator.destroy() }
+            let model = Model(2)
+            // So that it is not among the first two, whose configuration is everybody's.
+            while !trainers.isTraining { usleep(1000) }
+            let diloco = try DiLoCo(communicator, model.tensors, wrong)
+            let error = #expect(throws: PCCLError.self) { try diloco.begin() }
+            #expect(error?.code == .invalidArgument)
+            isRefused.put(error?.reason ?? "")
+        }
+        try trainers.run(right) { _, model, diloco, _ in
+            try diloco.begin()
+            var roundsSince = 0
+            while roundsSince < 3 {
+                model.trainOneStep()
+                let infos = try diloco.step()
+                trainers.noteTraining()
+                if !isRefused.all.isEmpty { roundsSince += infos.filter { $0.worldSize == 2 }.count }
+            }
+            try diloco.end()
+        }
+        try third.result()
+        let reason = try isRefused.take()
+        #expect(reason.contains("codec int4") || reason.contains("codec none"), "\(reason)")
+    }
+
+    @Test("an object that is let go in the middle of everything harms nobody")
+    func letGo() throws {
+        let trainers = try Trainers(2)
+        defer { trainers.destroy() }
+        try trainers.run(.init(.streaming(fragments: 3, overlap: 2), syncEvery: 3)) { index, model, _, communicator in
+            var diloco: DiLoCo? = try DiLoCo(
+                communicator, model.tensors, .init(.streaming(fragments: 3, overlap: 2), syncEvery: 3))
+            try diloco?.begin()
+            for _ in 0..<4 + index {
+                model.trainOneStep()
+                try diloco?.step()
+            }
+            diloco = nil
         }
     }
 

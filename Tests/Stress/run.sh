@@ -11,6 +11,6 @@ seconds=$2
 shift 2
 
 python=$root/.build/python-venv/bin/python
-[ -x "$python" ] || sh "$root/bindings/python/run-tests.sh" "$prefix" --collect-only -q >/dev/null
+[ -x "$python" ] || sh "$root/bindings/python/make-environment.sh" "$prefix/lib/libpccl.so" >/dev/null
 export PCCL_LIBRARY="$prefix/lib/libpccl.so" PYTHONPATH="$root/bindings/python/src"
 exec "$python" "$here/stress.py" --prefix "$prefix" --seconds "$seconds" "$@"

@@ -1,17 +1,25 @@
 #!/bin/sh
 # Installs the package, with the library of PREFIX packed in, into a virtual environment and runs its tests.
 #
-#     bindings/python/run-tests.sh [PREFIX] [arguments of pytest...]
+#     bindings/python/run-tests.sh [PREFIX] [--torch] [arguments of pytest...]
 #
-# PREFIX is the folder that has lib/libpccl.so; default: dist, where `make lib` leaves it. PYTHON names the interpreter
-# (default: python3). The environment is kept in .build and used again, so that only the first run takes long.
+# PREFIX is the folder that has lib/libpccl.so; default: dist, where `make lib` leaves it. With --torch in an environment
+# that has torch; where that cannot be had nothing is run, and a line says so. make-environment.sh tells the rest.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 prefix=$root/dist
-if [ $# -gt 0 ]; then
+case ${1:-} in
+'' | -*) ;;
+*)
     prefix=$(cd "$1" && pwd)
+    shift
+    ;;
+esac
+with_torch=
+if [ "${1:-}" = --torch ]; then
+    with_torch=--torch
     shift
 fi
 library=$prefix/lib/libpccl.so
@@ -20,22 +28,13 @@ if [ ! -f "$library" ]; then
     exit 2
 fi
 
-python=${PYTHON:-python3}
-version=$("$python" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
-environment=$root/.build/python-venv
-if [ "$(cat "$environment/made-with" 2>/dev/null)" != "$version" ]; then
-    rm -rf "$environment"
-    mkdir -p "$root/.build"
-    "$python" -m venv "$environment"
-    "$environment/bin/pip" install --quiet --disable-pip-version-check \
-        'pip>=23.1' 'setuptools>=77' 'numpy>=1.21' 'cffi>=1.15' 'pytest>=7' ml_dtypes safetensors
-    # Written last: an environment whose making was interrupted is made again.
-    echo "$version" >"$environment/made-with"
+status=0
+environment=$("$here/make-environment.sh" "$library" $with_torch) || status=$?
+if [ $status = 3 ]; then
+    echo "SKIPPED: torch cannot be installed here, so nothing that needs it was tested"
+    exit 0
 fi
-
-# Without build isolation and dependencies, so that nothing is fetched once the environment exists.
-PCCL_LIBRARY=$library "$environment/bin/pip" install --quiet --disable-pip-version-check \
-    --no-build-isolation --no-deps --force-reinstall "$here"
+[ $status = 0 ] || exit $status
 
 # The tests must find the library in the package, as a user's program would.
 unset PCCL_LIBRARY

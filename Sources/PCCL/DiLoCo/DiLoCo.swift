@@ -76,7 +76,10 @@ public final class DiLoCo {
         progress.initialize(repeating: 0)
     }
 
-    deinit { progress.deallocate() }
+    deinit {
+        progress.deallocate()
+        for fragment in fragments { fragment.abandon() }
+    }
 
     private static func validate(_ tensors: [Tensor]) throws(PCCLError) {
         guard !tensors.isEmpty else { throw PCCLError(.invalidArgument, "there are no parameters") }
@@ -149,10 +152,12 @@ public final class DiLoCo {
 
     // MARK: the training loop
 
-    /// Connects, unless that was done, for which it waits half a minute for a master; waits until there are enough peers, and gets what they hold; its own parameters are
-    /// everybody's if the run has none yet and nobody else's are chosen. Throws what `Communicator.connect` throws;
-    /// `.tooFewPeers` when the patience is over; `.invalidUsage` when begun, or when peers have other tensors or another
-    /// configuration.
+    /// Connects, unless that was done, for which it waits half a minute for a master; waits until there are enough peers, and
+    /// gets what they hold. Its own parameters are everybody's if the run has none yet and nobody else's are chosen.
+    ///
+    /// Throws what `Communicator.connect` throws; `.tooFewPeers` when the patience is over; `.invalidUsage` when begun;
+    /// `.invalidArgument` when the others have other tensors or another configuration: this peer is no member then, and the
+    /// others go on.
     public func begin() throws(PCCLError) {
         guard !isBegun else { throw PCCLError(.invalidUsage, "begun already") }
         isNewcomer = true
@@ -329,8 +334,10 @@ public final class DiLoCo {
         let boundaries = progress[Count.boundaries.rawValue]
         let isCheckDue = configuration.checkEvery > 0 && boundaries % UInt64(configuration.checkEvery) == 0
         let isLonely = worldSize < configuration.minimumPeers
-        let arePending = try jointly { () throws(PCCLError) in try communicator.arePeersPending() } ?? false
-        guard arePending || isLonely || isCheckDue else { return }
+        let answer = try jointly { () throws(PCCLError) in try communicator.arePeersPending() }
+        let arePending = answer ?? false
+        // Without a master nothing can be compared.
+        guard arePending || isLonely || (isCheckDue && answer != nil) else { return }
         try drain()
         progress[Count.launchFollows.rawValue] = schedule.overlap > 0 ? 1 : 0
         if arePending { _ = try jointly { () throws(PCCLError) in try communicator.updateTopology() } }
@@ -405,6 +412,9 @@ public final class DiLoCo {
         let last = standings.filter(\.isMember).map(\.revision).max()
         let furthest = standings.map(\.outerSteps).max() ?? 0
         var state = sharedState
+        // Whoever has something else has not what the others have, and is told so, and by whom.
+        let nothing = UnsafeMutableBufferPointer(rebasing: progress.prefix(0))
+        state.entries.append(SharedState.Entry("diloco/" + agreement, nothing))
         var strategy = SharedStateStrategy.enforcePopular
         if let last {
             // Of newcomers nobody asks what they hold.
@@ -427,9 +437,37 @@ public final class DiLoCo {
             isNewcomer = false
             return true
         } catch {
-            guard error.code == .noSharedStateAvailable else { throw setback(error) }
-            return false
+            switch error.code {
+            case .noSharedStateAvailable: return false
+            case .invalidUsage: throw .failed(PCCLError(.invalidArgument, error.reason))
+            case .masterConnectionFailed where communicator.isConnected && !isNewcomer:
+                Log.write(.info, "what peers hold is not compared in this round: \(error.reason)")
+                return true
+            default: throw setback(error)
+            }
         }
+    }
+
+    /// What peers must have alike for their outer steps to be the same.
+    private var agreement: String {
+        let c = configuration
+        let mode =
+            switch c.mode {
+            case .synchronous: "synchronous"
+            case .delayed(let penalty): "delayed, staleness penalty \(penalty)"
+            case .streaming: "streaming in fragments of \(fragments.map(\.count))"
+            }
+        let rule =
+            switch c.optimizer.rule {
+            case .descent: "descent"
+            case .momentum(let factor): "momentum \(factor)"
+            case .nesterov(let factor): "nesterov \(factor)"
+            }
+        let limit = c.optimizer.momentumLimit > 0 ? " up to \(c.optimizer.momentumLimit)" : ""
+        let text =
+            "\(mode), \(rule)\(limit) at \(c.optimizer.learningRate), codec \(c.codec), \(c.minimumPeers) peers at least, "
+            + "checks every \(c.checkEvery) rounds"
+        return String(text.prefix(900))
     }
 
     /// After meeting others outside of a boundary: they launch the first fragment, and so does this peer.

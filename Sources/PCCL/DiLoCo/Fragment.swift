@@ -70,6 +70,17 @@ final class Fragment {
         free(base)
     }
 
+    /// Nobody takes in what is on its way, but it is written to this memory all the same: it is kept until that has ended,
+    /// which the communicator's end sees to in any case.
+    func abandon() {
+        guard let handle = flight?.handle, !handle.isDone else { return }
+        flight = nil
+        let keeper = Unmanaged.passRetained(Keeper(fragment: self, handle: handle))
+        var thread = pthread_t()
+        // Without a thread it is kept for ever.
+        if pthread_create(&thread, nil, keepUntilEnded, keeper.toOpaque()) == 0 { pthread_detach(thread) }
+    }
+
     private func forEachTensor(_ body: (DiLoCo.Tensor, _ offset: Int) -> Void) {
         for (tensor, offset) in zip(tensors, offsets) { body(tensor, offset) }
     }
@@ -77,15 +88,14 @@ final class Fragment {
     /// outer ← local
     private func takeOver() {
         forEachTensor { tensor, offset in
-            OuterArithmetic.load(
-                UnsafeRawPointer(tensor.memory), tensor.type, into: outer + offset, count: tensor.count)
+            OuterArithmetic.load(tensor.local, into: outer + offset, count: tensor.count)
         }
     }
 
     /// local ← mixing × local + (1 - mixing) × outer
     func merge(mixing: Float) {
         forEachTensor { tensor, offset in
-            OuterArithmetic.mix(outer + offset, into: tensor.memory, tensor.type, mixing: mixing, count: tensor.count)
+            OuterArithmetic.mix(outer + offset, into: tensor.local, mixing: mixing, count: tensor.count)
         }
     }
 
@@ -95,8 +105,8 @@ final class Fragment {
         var weight = steps > 0 ? weight : 0
         forEachTensor { tensor, offset in
             OuterArithmetic.difference(
-                of: outer + offset, and: UnsafeRawPointer(tensor.memory), tensor.type, times: weight,
-                into: contribution + offset, count: tensor.count)
+                of: outer + offset, and: tensor.local, times: weight, into: contribution + offset,
+                count: tensor.count)
         }
         let isNumber = OuterArithmetic.squares(of: contribution, count: count).isFinite
         if !isNumber || weight == 0 {
@@ -113,7 +123,8 @@ final class Fragment {
         ReduceOperand(
             send: UnsafeRawPointer(contribution), receive: UnsafeMutableRawPointer(average),
             count: count + Fragment.weightCopies, type: .float32, operation: .average, tag: tag,
-            codec: configuration.codec, errorFeedback: configuration.hasErrorFeedback && configuration.codec != .none)
+            codec: configuration.codec,
+            errorFeedback: configuration.hasErrorFeedback && configuration.codec.format != .none)
     }
 
     /// Of a peer that is alone.
@@ -172,4 +183,26 @@ final class Fragment {
         }
         return fragments
     }
+}
+
+private final class Keeper {
+    private let fragment: Fragment
+    let handle: OperationHandle
+    init(fragment: Fragment, handle: OperationHandle) {
+        self.fragment = fragment
+        self.handle = handle
+    }
+}
+
+private func keepUntilEnded(_ keeper: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
+    // Signals belong to the host process' threads.
+    var all = sigset_t()
+    sigfillset(&all)
+    pthread_sigmask(SIG_BLOCK, &all, nil)
+    if let keeper { _ = Unmanaged<Keeper>.fromOpaque(keeper).takeRetainedValue().handle.result() }
+    return nil
+}
+
+extension DiLoCo.Tensor {
+    fileprivate var local: OuterArithmetic.Local { OuterArithmetic.Local(memory, type) }
 }

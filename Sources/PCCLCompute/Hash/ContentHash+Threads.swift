@@ -1,6 +1,4 @@
-import Glibc
 import PCCLBase
-import Synchronization
 
 extension ContentHash {
     /// The hashes of all chunks of these tensors, worked out by as many threads as there are processors and work for them.
@@ -9,39 +7,14 @@ extension ContentHash {
         of tensors: [UnsafeRawBufferPointer], by function: HashFunction = .xxh3
     ) -> [[ContentHash]] {
         let work = ChunkWork(tensors, function)
-        let threads = (1..<max(1, min(sysconf(CInt(_SC_NPROCESSORS_ONLN)), work.byteCount / ChunkWork.bytesPerThread)))
-            .compactMap { _ in start(work) }
-        work.run()
-        for thread in threads { pthread_join(thread, nil) }
+        Pieces.run(work.pieces.count, threads: work.byteCount / ChunkWork.bytesPerThread) { work.hash(piece: $0) }
         return work.hashes()
-    }
-
-    /// Nil if there are no more threads: then the others do its part.
-    private static func start(_ work: ChunkWork) -> pthread_t? {
-        var thread = pthread_t()
-        let context = Unmanaged.passRetained(work)
-        let result = pthread_create(
-            &thread, nil,
-            { context in
-                guard let context else { return nil }
-                // Signals belong to the host process' threads.
-                var all = sigset_t()
-                sigfillset(&all)
-                pthread_sigmask(SIG_BLOCK, &all, nil)
-                Unmanaged<ChunkWork>.fromOpaque(context).takeRetainedValue().run()
-                return nil
-            }, context.toOpaque())
-        guard result == 0 else {
-            context.release()
-            return nil
-        }
-        return thread
     }
 }
 
-/// Pieces of tensors to be hashed; whichever thread is free takes the next one.
+/// Pieces of tensors to be hashed.
 private final class ChunkWork: @unchecked Sendable {
-    private struct Piece {
+    struct Piece {
         var tensor: Int
         var chunks: Range<Int>
         /// Of its first hash.
@@ -53,10 +26,9 @@ private final class ChunkWork: @unchecked Sendable {
     private static let chunksPerPiece = 16
 
     let byteCount: Int
+    let pieces: [Piece]
     private let tensors: [UnsafeRawBufferPointer]
     private let function: HashFunction
-    private let pieces: [Piece]
-    private let next = Atomic(0)
     /// Each written by one thread, and read when all have ended.
     private let results: UnsafeMutableBufferPointer<ContentHash>
 
@@ -81,14 +53,10 @@ private final class ChunkWork: @unchecked Sendable {
 
     deinit { results.deallocate() }
 
-    func run() {
-        while true {
-            let index = next.add(1, ordering: .relaxed).oldValue
-            guard index < pieces.count else { return }
-            let piece = pieces[index]
-            let hashes = ContentHash.ofChunks(piece.chunks, of: tensors[piece.tensor], by: function)
-            for (i, hash) in hashes.enumerated() { results[piece.place + i] = hash }
-        }
+    func hash(piece index: Int) {
+        let piece = pieces[index]
+        let hashes = ContentHash.ofChunks(piece.chunks, of: tensors[piece.tensor], by: function)
+        for (i, hash) in hashes.enumerated() { results[piece.place + i] = hash }
     }
 
     func hashes() -> [[ContentHash]] {
