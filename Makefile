@@ -28,6 +28,10 @@ bootstrap: ## install what this machine lacks for building (quick when there is 
 demo: lib ## train a classifier in four processes, while one is killed and another joins
 	@$(DIST)/bin/pccl demo $(DEMO_OPTIONS)
 
+.PHONY: example
+example: lib ## train a small GPT in seven ways, while peers are killed and join; fetches PyTorch; up to 30 minutes
+	@bash bindings/python/run-example.sh $(DIST) $(EXAMPLE_OPTIONS)
+
 # ---------------------------------------------------------------------------------------------------------------------
 ##@ Build and install
 
