@@ -167,7 +167,7 @@ test-python: lib ## the Python package, in an environment of its own
 # What needs torch, in an environment of its own: without it the package must work as well.
 .PHONY: test-torch
 test-torch: lib ## the same with torch, as far as it needs that: DiLoCo, the torch.distributed backend, tensors
-	$(call stage,torch, $(limited) bash bindings/python/run-tests.sh $(DIST) --torch -q -k "torch or distributed or diloco")
+	$(call stage,torch, $(limited) bash bindings/python/run-tests.sh $(DIST) --torch -q -k "torch or distributed or diloco or gpt")
 
 .PHONY: test-stress
 test-stress: lib ## STRESS_SECONDS (30) of Python peers that train, share their state, are killed and join
