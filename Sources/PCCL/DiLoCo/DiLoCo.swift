@@ -288,6 +288,7 @@ public final class DiLoCo {
         }
         if fragments[index].flight?.handle == nil { fragments[index].averageAlone() }
         fragments[index].flight = nil
+        fragments[index].noteMove()
         worldSize = info.worldSize
         rounds.append(
             RoundInfo(
