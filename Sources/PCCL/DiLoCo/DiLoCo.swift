@@ -422,6 +422,8 @@ public final class DiLoCo {
             state.revision = isNewcomer ? last : last + 1
         } else {
             state.revision = (standings.map(\.revision).max() ?? 0) + 1
+            // A snapshot may be of the middle of a run: nobody is about to launch anything now.
+            progress[Count.launchFollows.rawValue] = 0
             if standings.contains(where: { $0.outerSteps != furthest }) {
                 strategy = progress[Count.outerSteps.rawValue] == furthest ? .sendOnly : .receiveOnly
             }
