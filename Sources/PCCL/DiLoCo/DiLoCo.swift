@@ -248,7 +248,7 @@ public final class DiLoCo {
 
     /// Without a handle this peer is alone with it.
     private func start(_ index: Int) throws(Setback) {
-        let operand = fragments[index].operand(tag: configuration.firstTag + UInt64(index), configuration)
+        let operand = fragments[index].operand(tag: configuration.firstTag + 1 + UInt64(index), configuration)
         fragments[index].flight?.handle = nil
         do throws(PCCLError) {
             fragments[index].flight?.handle = try communicator.allReduceAsync(operand, onLoss: .resumeWhole)
@@ -380,7 +380,8 @@ public final class DiLoCo {
 
     /// Those of all members, in the order of ranks: so many as all of them see.
     private func compareStandings() throws(Setback) -> [Standing] {
-        let tag = configuration.firstTag + UInt64(fragments.count)
+        // The same with another number of fragments, so that such a peer is heard and sent away.
+        let tag = configuration.firstTag
         while true {
             let own: [UInt64] = [isNewcomer ? 0 : 1, progress[Count.outerSteps.rawValue], revision]
             do throws(PCCLError) {
