@@ -335,10 +335,9 @@ public final class DiLoCo {
         let boundaries = progress[Count.boundaries.rawValue]
         let isCheckDue = configuration.checkEvery > 0 && boundaries % UInt64(configuration.checkEvery) == 0
         let isLonely = worldSize < configuration.minimumPeers
-        let answer = try jointly { () throws(PCCLError) in try communicator.arePeersPending() }
-        let arePending = answer ?? false
-        // Without a master nothing can be compared.
-        guard arePending || isLonely || (isCheckDue && answer != nil) else { return }
+        let arePending = try jointly { () throws(PCCLError) in try communicator.arePeersPending() } ?? false
+        // Also without an answer: another member may have got one before the master was lost.
+        guard arePending || isLonely || isCheckDue else { return }
         try drain()
         progress[Count.launchFollows.rawValue] = schedule.overlap > 0 ? 1 : 0
         if arePending { _ = try jointly { () throws(PCCLError) in try communicator.updateTopology() } }
@@ -355,8 +354,14 @@ public final class DiLoCo {
                 if try synchronize(standings) { return }
                 continue
             }
-            let arePending = try jointly { () throws(PCCLError) in try communicator.arePeersPending() }
-            if arePending ?? false {
+            guard let arePending = try jointly({ () throws(PCCLError) in try communicator.arePeersPending() }) else {
+                // The grace is over, and without a master nobody comes.
+                throw .failed(
+                    PCCLError(
+                        .masterConnectionFailed,
+                        "\(worldSize) of \(configuration.minimumPeers) peers, and no master to bring more"))
+            }
+            if arePending {
                 _ = try jointly { () throws(PCCLError) in try communicator.updateTopology() }
                 continue
             }
