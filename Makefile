@@ -167,7 +167,7 @@ test-python: lib ## the Python package, in an environment of its own
 # What needs torch, in an environment of its own: without it the package must work as well.
 .PHONY: test-torch
 test-torch: lib ## the same with torch, as far as it needs that: DiLoCo, the torch.distributed backend, tensors
-	$(call stage,torch, $(limited) bash bindings/python/run-tests.sh $(DIST) --torch -q -k "torch or distributed or diloco")
+	$(call stage,torch, $(limited) bash bindings/python/run-tests.sh $(DIST) --torch -q -k "torch or distributed or diloco or gpt")
 
 .PHONY: test-stress
 test-stress: lib ## STRESS_SECONDS (30) of Python peers that train, share their state, are killed and join
@@ -180,8 +180,8 @@ test-demo: lib ## the demo, and what its last line says
 	    tail -n 1 .build/demo.log | grep -qE '^demo: ok world=4 joined=1 killed=1 steps=[0-9]+ .* identical=yes$$')
 
 .PHONY: test-chaos
-test-chaos: lib ## CHAOS_SECONDS (60, in CI 300) of random faults to real peers; stalls are shown and not judged
-	$(call stage,chaos, $(limited) $(DIST)/bin/pccl chaos --time $(or $(CHAOS_SECONDS),$(if $(CI),300,60)) --tolerant)
+test-chaos: lib ## CHAOS_SECONDS (60, in CI 180) of random faults to real peers; stalls are shown and not judged
+	$(call stage,chaos, $(limited) $(DIST)/bin/pccl chaos --time $(or $(CHAOS_SECONDS),$(if $(CI),180,60)) --tolerant)
 
 # ---------------------------------------------------------------------------------------------------------------------
 ##@ Look closer

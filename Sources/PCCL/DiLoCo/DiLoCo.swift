@@ -248,7 +248,7 @@ public final class DiLoCo {
 
     /// Without a handle this peer is alone with it.
     private func start(_ index: Int) throws(Setback) {
-        let operand = fragments[index].operand(tag: configuration.firstTag + UInt64(index), configuration)
+        let operand = fragments[index].operand(tag: configuration.firstTag + 1 + UInt64(index), configuration)
         fragments[index].flight?.handle = nil
         do throws(PCCLError) {
             fragments[index].flight?.handle = try communicator.allReduceAsync(operand, onLoss: .resumeWhole)
@@ -288,6 +288,7 @@ public final class DiLoCo {
         }
         if fragments[index].flight?.handle == nil { fragments[index].averageAlone() }
         fragments[index].flight = nil
+        fragments[index].noteMove()
         worldSize = info.worldSize
         rounds.append(
             RoundInfo(
@@ -334,10 +335,9 @@ public final class DiLoCo {
         let boundaries = progress[Count.boundaries.rawValue]
         let isCheckDue = configuration.checkEvery > 0 && boundaries % UInt64(configuration.checkEvery) == 0
         let isLonely = worldSize < configuration.minimumPeers
-        let answer = try jointly { () throws(PCCLError) in try communicator.arePeersPending() }
-        let arePending = answer ?? false
-        // Without a master nothing can be compared.
-        guard arePending || isLonely || (isCheckDue && answer != nil) else { return }
+        let arePending = try jointly { () throws(PCCLError) in try communicator.arePeersPending() } ?? false
+        // Also without an answer: another member may have got one before the master was lost.
+        guard arePending || isLonely || isCheckDue else { return }
         try drain()
         progress[Count.launchFollows.rawValue] = schedule.overlap > 0 ? 1 : 0
         if arePending { _ = try jointly { () throws(PCCLError) in try communicator.updateTopology() } }
@@ -354,8 +354,14 @@ public final class DiLoCo {
                 if try synchronize(standings) { return }
                 continue
             }
-            let arePending = try jointly { () throws(PCCLError) in try communicator.arePeersPending() }
-            if arePending ?? false {
+            guard let arePending = try jointly({ () throws(PCCLError) in try communicator.arePeersPending() }) else {
+                // The grace is over, and without a master nobody comes.
+                throw .failed(
+                    PCCLError(
+                        .masterConnectionFailed,
+                        "\(worldSize) of \(configuration.minimumPeers) peers, and no master to bring more"))
+            }
+            if arePending {
                 _ = try jointly { () throws(PCCLError) in try communicator.updateTopology() }
                 continue
             }
@@ -379,7 +385,8 @@ public final class DiLoCo {
 
     /// Those of all members, in the order of ranks: so many as all of them see.
     private func compareStandings() throws(Setback) -> [Standing] {
-        let tag = configuration.firstTag + UInt64(fragments.count)
+        // The same with another number of fragments, so that such a peer is heard and sent away.
+        let tag = configuration.firstTag
         while true {
             let own: [UInt64] = [isNewcomer ? 0 : 1, progress[Count.outerSteps.rawValue], revision]
             do throws(PCCLError) {
@@ -421,6 +428,8 @@ public final class DiLoCo {
             state.revision = isNewcomer ? last : last + 1
         } else {
             state.revision = (standings.map(\.revision).max() ?? 0) + 1
+            // A snapshot may be of the middle of a run: nobody is about to launch anything now.
+            progress[Count.launchFollows.rawValue] = 0
             if standings.contains(where: { $0.outerSteps != furthest }) {
                 strategy = progress[Count.outerSteps.rawValue] == furthest ? .sendOnly : .receiveOnly
             }

@@ -19,6 +19,8 @@ final class Fragment {
     private let average: UnsafeMutablePointer<Float>
     /// The outer parameters at the launch, where it matters how far they have moved since.
     private let base: UnsafeMutablePointer<Float>?
+    /// How far that is, when the result is there.
+    private var moved = 0.0
     /// Inner steps since the last contribution, or since outer parameters were adopted.
     var steps = 0
 
@@ -127,6 +129,13 @@ final class Fragment {
             errorFeedback: configuration.hasErrorFeedback && configuration.codec.format != .none)
     }
 
+    /// To be called when the result is there: the next contribution, which may be made before it is applied, has another
+    /// base.
+    func noteMove() {
+        guard let base else { return }
+        moved = OuterArithmetic.squares(of: outer, minus: base, count: count).squareRoot()
+    }
+
     /// Of a peer that is alone.
     func averageAlone() { average.update(from: contribution, count: count + Fragment.weightCopies) }
 
@@ -135,9 +144,8 @@ final class Fragment {
         let weight = average[count + Fragment.weightCopies - 1]
         guard weight > 0, weight.isFinite else { return }
         if weight != 1 { OuterArithmetic.divide(average, by: weight, count: count) }
-        if let base, stalenessPenalty > 0 {
+        if stalenessPenalty > 0 {
             let length = OuterArithmetic.squares(of: average, count: count).squareRoot()
-            let moved = OuterArithmetic.squares(of: outer, minus: base, count: count).squareRoot()
             if length > 0, moved > 0 {
                 let divisor = Float(1 + Double(stalenessPenalty) * moved / length)
                 OuterArithmetic.divide(average, by: divisor, count: count)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 import pccl
 
@@ -97,14 +98,20 @@ class World:
 
 
 class Worker:
-    """A process that is a master or a peer, and does one command after another."""
+    """A process that is a master or a peer, and does one command after another.
 
-    def __init__(self, kind: str, address: str) -> None:
+    ``script`` is the program, and ``environment`` what is added to its environment.
+    """
+
+    def __init__(
+        self, kind: str, address: str, script: Path = WORKER, environment: Optional[Dict[str, str]] = None
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(WORKER), kind, address],
+            [sys.executable, str(script), kind, address],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, **(environment or {})},
         )
 
     def tell(self, do: str, **arguments: Any) -> None:

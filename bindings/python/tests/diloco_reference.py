@@ -121,15 +121,11 @@ class Timetable:
             if step % every != 0:
                 return []
             return [Event("launch", 0)] + ([Event("apply", 0)] if step > every else [])
-        found: List[Event] = []
-        for fragment in range(self.fragments):
-            if self.launches(fragment, step - self.overlap):
-                found.append(Event("apply", fragment))
-        for fragment in range(self.fragments):
-            if self.launches(fragment, step):
-                found.append(Event("launch", fragment))
-        # Without overlap a fragment is applied where it is launched.
-        return found if self.overlap else sorted(found, key=lambda event: (event.fragment, event.kind != "launch"))
+        fragments = range(self.fragments)
+        # What is applied and launched at once is measured before it is replaced, as in delayed mode. Without overlap a
+        # fragment is applied where it is launched.
+        found = [Event("launch", fragment) for fragment in fragments if self.launches(fragment, step)]
+        return found + [Event("apply", f) for f in fragments if self.launches(f, step - self.overlap)]
 
     def launches(self, fragment: int, step: int) -> bool:
         """Streaming: whether ``fragment`` is launched after ``step``."""
@@ -198,7 +194,8 @@ class Reference:
         averages = self._in_flight[fragment].pop(0)
         for index, average in zip(self.groups[fragment], averages):
             if self.outer_is_average:
-                self.outer[index] = torch.sub(self.outer[index], average)
+                rate = scalar(self.learning_rate)
+                self.outer[index] = torch.sub(self.outer[index], torch.mul(average, rate))
             else:
                 self.outer[index], self.momentum[index] = outer_step(
                     self.outer[index], self.momentum[index], average, self.learning_rate, self.mu, self.nesterov

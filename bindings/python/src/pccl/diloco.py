@@ -200,8 +200,8 @@ class DiLoCo:
         Raises:
             TooFewPeersError: the patience is over.
             MasterConnectionFailedError: the master cannot be reached.
-            InvalidUsageError: begun already, or other peers have other tensors.
-            InvalidArgumentError: other peers have other options.
+            InvalidUsageError: begun already.
+            InvalidArgumentError: other peers have other tensors or options.
         """
         self._require_place()
         self._call("pcclDiLoCoBegin")
@@ -237,7 +237,11 @@ class DiLoCo:
 
         What was found since the last launch is dropped: end after a whole number of rounds. Others wait for this peer
         until its communicator is destroyed, or they end too.
+
+        Raises:
+            InvalidUsageError: not begun, or a tensor was moved.
         """
+        self._require_place()
         self._remove_hook()
         self._is_begun = False
         rounds = self._rounds("pcclDiLoCoEnd")
@@ -430,7 +434,8 @@ class _Tensor:
         self._is_torch = hasattr(tensor, "detach")
         self._source = tensor
         local = self._local()
-        self.shape = tuple(local.shape)
+        # What has no shape is refused below.
+        self.shape = tuple(getattr(local, "shape", ()))
         self._stage: Any = None
         if self._is_torch and not (local.device.type == "cpu" and local.is_contiguous()):
             import torch
