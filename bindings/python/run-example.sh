@@ -1,5 +1,5 @@
 #!/bin/sh
-# Trains the small GPT of examples/train_gpt.py in all variants: plot, table and verdict. Takes up to 30 minutes on two cores.
+# Trains the small GPT of examples/train_gpt.py in all variants: plot, table, verdict. Up to 30 minutes on two cores.
 #
 #     bindings/python/run-example.sh [PREFIX] [arguments of `train_gpt.py all`...]
 #
