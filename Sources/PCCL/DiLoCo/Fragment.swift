@@ -64,10 +64,27 @@ final class Fragment {
 
     deinit {
         free(outer)
-        free(contribution)
-        free(average)
         free(momentum)
         free(base)
+        let lent = Lent(contribution: contribution, average: average)
+        guard let handle = flight?.handle else { return lent.free() }
+        // Let go of without `end`, or after an error: the operation reads and writes them until it ends, which may be when
+        // the communicator does. To wait for that here might be to wait for peers that wait for this one.
+        Task.detached {
+            _ = try? await handle.outcome()
+            lent.free()
+        }
+    }
+
+    /// What an operation in flight has in its hands.
+    private struct Lent: @unchecked Sendable {
+        let contribution: UnsafeMutablePointer<Float>
+        let average: UnsafeMutablePointer<Float>
+
+        func free() {
+            Glibc.free(contribution)
+            Glibc.free(average)
+        }
     }
 
     private func forEachTensor(_ body: (DiLoCo.Tensor, _ offset: Int) -> Void) {
