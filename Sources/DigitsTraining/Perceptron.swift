@@ -47,15 +47,26 @@ package struct Perceptron: Sendable {
     package func gradient(
         on dataset: DigitsDataset, samples: [Int], into gradient: UnsafeMutableBufferPointer<Float>
     ) -> Double {
-        precondition(gradient.count == Self.weightCount, "the gradient has as many elements as there are weights")
+        weights.withUnsafeBufferPointer { weights in
+            Self.gradient(of: weights, on: dataset, samples: samples, into: gradient)
+        }
+    }
+
+    /// The same of weights that lie in memory of the caller's.
+    package static func gradient(
+        of weights: UnsafeBufferPointer<Float>, on dataset: DigitsDataset, samples: [Int],
+        into gradient: UnsafeMutableBufferPointer<Float>
+    ) -> Double {
+        precondition(weights.count == weightCount, "a perceptron has \(weightCount) weights")
+        precondition(gradient.count == weightCount, "the gradient has as many elements as there are weights")
         precondition(!samples.isEmpty, "a mean needs samples")
         gradient.update(repeating: 0)
         let scale = 1 / Float(samples.count)
         var loss = 0.0
-        withScratch(over: dataset) { weights, pixels, scratch in
+        withScratch(weights, over: dataset) { weights, pixels, scratch in
             for sample in samples {
                 let label = Int(dataset.labels[sample])
-                let image = pixels + sample * Self.inputs
+                let image = pixels + sample * inputs
                 scratch.forward(weights, image)
                 loss -= Double(logf(max(scratch.probabilities[label], Float.leastNormalMagnitude)))
                 scratch.backward(weights, image, label: label, scale: scale, into: gradient.baseAddress!)
@@ -65,19 +76,25 @@ package struct Perceptron: Sendable {
     }
 
     package mutating func descend(along gradient: UnsafeMutableBufferPointer<Float>, rate: Float) {
+        weights.withUnsafeMutableBufferPointer { Self.descend($0, along: gradient, rate: rate) }
+    }
+
+    package static func descend(
+        _ weights: UnsafeMutableBufferPointer<Float>, along gradient: UnsafeMutableBufferPointer<Float>, rate: Float
+    ) {
         precondition(gradient.count == weights.count, "the gradient has as many elements as there are weights")
-        weights.withUnsafeMutableBufferPointer { weights in
-            for index in weights.indices { weights[index] -= rate * gradient[index] }
-        }
+        for index in weights.indices { weights[index] -= rate * gradient[index] }
     }
 
     /// The share of images whose most probable digit is the right one.
     package func accuracy(on dataset: DigitsDataset) -> Double {
         var right = 0
-        withScratch(over: dataset) { weights, pixels, scratch in
-            for sample in 0..<dataset.count {
-                scratch.forward(weights, pixels + sample * Self.inputs)
-                if scratch.mostProbable == Int(dataset.labels[sample]) { right += 1 }
+        weights.withUnsafeBufferPointer { weights in
+            Self.withScratch(weights, over: dataset) { weights, pixels, scratch in
+                for sample in 0..<dataset.count {
+                    scratch.forward(weights, pixels + sample * Self.inputs)
+                    if scratch.mostProbable == Int(dataset.labels[sample]) { right += 1 }
+                }
             }
         }
         return Double(right) / Double(dataset.count)
@@ -85,17 +102,15 @@ package struct Perceptron: Sendable {
 
     /// Lends the weights, the pixels and the activations as plain memory, so that the loops are fast even in a debug
     /// build, where the demo would crawl otherwise.
-    private func withScratch(
-        over dataset: DigitsDataset,
+    private static func withScratch(
+        _ weights: UnsafeBufferPointer<Float>, over dataset: DigitsDataset,
         _ body: (UnsafePointer<Float>, UnsafePointer<Float>, Scratch) -> Void
     ) {
-        weights.withUnsafeBufferPointer { weights in
-            dataset.pixels.withUnsafeBufferPointer { pixels in
-                withUnsafeTemporaryAllocation(of: Float.self, capacity: Self.hiddenUnits + 2 * Self.outputs) { memory in
-                    memory.initialize(repeating: 0)
-                    guard let weights = weights.baseAddress, let pixels = pixels.baseAddress else { return }
-                    body(weights, pixels, Scratch(memory: memory.baseAddress!))
-                }
+        dataset.pixels.withUnsafeBufferPointer { pixels in
+            withUnsafeTemporaryAllocation(of: Float.self, capacity: hiddenUnits + 2 * outputs) { memory in
+                memory.initialize(repeating: 0)
+                guard let weights = weights.baseAddress, let pixels = pixels.baseAddress else { return }
+                body(weights, pixels, Scratch(memory: memory.baseAddress!))
             }
         }
     }

@@ -30,6 +30,14 @@ public final class OperationHandle: Sendable {
     /// The same for code that may not block its thread.
     public func outcome() async throws(PCCLError) -> ReduceInfo { try result(await completion.outcome()).info() }
 
+    /// Takes the outcome when it is there, for nobody, and calls back on the thread that knows of it.
+    func whenDone(_ body: @escaping @Sendable () -> Void) {
+        completion.whenSet { outcome in
+            _ = self.result(outcome)
+            body()
+        }
+    }
+
     /// Whether `wait` would return at once.
     public var isDone: Bool { completion.current != nil }
 

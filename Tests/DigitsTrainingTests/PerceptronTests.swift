@@ -74,6 +74,28 @@ struct PerceptronTests {
         }
         #expect(model.accuracy(on: heldOut) >= 0.92)
     }
+
+    @Test("weights in memory of the caller's are trained to the same bits")
+    func lentMemory() throws {
+        let dataset = try shippedDigits()
+        var model = Perceptron(seed: 7)
+        var lent = model.weights
+        var values = [Float](repeating: 0, count: Perceptron.weightCount)
+        values.withUnsafeMutableBufferPointer { values in
+            lent.withUnsafeMutableBufferPointer { lent in
+                for step in 0..<3 {
+                    let samples = [step, step + 40, step + 200]
+                    let loss = model.gradient(on: dataset, samples: samples, into: values)
+                    model.descend(along: values, rate: 0.3)
+                    #expect(
+                        Perceptron.gradient(of: UnsafeBufferPointer(lent), on: dataset, samples: samples, into: values)
+                            == loss)
+                    Perceptron.descend(lent, along: values, rate: 0.3)
+                }
+            }
+        }
+        #expect(Fingerprint(lent) == model.fingerprint)
+    }
 }
 
 @Suite("sampling")

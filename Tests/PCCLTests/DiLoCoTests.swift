@@ -331,7 +331,7 @@ struct DiLoCoTests {
     }
 
     @Test("an object that is let go in the middle of everything harms nobody")
-    func letGo() throws {
+    func letGoAnywhere() throws {
         let trainers = try Trainers(2)
         defer { trainers.destroy() }
         try trainers.run(.init(.streaming(fragments: 3, overlap: 2), syncEvery: 3)) { index, model, _, communicator in
@@ -343,6 +343,42 @@ struct DiLoCoTests {
                 try diloco?.step()
             }
             diloco = nil
+        }
+    }
+
+    @Test("who lets go of it without an end lends what is on its way until that has arrived")
+    func letGo() throws {
+        let trainers = try Trainers(2)
+        defer { trainers.destroy() }
+        var configuration = DiLoCo.Configuration(.streaming(fragments: 2, overlap: 1), syncEvery: 2)
+        configuration.optimizer = .average
+        // So large that memory which is freed is gone.
+        let count = 1 << 20
+        let released = Mailbox<Bool>("the first one has let go")
+        let received = Mailbox<Bool>("the second one has what it was sent")
+        try trainers.run(configuration) { [configuration] index, _, _, communicator in
+            let weights = UnsafeMutableBufferPointer<Float>.allocate(capacity: 2 * count)
+            defer { weights.deallocate() }
+            weights.initialize(repeating: 1)
+            let halves = [weights[..<count], weights[count...]].map { UnsafeMutableBufferPointer(rebasing: $0) }
+            let tensors = zip(["first", "second"], halves).map { DiLoCo.Tensor($0, $1) }
+            let diloco = try DiLoCo(communicator, tensors, configuration)
+            try diloco.begin()
+            weights.update(repeating: 1 + Float(1 + index))
+            if index == 0 {
+                // Launches the second fragment, without waiting for anybody.
+                try diloco.step()
+            } else {
+                _ = try released.take()
+                try diloco.step()
+                try diloco.end()
+                #expect(halves[1].allSatisfy { $0 == 2.5 })
+                received.put(true)
+                return
+            }
+            _ = consume diloco
+            released.put(true)
+            _ = try received.take()
         }
     }
 

@@ -76,10 +76,7 @@ public final class DiLoCo {
         progress.initialize(repeating: 0)
     }
 
-    deinit {
-        progress.deallocate()
-        for fragment in fragments { fragment.abandon() }
-    }
+    deinit { progress.deallocate() }
 
     private static func validate(_ tensors: [Tensor]) throws(PCCLError) {
         guard !tensors.isEmpty else { throw PCCLError(.invalidArgument, "there are no parameters") }

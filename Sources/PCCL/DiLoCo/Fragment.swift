@@ -66,21 +66,24 @@ final class Fragment {
 
     deinit {
         free(outer)
-        free(contribution)
-        free(average)
         free(momentum)
         free(base)
+        let lent = Lent(contribution: contribution, average: average)
+        guard let handle = flight?.handle else { return lent.free() }
+        // Let go of without `end`, or after an error: the operation reads and writes them until it ends, which may be when
+        // the communicator does. To wait for that here might be to wait for peers that wait for this one.
+        handle.whenDone { lent.free() }
     }
 
-    /// Nobody takes in what is on its way, but it is written to this memory all the same: it is kept until that has ended,
-    /// which the communicator's end sees to in any case.
-    func abandon() {
-        guard let handle = flight?.handle, !handle.isDone else { return }
-        flight = nil
-        let keeper = Unmanaged.passRetained(Keeper(fragment: self, handle: handle))
-        var thread = pthread_t()
-        // Without a thread it is kept for ever.
-        if pthread_create(&thread, nil, keepUntilEnded, keeper.toOpaque()) == 0 { pthread_detach(thread) }
+    /// What an operation in flight has in its hands.
+    private struct Lent: @unchecked Sendable {
+        let contribution: UnsafeMutablePointer<Float>
+        let average: UnsafeMutablePointer<Float>
+
+        func free() {
+            Glibc.free(contribution)
+            Glibc.free(average)
+        }
     }
 
     private func forEachTensor(_ body: (DiLoCo.Tensor, _ offset: Int) -> Void) {
@@ -191,26 +194,6 @@ final class Fragment {
         }
         return fragments
     }
-}
-
-private final class Keeper {
-    private let fragment: Fragment
-    let handle: OperationHandle
-    init(fragment: Fragment, handle: OperationHandle) {
-        self.fragment = fragment
-        self.handle = handle
-    }
-}
-
-private func keepUntilEnded(_ keeper: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
-    // Signals belong to the host process' threads.
-    var all = sigset_t()
-    sigfillset(&all)
-    pthread_sigmask(SIG_BLOCK, &all, nil)
-    guard let keeper else { return nil }
-    // Said explicitly: an object may be let go of after its last use, which is before the wait.
-    withExtendedLifetime(Unmanaged<Keeper>.fromOpaque(keeper).takeRetainedValue()) { _ = $0.handle.result() }
-    return nil
 }
 
 extension DiLoCo.Tensor {

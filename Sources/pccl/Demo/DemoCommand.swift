@@ -14,6 +14,9 @@ struct DemoCommand: ParsableCommand {
             all-reduce. At a third of the steps one peer is killed with SIGKILL; the others go on. At half of the \
             steps a new one joins and takes over the weights. In the end all peers must hold the same bits.
 
+            With --diloco each peer takes --sync-every steps by itself between two averages, of how far all have come. \
+            A third and a half are then of the rounds, and peers must hold the same bits after each of them.
+
             The last line begins with "demo: ok", or with "demo: FAILED" and the reason; the exit status says the same.
             """)
 
@@ -32,6 +35,8 @@ struct DemoCommand: ParsableCommand {
     @Option(help: "The file digits.csv, where it is not found by itself.")
     var data: String?
 
+    @OptionGroup var roundsOptions: DemoRoundsOptions
+
     @Flag(name: .customLong("no-color"), help: "Plain lines instead of a live table.")
     var noColor = false
 
@@ -43,6 +48,7 @@ struct DemoCommand: ParsableCommand {
         }
         guard (0...10_000).contains(pace) else { throw ValidationError("--pace must be from 0 to 10000") }
         guard (1...86_400).contains(timeout) else { throw ValidationError("--timeout must be from 1 to 86400") }
+        if let reason = try roundsOptions.rounds()?.reasonAgainst(steps: steps) { throw ValidationError(reason) }
     }
 
     func run() throws {
@@ -69,7 +75,8 @@ struct DemoCommand: ParsableCommand {
         let master = try Master(listen: SocketAddress(host: "127.0.0.1", port: 0))
         try master.run()
         let plan = DemoPlan(
-            peers: peers, steps: steps, paceMilliseconds: pace, timeoutSeconds: timeout, dataPath: dataPath,
+            peers: peers, innerSteps: steps, rounds: try roundsOptions.rounds(), paceMilliseconds: pace,
+            timeoutSeconds: timeout, dataPath: dataPath,
             masterPort: master.port, environment: environment, trainingImages: training.count,
             heldOutImages: heldOut.count)
         let director = DemoDirector(plan: plan, screen: screen)
@@ -88,11 +95,18 @@ struct DemoPlan {
     static let fewestSteps = 80
     static let lowestAccuracy = 0.90
 
+    /// The same where peers take most steps by themselves.
+    static let fewestStepsInRounds = 200
+
+    /// So many that the kill, the join and what comes after them are in different ones.
+    static let fewestRounds = 8
+
     /// Beyond the time-out: closing the master and the children should take no time, but must not hang for ever.
     static let secondsToClose = 10
 
     let peers: Int
-    let steps: Int
+    let innerSteps: Int
+    let rounds: DemoRounds?
     let paceMilliseconds: Int
     let timeoutSeconds: Int
     let dataPath: String
@@ -100,6 +114,16 @@ struct DemoPlan {
     let environment: [String]
     let trainingImages: Int
     let heldOutImages: Int
+
+    /// What the peers do together, and report: steps, or rounds.
+    var steps: Int { rounds.map { innerSteps / $0.syncEvery } ?? innerSteps }
+    var unit: String { rounds == nil ? "step" : "round" }
+
+    /// A run in rounds goes on until the newcomer has come; one in steps waits for it.
+    func isEnd(_ step: Int) -> Bool { rounds == nil ? step == steps : step >= steps }
+
+    /// A peer's group hands the count over to a newcomer, together with the weights. DiLoCo knows none.
+    func lossesSeen(by peer: Int) -> Int { rounds != nil && peer == newcomer ? 0 : 1 }
 
     var killStep: Int { steps / 3 }
     var joinStep: Int { steps / 2 }

@@ -104,7 +104,9 @@ final class DemoDirector {
     private func advance() throws(DemoFailure) -> Bool {
         switch stage {
         case .gathering:
-            guard peers.allSatisfy({ $0.progress.step > 0 }) else { return false }
+            guard peers.allSatisfy({ $0.progress.step > 0 && $0.progress.worldSize == plan.peers }) else {
+                return false
+            }
             note("all \(plan.peers) peers are connected and train")
             stage = .together
 
@@ -113,31 +115,37 @@ final class DemoDirector {
             let victim = peers[plan.victim]
             victim.wasKilled = true
             victim.process.kill()
-            note("step \(furthestStep): SIGKILL to peer \(victim.index) (process \(victim.process.pid))")
+            note("\(plan.unit) \(furthestStep): SIGKILL to peer \(victim.index) (process \(victim.process.pid))")
             stage = .killed
 
         case .killed:
             guard living.allSatisfy({ $0.progress.losses > 0 }) else { return false }
             let retries = living.map { "\($0.progress.retries)" }.joined(separator: ", ")
-            note("the \(living.count) others saw the loss and train on; calls made again: \(retries)")
+            note(
+                "the \(living.count) others saw the loss and train on"
+                    + (plan.rounds == nil ? "; calls made again: \(retries)" : ""))
             stage = .reduced
 
         case .reduced:
             guard furthestStep >= plan.joinStep else { return false }
             try launch(plan.newcomer)
-            note("step \(furthestStep): peer \(plan.newcomer) starts (process \(peers[plan.newcomer].process.pid))")
+            note(
+                "\(plan.unit) \(furthestStep): peer \(plan.newcomer) starts (process \(peers[plan.newcomer].process.pid))"
+            )
             stage = .joining
 
         case .joining:
             guard let taken = peers[plan.newcomer].takenOver, living.allSatisfy({ $0.progress.joins > 0 }) else {
                 return false
             }
-            note("step \(taken.step): peer \(plan.newcomer) joined and took over weights \(hexadecimal(taken.weights))")
+            note(
+                "\(plan.unit) \(taken.step): peer \(plan.newcomer) joined and took over weights"
+                    + " \(hexadecimal(taken.weights))")
             stage = .restored
 
         case .restored:
             guard living.allSatisfy({ $0.moment == .finished }) else { return false }
-            note("all \(plan.steps) steps are done; the peers leave")
+            note("all \(furthestStep) \(plan.unit)s are done; the peers leave")
             for peer in living { peer.process.allowToLeave() }
             stage = .leaving
 
@@ -158,7 +166,7 @@ final class DemoDirector {
                 "--peer", "\(index)", "--peers", "\(plan.peers)", "--steps", "\(plan.steps)",
                 "--pace", "\(plan.paceMilliseconds)", "--hold-at-step", "\(plan.holdStep)",
                 "--port", "\(plan.masterPort)", "--data", plan.dataPath,
-            ],
+            ] + DemoRoundsOptions(plan.rounds).arguments,
             environment: plan.environment)
         peers.append(Peer(index: index, process: process))
     }
@@ -180,7 +188,7 @@ final class DemoDirector {
             }
             switch report {
             case .failure(let reason):
-                throw DemoFailure("peer \(peer.index) at step \(peer.progress.step): \(reason)")
+                throw DemoFailure("peer \(peer.index) at \(plan.unit) \(peer.progress.step): \(reason)")
             case .progress(let moment, let progress):
                 try receive(moment, progress, from: peer)
             }
@@ -212,7 +220,7 @@ final class DemoDirector {
         }
         guard known.weights == peer.progress.weights else {
             throw DemoFailure(
-                "after step \(step) peer \(peer.index) has weights \(hexadecimal(peer.progress.weights)),"
+                "after \(plan.unit) \(step) peer \(peer.index) has weights \(hexadecimal(peer.progress.weights)),"
                     + " peer \(known.peer) has \(hexadecimal(known.weights))")
         }
     }
@@ -226,13 +234,16 @@ final class DemoDirector {
             case .signal(let signal): "was ended by signal \(signal)"
             case nil: "ended"
             }
-        throw DemoFailure("peer \(peer.index) (process \(peer.process.pid)) \(how) at step \(peer.progress.step)")
+        throw DemoFailure(
+            "peer \(peer.index) (process \(peer.process.pid)) \(how) at \(plan.unit) \(peer.progress.step)")
     }
 
     private func checkDeadline() throws(DemoFailure) {
         if DemoSignals.received != 0 { throw DemoFailure("interrupted by signal \(DemoSignals.received)") }
         guard seconds > Double(plan.timeoutSeconds) else { return }
-        let standing = living.map { "peer \($0.index) \($0.moment?.rawValue ?? "silent") at step \($0.progress.step)" }
+        let standing = living.map {
+            "peer \($0.index) \($0.moment?.rawValue ?? "silent") at \(plan.unit) \($0.progress.step)"
+        }
         throw DemoFailure("not done after \(plan.timeoutSeconds) s: " + standing.joined(separator: ", "))
     }
 
@@ -241,20 +252,22 @@ final class DemoDirector {
     /// All that was promised, from the last report of each peer.
     private func judge() throws(DemoFailure) -> Verdict {
         let killed = peers.filter { $0.process.end == .signal(SIGKILL) }
-        let joined = peers.filter { $0.takenOver.map { $0.step > 0 && $0.step < plan.steps } ?? false }
+        let last = furthestStep
+        let joined = peers.filter { $0.takenOver.map { $0.step > 0 && $0.step < last } ?? false }
         guard killed.count == 1 else { throw DemoFailure("killed=\(killed.count), expected 1") }
         guard joined.count == 1 else { throw DemoFailure("joined=\(joined.count), expected 1") }
         guard living.count == plan.peers, let first = living.first else {
             throw DemoFailure("\(living.count) peers at the end, expected \(plan.peers)")
         }
+        guard plan.isEnd(last) else { throw DemoFailure("\(plan.unit)s=\(last), expected \(plan.steps)") }
         for peer in living {
             let progress = peer.progress
             func require(_ name: String, _ value: Int, _ expected: Int) throws(DemoFailure) {
                 if value != expected { throw DemoFailure("peer \(peer.index): \(name)=\(value), expected \(expected)") }
             }
-            try require("steps", progress.step, plan.steps)
+            try require("\(plan.unit)s", progress.step, last)
             try require("world", progress.worldSize, plan.peers)
-            try require("losses", progress.losses, 1)
+            try require("losses", progress.losses, plan.lossesSeen(by: peer.index))
             try require("joins", progress.joins, 1)
             guard progress.weights == first.progress.weights else {
                 throw DemoFailure(
@@ -267,10 +280,11 @@ final class DemoDirector {
                         + " expected at least \(decimal(DemoPlan.lowestAccuracy, 2))")
             }
         }
+        let training = plan.rounds.map { " mode=\($0.mode.rawValue) codec=\($0.codec)" } ?? ""
         return Verdict(
             line: "demo: ok world=\(first.progress.worldSize) joined=\(joined.count) killed=\(killed.count)"
-                + " steps=\(first.progress.step) accuracy=\(decimal(first.progress.accuracy, 2))"
-                + " weights=\(hexadecimal(first.progress.weights)) identical=yes")
+                + " \(plan.unit)s=\(last) accuracy=\(decimal(first.progress.accuracy, 2))"
+                + " weights=\(hexadecimal(first.progress.weights))\(training) identical=yes")
     }
 
     // MARK: - Showing

@@ -21,6 +21,7 @@ final class DemoPeer {
     struct Options {
         let peer: Int
         let peers: Int
+        /// Or rounds, in a run that has them.
         let steps: Int
         let paceMilliseconds: Int
         let holdAtStep: Int

@@ -14,18 +14,22 @@ struct DemoPeerCommand: ParsableCommand {
     @Option(name: .customLong("hold-at-step")) var holdAtStep: Int
     @Option var port: UInt16
     @Option var data: String
+    @OptionGroup var roundsOptions: DemoRoundsOptions
 
     func run() throws {
         // A report to a parent that is gone must fail, not kill: the thread on standard input ends this process.
         signal(SIGPIPE, SIG_IGN)
         let parent = DemoParent()
         do {
-            let peer = try DemoPeer(
-                options: DemoPeer.Options(
-                    peer: peer, peers: peers, steps: steps, paceMilliseconds: pace, holdAtStep: holdAtStep,
-                    masterPort: port),
-                dataset: DigitsFile.read(data), parent: parent)
-            try peer.run()
+            let options = DemoPeer.Options(
+                peer: peer, peers: peers, steps: steps, paceMilliseconds: pace, holdAtStep: holdAtStep,
+                masterPort: port)
+            let dataset = try DigitsFile.read(data)
+            if let rounds = try roundsOptions.rounds() {
+                try DiLoCoDemoPeer(options: options, rounds: rounds, dataset: dataset, parent: parent).run()
+            } else {
+                try DemoPeer(options: options, dataset: dataset, parent: parent).run()
+            }
         } catch {
             parent.report(.failure(oneLine(error)))
             throw ExitCode(1)

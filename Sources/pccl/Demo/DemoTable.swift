@@ -26,8 +26,8 @@ struct DemoTable {
     func peerLines(_ peers: [DemoDirector.Peer], on screen: DemoScreen) -> [String] {
         let head =
             "peer".trailing(6) + "process".trailing(10) + "  " + "state".leading(10) + "world".trailing(6)
-            + "step".trailing(8) + "accuracy".trailing(10) + "loss".trailing(8) + "sent".trailing(11)
-            + "received".trailing(11) + "all-reduce".trailing(13)
+            + plan.unit.trailing(8) + "accuracy".trailing(10) + "loss".trailing(8) + "sent".trailing(11)
+            + "received".trailing(11) + waitName.trailing(13)
         return [screen.styled(head, .bold)] + peers.map { row($0, on: screen) }
     }
 
@@ -36,9 +36,9 @@ struct DemoTable {
         let living = peers.filter { !$0.wasKilled }
         guard let furthest = living.max(by: { $0.progress.step < $1.progress.step })?.progress else { return "" }
         let sent = peers.reduce(0) { $0 + $1.progress.sentBytes }
-        return "step \(furthest.step)/\(plan.steps)  world \(furthest.worldSize)"
+        return "\(plan.unit) \(furthest.step)/\(plan.steps)  world \(furthest.worldSize)"
             + "  accuracy \(decimal(furthest.accuracy, 3))  loss \(decimal(furthest.loss, 3))"
-            + "  sent \(bytes(sent))  all-reduce \(milliseconds(furthest.allReduceNanoseconds))"
+            + "  sent \(bytes(sent))  \(waitName) \(milliseconds(furthest.allReduceNanoseconds))"
     }
 
     private func row(_ peer: DemoDirector.Peer, on screen: DemoScreen) -> String {
@@ -66,7 +66,7 @@ struct DemoTable {
 
     private func bar(_ peers: [DemoDirector.Peer], on screen: DemoScreen) -> String {
         let step = peers.map(\.progress.step).max() ?? 0
-        let filled = step * Self.barWidth / plan.steps
+        let filled = min(step, plan.steps) * Self.barWidth / plan.steps
         let rest = String(repeating: ".", count: Self.barWidth - filled)
         return "[" + screen.styled(String(repeating: "#", count: filled), .green) + rest + "]"
     }
@@ -74,15 +74,18 @@ struct DemoTable {
     private func words(for stage: DemoDirector.Stage) -> String {
         switch stage {
         case .gathering: "the peers gather"
-        case .together: "all train; at step \(plan.killStep) peer \(plan.victim) will be killed"
+        case .together: "all train; at \(plan.unit) \(plan.killStep) peer \(plan.victim) will be killed"
         case .killed: "peer \(plan.victim) was killed"
-        case .reduced: "the survivors train; at step \(plan.joinStep) a new peer will come"
+        case .reduced: "the survivors train; at \(plan.unit) \(plan.joinStep) a new peer will come"
         case .joining: "peer \(plan.newcomer) joins"
-        case .restored: "all train to step \(plan.steps)"
+        case .restored: "all train to \(plan.unit) \(plan.steps)"
         case .leaving: "the peers leave"
         case .over: "over"
         }
     }
+
+    /// What the last figure of a row is the time of: in a round only what it was waited for.
+    private var waitName: String { plan.rounds == nil ? "all-reduce" : "waited" }
 
     private func milliseconds(_ nanoseconds: UInt64) -> String {
         decimal(Double(nanoseconds) / 1e6, 2) + " ms"

@@ -3,13 +3,13 @@ enum PeerReport: Equatable {
     enum Moment: String {
         /// Admitted; nothing is known of the group's state yet.
         case connected
-        /// A hand-over of the state is complete.
+        /// A hand-over of the state is complete; in a run of rounds, a newcomer's first one is done.
         case state
-        /// A training step is done.
+        /// A training step, or a round, is done.
         case step
         /// At the step where the newcomer is waited for.
         case waiting
-        /// All steps are done.
+        /// All steps or rounds are done.
         case finished
     }
 
@@ -17,6 +17,7 @@ enum PeerReport: Equatable {
     case failure(String)
 
     /// Where a peer stands. `step`, `worldSize`, `losses` and `joins` are the same on all members at the same moment.
+    /// In a run of rounds `step` is their number; what a newcomer did not see it does not count.
     struct Progress: Equatable {
         var step = 0
         var worldSize = 0

@@ -76,7 +76,9 @@ class DiLoCo:
         codec: what travels, as :class:`pccl.Codec` or as a text such as ``"e3m0"``, ``"int4"`` or ``"min-max8"``; the same
             at all peers. None: float32.
         error_feedback: whether what coding loses is added to the next round's; 8 bytes for a parameter.
-        outer: ``"nesterov"``, ``"momentum"``, or ``"descent"``, with which a learning rate of 1 gives the average.
+        outer: ``"nesterov"``, ``"momentum"``, or ``"descent"``, with which a learning rate of 1 gives the average. None:
+            ``"nesterov"``, but in delayed mode ``"descent"`` with a learning rate of 0.7, since momentum on top of the
+            delay swings.
         outer_learning_rate: None: 0.7, or 1 with ``"descent"``.
         outer_momentum: the factor.
         momentum_limit: the momentum of a fragment is made no longer than this, as a vector. 0: as long as it is.
@@ -112,7 +114,7 @@ class DiLoCo:
         sync_every: int = 100,
         codec: Union[Codec, str, None] = None,
         error_feedback: bool = False,
-        outer: str = "nesterov",
+        outer: Optional[str] = None,
         outer_learning_rate: Optional[float] = None,
         outer_momentum: float = 0.9,
         momentum_limit: float = 0.0,
@@ -128,8 +130,14 @@ class DiLoCo:
     ) -> None:
         if mode not in _MODES:
             raise ValueError(f"mode is {mode!r}; expected one of {', '.join(_MODES)}")
+        if outer is None:
+            outer = "descent" if mode == "delayed" else "nesterov"
+            if outer == "descent" and outer_learning_rate is None:
+                outer_learning_rate = 0.7
         if outer not in _RULES:
             raise ValueError(f"outer is {outer!r}; expected one of {', '.join(_RULES)}")
+        if not outer_momentum > 0 or outer_learning_rate == 0:
+            raise ValueError("a momentum or a learning rate of 0; without momentum, outer is 'descent'")
         self._communicator = communicator
         self._library = communicator._library
         require_extension(self._library, "DiLoCo", ("pcclDiLoCoCreate",))
