@@ -16,7 +16,7 @@ from pccl.diloco import DiLoCo
 # The modes, and the same in the terms of the plain arithmetic.
 MODES: Dict[str, Tuple[Dict[str, Any], Dict[str, Any]]] = {
     "synchronous": ({}, {}),
-    "delayed": ({"mode": "delayed"}, {"overlap": 6}),
+    "delayed": ({"mode": "delayed", "outer": "nesterov"}, {"overlap": 6}),
     "streaming": (
         {"mode": "streaming", "fragments": 3, "overlap": 2},
         {"fragments": [["first"], ["second"], ["third"]], "overlap": 2, "mixing": 0.5},
@@ -106,8 +106,8 @@ def test_each_mode_does_what_plain_arithmetic_does_to_the_bit(mode: str, weights
         ({"outer": "descent"}, {"rate": 1.0}),
         ({"outer": "descent", "outer_learning_rate": 0.4}, {"rate": 0.4}),
         ({"momentum_limit": 0.5}, {"limit": 0.5}),
-        ({"mode": "delayed", "momentum_limit": 0.5}, {"limit": 0.5, "overlap": EVERY}),
-        ({"mode": "delayed", "staleness_penalty": 0.5}, {"penalty": 0.5, "overlap": EVERY}),
+        ({"mode": "delayed", "outer": "nesterov", "momentum_limit": 0.5}, {"limit": 0.5, "overlap": EVERY}),
+        ({"mode": "delayed", "outer": "nesterov", "staleness_penalty": 0.5}, {"penalty": 0.5, "overlap": EVERY}),
     ],
     ids=lambda options: "-".join(str(value) for value in options.values()),
 )
@@ -317,7 +317,7 @@ def test_states_of_other_models_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"mode": "delayed"},
+        {"mode": "delayed", "outer": "nesterov"},
         {"mode": "streaming", "fragments": 2},
         {"codec": "int4"},
         {"codec": pccl.Codec(pccl.CodecFormat.INT4, block=128)},

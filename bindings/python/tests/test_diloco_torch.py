@@ -19,7 +19,7 @@ EVERY = 4
 _seeding = threading.Lock()
 MODES: Dict[str, Tuple[Dict[str, Any], Dict[str, Any]]] = {
     "synchronous": ({}, {}),
-    "delayed": ({"mode": "delayed"}, {}),
+    "delayed": ({"mode": "delayed", "outer": "nesterov"}, {}),
     "streaming-3-1": ({"mode": "streaming", "fragments": 3, "overlap": 1}, {"fragments": 3, "overlap": 1}),
     "streaming-2-3": ({"mode": "streaming", "fragments": 2, "overlap": 3}, {"fragments": 2, "overlap": 3}),
     "streaming-4-4": ({"mode": "streaming", "fragments": 4, "overlap": 4}, {"fragments": 4, "overlap": 4}),
