@@ -207,7 +207,9 @@ private func keepUntilEnded(_ keeper: UnsafeMutableRawPointer?) -> UnsafeMutable
     var all = sigset_t()
     sigfillset(&all)
     pthread_sigmask(SIG_BLOCK, &all, nil)
-    if let keeper { _ = Unmanaged<Keeper>.fromOpaque(keeper).takeRetainedValue().handle.result() }
+    guard let keeper else { return nil }
+    // An object may end after its last use, which would be before the wait.
+    withExtendedLifetime(Unmanaged<Keeper>.fromOpaque(keeper).takeRetainedValue()) { _ = $0.handle.result() }
     return nil
 }
 
