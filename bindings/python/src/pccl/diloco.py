@@ -279,7 +279,9 @@ class DiLoCo:
 
     def parameters_hash(self) -> str:
         """A hash of the outer parameters: the same at all peers that have done the same rounds."""
-        return str(ffi.string(self._info().parameters_hash).decode())
+        # An array in a struct does not keep the struct alive.
+        info = self._info()
+        return str(ffi.string(info.parameters_hash).decode())
 
     def outer_parameters(self) -> Dict[str, Any]:
         """Copies of the outer parameters in float32, by name: torch tensors on the CPU where the model has such."""
