@@ -105,7 +105,7 @@ package struct Scenario {
     }
     var master: Int { slots }
     /// Long after the last fault and the slowest caller.
-    var horizon: Instant { Instant(nanoseconds: 0) + deadTime * 150 }
+    var horizon: Instant { Instant(nanoseconds: 0) + deadTime * 300 }
 
     init(_ r: inout RandomSource) {
         deadTime = r.oneIn(4) ? .milliseconds(500) : .seconds(5)

@@ -234,9 +234,12 @@ class DiLoCo:
         for tensor in self._tensors:
             if tensor.fragment in touched:
                 tensor.take_in()
+        before = self._native_state()[0] if self._staged else 0
         rounds = self._rounds("pcclDiLoCoStep", float(self.weight))
+        # Who was cut off and is back has all parameters replaced, at any step.
+        all_are_new = bool(self._staged) and self._native_state()[0] != before
         for tensor in self._tensors:
-            if tensor.fragment in touched:
+            if all_are_new or tensor.fragment in touched:
                 tensor.give_back()
         return self._tell(rounds)
 
@@ -287,7 +290,9 @@ class DiLoCo:
 
     def parameters_hash(self) -> str:
         """A hash of the outer parameters: the same at all peers that have done the same rounds."""
-        return str(ffi.string(self._info().parameters_hash).decode())
+        # An array in a struct does not keep the struct alive.
+        info = self._info()
+        return str(ffi.string(info.parameters_hash).decode())
 
     def outer_parameters(self) -> Dict[str, Any]:
         """Copies of the outer parameters in float32, by name: torch tensors on the CPU where the model has such."""
