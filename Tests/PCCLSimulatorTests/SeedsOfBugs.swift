@@ -42,5 +42,7 @@ enum SeedsOfBugs {
         116_728_629_151_988_521,
         // A peer still in a call that had failed took the next call of another for its partner, and what it held was kept.
         227_711,
+        // Time ended before a slow caller that was left alone had done its lonely rounds.
+        7_041_034_539_089_536_506,
     ]
 }
