@@ -136,7 +136,8 @@ extension World {
     private func settle(_ host: Host, _ dial: Host.HeldDial) {
         guard isPending(dial.attempt, of: hosts[dial.from]) else { return }
         guard let identity = host.identity else { return host.held.append(dial) }
-        guard dial.to == identity.peer else {
+        // The greeting of a stripe names the run, and peers of two runs may have the same numbers.
+        guard dial.to == identity.peer, hosts[dial.from].identity?.run == identity.run else {
             answer(dial, from: host, link: nil)
             return
         }

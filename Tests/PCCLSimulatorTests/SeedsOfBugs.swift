@@ -44,5 +44,7 @@ enum SeedsOfBugs {
         227_711,
         // Time ended before a slow caller that was left alone had done its lonely rounds.
         7_041_034_539_089_536_506,
+        // A bug of the simulated network: it let peers of two runs greet each other, if their numbers were right.
+        3_002_186_631_453_078_783,
     ]
 }
