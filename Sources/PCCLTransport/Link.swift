@@ -181,7 +181,13 @@ package final class Link {
     package var descriptors: [CInt] { stripes.map(\.descriptor) }
     var stripeFigures: [TCPFigures] { stripes.compactMap { $0.takeFigures() } }
     /// Where the peer was reached, or came from.
-    var remoteHost: SocketAddress.Host? { stripes.lazy.compactMap(\.remoteHost).first }
+    var remoteHost: SocketAddress.Host? {
+        // Each asked once: a stripe that ends meanwhile has another answer, which a lazy compactMap does not survive.
+        for stripe in stripes {
+            if let host = stripe.remoteHost { return host }
+        }
+        return nil
+    }
 
     var mayGrow: Bool { isOpen && stripes.count + pendingStripes < WireLimits.stripesPerLink }
 
