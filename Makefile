@@ -116,6 +116,10 @@ FRESH_SECONDS ?= 60
 STAGE_SECONDS ?= 600
 limited := timeout $(shell test -t 0 && echo --foreground) --kill-after=10 $(STAGE_SECONDS)
 
+# All tests at once would wait for each other behind a thread for each core, and their time limits would run meanwhile.
+# By lines, so that a stage that hangs has said in which test.
+few_at_once = --experimental-maximum-parallelization-width $$(nproc)
+
 # $(call stage,NAME,COMMANDS): a heading, the commands up to the first that fails, and the seconds they took.
 stage = @echo "== $(1)"; started=$$SECONDS; (set -e; $(2)); status=$$?; \
     echo "-- $(1): $$([ $$status = 0 ] && echo passed || echo FAILED), $$((SECONDS - started)) s"; exit $$status
@@ -136,7 +140,8 @@ test: ## all of the stages below; the last line counts them
 test-unit: bootstrap ## everything that runs inside one process: rooms, transcripts, loopback
 	$(call stage,unit tests, \
 	    swift build --build-tests --explicit-target-dependency-import-check error; \
-	    $(limited) swift test --skip-build --disable-xctest --explicit-target-dependency-import-check error)
+	    $(limited) stdbuf -oL swift test --skip-build --disable-xctest $(few_at_once) \
+	        --explicit-target-dependency-import-check error)
 
 .PHONY: test-simulator
 test-simulator: lib ## SCHEDULES (50000) simulated runs with fixed seeds and FRESH_SECONDS (60) of fresh ones

@@ -200,7 +200,11 @@ struct SharedStateTests {
             } else {
                 #expect([nil, .noSharedStateAvailable].contains(told[1]))
             }
-            if told[1] == nil { #expect(tensors[1].holds(1) && tensors[2].holds(1)) }
+            // On a busy machine it may be gone before it was in the call; then there are as many for 2 as for 1.
+            let possible = hasAnother ? [1, 2] : [1]
+            if told[1] == nil {
+                #expect(possible.contains { tensors[1].holds($0) && tensors[2].holds($0) })
+            }
         }
     }
 

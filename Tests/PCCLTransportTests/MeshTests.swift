@@ -199,7 +199,7 @@ struct MeshTests {
         try end.want([])
         for bytes in [
             [], Array("GET / HTTP/1.1\r\n\r\n".utf8), Preamble(role: .control).bytes,
-            Preamble(version: 9, role: .stripe).bytes, Preamble(role: .stripe).bytes,
+            Preamble(version: 99, role: .stripe).bytes, Preamble(role: .stripe).bytes,
             Preamble(role: .stripe).bytes + [UInt8](repeating: 0xff, count: 40),
         ] as [[UInt8]] {
             #expect(try greeted(end, bytes).1 == [])
