@@ -216,6 +216,39 @@ typedef struct pcclCollectiveDescriptor_t {
 } pcclCollectiveDescriptor_t;
 
 /**
+ * Peers of several groups that are members all together or not at all: the processes of a node, say, each of which has
+ * one shard of a model and reduces it with those that have the same shard at other nodes.
+ */
+typedef struct pcclEnsemble_t {
+    /** The same at all of its members, and never used before: a node that is started again has another. */
+    uint64_t id;
+    /** How many members it has, 1 to 1024. */
+    uint32_t size;
+    /** Must be 0. */
+    uint32_t reserved;
+} pcclEnsemble_t;
+
+/**
+ * pcclCreateCommunicator for a peer that is admitted together with others.
+ *
+ * pcclConnect returns when all of them are members. They are admitted once all of them wait, at a join point that is
+ * one for all groups they are in: pcclUpdateTopology and pcclArePeersPending of a group whose members came in ensembles
+ * wait for the members of all groups that these ensembles are in, and tell all of them the same. If one of them is
+ * lost, the others are taken for lost too; whoever leaves (pcclDestroyCommunicator) leaves alone. Peers with and
+ * without an ensemble do not go together in a group: those that come later are turned away, and are those whose
+ * ensemble lacks a group that the members' ensembles have.
+ *
+ * @param params   as in pcclCreateCommunicator; copied.
+ * @param ensemble copied.
+ * @param comm_out receives the communicator.
+ *
+ * Results: those of pcclCreateCommunicator, and
+ * - pcclInvalidArgument: `ensemble` is null, or its size is out of range.
+ */
+PCCL_EXPORT pcclResult_t pcclCreateCommunicatorInEnsemble(const pcclCommCreateParams_t *params,
+                                                          const pcclEnsemble_t *ensemble, pcclComm_t **comm_out);
+
+/**
  * Tells this peer's place among its group's members, which are in the same order at each of them, and how many they
  * are, both as of now: they change with a join point, an optimisation of the topology, or the loss of a member.
  *
@@ -495,7 +528,7 @@ typedef struct pcclDiLoCoOptions_t {
     uint32_t block_elements;
     pcclRounding_t rounding;
     uint32_t error_feedback;
-    /** With fewer peers the others wait for more at the end of a round. 0: 2. */
+    /** With fewer peers the others wait for more at the end of a round. 0: 2. In ensembles it is always 1. */
     uint32_t minimum_peers;
     /** Every so many rounds peers compare what they hold. 0: each; UINT32_MAX: only when somebody joins. */
     uint32_t check_every;
@@ -503,7 +536,8 @@ typedef struct pcclDiLoCoOptions_t {
     double patience_seconds;
     /** As many tags from here on as there are fragments, and one. 0: some that nobody else uses. */
     uint64_t first_tag;
-    /** How often in a row, without an outer step, a peer that was cut off comes back. 0: 5; UINT32_MAX: never. */
+    /** How often in a row, without an outer step, a peer that was cut off comes back. 0: 5; UINT32_MAX, or in an
+     * ensemble: never. */
     uint32_t returns;
     /** Must be 0. */
     uint32_t reserved;

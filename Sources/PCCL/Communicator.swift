@@ -30,6 +30,9 @@ public final class Communicator: Sendable {
         /// The dead time in seconds, from which all time-outs derive; nil: `PCCL_TIMEOUT`, or 5. Once connected, the
         /// master's counts.
         public var timeoutSeconds: Double?
+        /// The other peers that this one is admitted and lost with; nil: none. Join points, and the question whether peers are
+        /// pending, are then one for all groups that such peers are in: each of them waits for the members of all.
+        public var ensemble: Ensemble?
         /// How contents of the shared state are compared; nil: `PCCL_STATE_HASH`, or XXH3. All members must agree.
         package var stateHash: HashFunction?
         /// Nil: `PCCL_ALGORITHM`, or by world size. All members must agree.
@@ -56,6 +59,8 @@ public final class Communicator: Sendable {
         public let rank: Int
     }
 
+    /// Who is admitted and lost with this peer.
+    public let ensemble: Ensemble?
     let session: PeerSession
     let stateHash: HashFunction
     let handles = Guarded<[UInt64: OperationHandle]>([:])
@@ -75,6 +80,11 @@ public final class Communicator: Sendable {
                 "\(configuration.stripesPerLink) connections per link; 0 to \(Communicator.largestStripes) are possible"
             )
         }
+        ensemble = configuration.ensemble
+        if let size = configuration.ensemble?.size, !(1...Ensemble.largestSize).contains(size) {
+            throw PCCLError(
+                .invalidArgument, "an ensemble of \(size) peers; 1 to \(Ensemble.largestSize) are possible")
+        }
         stateHash = configuration.stateHash ?? Environment.process.stateHash
         var timeouts = Environment.process.timeouts
         if let seconds = configuration.timeoutSeconds {
@@ -92,6 +102,7 @@ public final class Communicator: Sendable {
                 links: Environment.process.links)
             session.advertised = Environment.process.advertised
             session.interfaces = Environment.process.interfaces
+            session.ensemble = configuration.ensemble
             self.session = try PeerSession(session)
         } catch {
             throw PCCLError(.internalError, error.description)

@@ -10,6 +10,8 @@ public typealias LossPolicy = PCCLBase.LossPolicy
 public typealias ResultPart = PCCLBase.ResultPart
 /// What travels of floats instead of themselves.
 public typealias Codec = PCCLBase.Codec
+/// Peers of several groups that are members all together or not at all.
+public typealias Ensemble = PCCLBase.Ensemble
 /// An address with a port.
 public typealias SocketAddress = PCCLBase.SocketAddress
 

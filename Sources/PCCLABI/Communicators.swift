@@ -11,20 +11,38 @@ public func pcclInit() -> pcclResult_t {
 public func pcclCreateCommunicator(
     _ params: UnsafePointer<pcclCommCreateParams_t>!, _ commOut: UnsafeMutablePointer<OpaquePointer?>!
 ) -> pcclResult_t {
-    result("pcclCreateCommunicator") { () throws(PCCLError) in
-        guard Handles.isInitialized.withLock({ $0 }) else {
-            throw PCCLError(.notInitialized, "pcclInit was not called")
-        }
-        let params = try required(params, "params").pointee
-        let out = try required(commOut, "comm_out")
-        let communicator = try Communicator(
-            Communicator.Configuration(
-                master: try SocketAddress(params.master_address), peerGroup: params.peer_group,
-                stripesPerLink: Int(min(params.p2p_connection_pool_size, UInt32(Communicator.largestStripes)))))
-        let pointer = Handles.pointer(to: communicator)
-        Handles.communicators.withLock { $0[pointer] = communicator }
-        out.pointee = pointer
+    result("pcclCreateCommunicator") { () throws(PCCLError) in try createCommunicator(params, nil, commOut) }
+}
+
+@implementation @c
+public func pcclCreateCommunicatorInEnsemble(
+    _ params: UnsafePointer<pcclCommCreateParams_t>!, _ ensemble: UnsafePointer<pcclEnsemble_t>!,
+    _ commOut: UnsafeMutablePointer<OpaquePointer?>!
+) -> pcclResult_t {
+    result("pcclCreateCommunicatorInEnsemble") { () throws(PCCLError) in
+        let ensemble = try required(ensemble, "ensemble").pointee
+        guard ensemble.reserved == 0 else { throw PCCLError.laterRelease }
+        try createCommunicator(params, Ensemble(id: ensemble.id, size: Int(ensemble.size)), commOut)
     }
+}
+
+private func createCommunicator(
+    _ params: UnsafePointer<pcclCommCreateParams_t>?, _ ensemble: Ensemble?,
+    _ commOut: UnsafeMutablePointer<OpaquePointer?>?
+) throws(PCCLError) {
+    guard Handles.isInitialized.withLock({ $0 }) else {
+        throw PCCLError(.notInitialized, "pcclInit was not called")
+    }
+    let params = try required(params, "params").pointee
+    let out = try required(commOut, "comm_out")
+    var configuration = Communicator.Configuration(
+        master: try SocketAddress(params.master_address), peerGroup: params.peer_group,
+        stripesPerLink: Int(min(params.p2p_connection_pool_size, UInt32(Communicator.largestStripes))))
+    configuration.ensemble = ensemble
+    let communicator = try Communicator(configuration)
+    let pointer = Handles.pointer(to: communicator)
+    Handles.communicators.withLock { $0[pointer] = communicator }
+    out.pointee = pointer
 }
 
 @implementation @c

@@ -25,7 +25,7 @@ package final class MasterJournal {
     private var hasFailed = false
     private let generation = ForkedChild.generation
 
-    private static let magic: [UInt8] = [0x7f] + Array("pcclmj".utf8) + [2]
+    private static let magic: [UInt8] = [0x7f] + Array("pcclmj".utf8) + [3]
     private static let recordHeader = 8
     /// States are small: a record of a run of a thousand peers takes some 60 KiB.
     private static let largestFile = 512 << 20

@@ -23,6 +23,8 @@ package final class PeerSession: @unchecked Sendable {
         package var advertised: [SocketAddress] = []
         /// Nil: all, after the address that the master sees.
         package var interfaces: NetworkInterfaces.Choice?
+        /// Nil: it is admitted and lost by itself.
+        package var ensemble: Ensemble?
         package init(
             master: [SocketAddress], group: GroupID, stripesPerLink: UInt16, timeouts: Timeouts, portBase: UInt16,
             algorithm: Algorithm? = nil, links: LinkConfiguration = LinkConfiguration()
@@ -166,7 +168,8 @@ package final class PeerSession: @unchecked Sendable {
             machine = PeerMachine(
                 PeerMachine.Configuration(
                     group: configuration.group, listenPort: port, addresses: addresses(port),
-                    stripes: configuration.stripesPerLink, timeouts: configuration.timeouts,
+                    stripes: configuration.stripesPerLink, ensemble: configuration.ensemble,
+                    timeouts: configuration.timeouts,
                     algorithm: { [forced = configuration.algorithm] descriptor, assignment in
                         descriptor.collective.suited(
                             forced

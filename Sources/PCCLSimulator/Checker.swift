@@ -80,6 +80,8 @@ struct Checker {
     private var ordinals: [TagKey: Int] = [:]
     private var answers: [AnswerKey: Bool] = [:]
     var stateAnswers: [AnswerKey: StateAnswer] = [:]
+    /// What the processes of a node have heard at join points, and who heard it first.
+    private var heard: [Ensemble: [(text: String, by: String)]] = [:]
     /// Of shared states, what somebody has brought.
     var offered: Set<[UInt64]> = []
     /// A master began without knowing anything: what the last one decided is known to those alone who heard it.
@@ -135,6 +137,21 @@ struct Checker {
         }
         answers[key] = arePending
         return nil
+    }
+
+    /// The processes of a node go on together only if they hear the same.
+    mutating func hear(_ text: String, _ host: Host) -> String? {
+        // A master that knows nothing may repeat what another has said to some of them.
+        guard let ensemble = host.ensemble, !hasForgetfulMaster else { return nil }
+        defer { host.jointAnswers += 1 }
+        guard let known = heard[ensemble], host.jointAnswers < known.count else {
+            heard[ensemble, default: []].append((text, host.name))
+            return nil
+        }
+        let first = known[host.jointAnswers]
+        guard first.text != text else { return nil }
+        return
+            "answer \(host.jointAnswers + 1) to \(host.name) is \(text); \(first.by), of the same node, heard \(first.text)"
     }
 
     mutating func enter(

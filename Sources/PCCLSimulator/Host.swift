@@ -28,6 +28,8 @@ enum HostEvent {
     case measured(life: Int, [LinkFigure])
     case stateArrives(LaunchNumber)
     case caller(life: Int, CallerStep)
+    /// The other process of the node is gone.
+    case orphaned
 }
 
 /// What a caller does next.
@@ -102,6 +104,8 @@ final class Host {
     let slot: Int
     let group: GroupID
     let program: Scenario.Program
+    /// What it came with, if it is of a node.
+    let ensemble: Ensemble?
     var machine: PeerMachine
     var life = Life.running
     var inbox: [HostEvent] = []
@@ -125,9 +129,15 @@ final class Host {
     var lastEpoch = Epoch.none
     var pendingAnswers = 0
     var stateAnswers = 0
+    /// How many answers at join points, and to the question whether peers are pending, it has heard.
+    var jointAnswers = 0
     var state: HostState
 
-    init(index: Int, slot: Int, group: GroupID, program: Scenario.Program, state: HostState, machine: PeerMachine) {
+    init(
+        index: Int, slot: Int, group: GroupID, program: Scenario.Program, ensemble: Ensemble?, state: HostState,
+        machine: PeerMachine
+    ) {
+        self.ensemble = ensemble
         self.state = state
         self.index = index
         self.slot = slot

@@ -14,6 +14,8 @@ extension Scenario {
         case sharing
         case asking
         case secondGroup
+        /// Each process comes by itself.
+        case nodes
         case firewall
         case policies
         case stragglerDeadline
@@ -28,6 +30,7 @@ extension Scenario {
         if synchronizesEvery > 0 { parts.append(.sharing) }
         if asksDuringOperations { parts.append(.asking) }
         if Set(groupOfSlot).count > 1 { parts.append(.secondGroup) }
+        if nodeSlots > 0 { parts.append(.nodes) }
         if !firewalled.isEmpty { parts.append(.firewall) }
         if lanes.contains(where: { $0.onLoss != .abort }) { parts.append(.policies) }
         if stragglerDeadline.nanoseconds > 0 { parts.append(.stragglerDeadline) }
@@ -44,6 +47,7 @@ extension Scenario {
         if parts.contains(.optimizing) { rest.optimizesEvery = 0 }
         if parts.contains(.sharing) { rest.synchronizesEvery = 0 }
         if parts.contains(.asking) { rest.asksDuringOperations = false }
+        if parts.contains(.nodes) || parts.contains(.secondGroup) { rest.nodeSlots = 0 }
         if parts.contains(.secondGroup) { rest.groupOfSlot = groupOfSlot.map { _ in groupOfSlot[0] } }
         if parts.contains(.firewall) { rest.firewalled = [] }
         if parts.contains(.policies) { for lane in rest.lanes.indices { rest.lanes[lane].onLoss = .abort } }
@@ -68,6 +72,7 @@ extension Scenario {
             return "every \(synchronizesEvery) rounds members synchronise" + (hasOneSender ? ", from slot 0" : "")
         case .asking: return "members ask while operations run"
         case .secondGroup: return "groups: \(groupOfSlot.map(\.value))"
+        case .nodes: return "slots below \(nodeSlots) are nodes of two"
         case .firewall: return "cannot reach each other: \(firewalled)"
         case .policies: return "losses resume"
         case .stragglerDeadline: return "a straggler deadline of \(stragglerDeadline.milliseconds) ms"

@@ -97,6 +97,9 @@ package struct Scenario {
     var masterReturnsAfter: Interval?
     var keepsJournal = true
 
+    /// So many slots from the first are nodes of two processes each, one in either group, that come as an ensemble.
+    var nodeSlots = 0
+
     /// Zero: nobody is lost for being late.
     var stragglerDeadline = Interval.milliseconds(0)
 
@@ -166,7 +169,33 @@ package struct Scenario {
         addSwarm(r, unit)
         addSharing(r)
         addCollectives(r)
+        addNodes(r)
     }
+
+    /// From a source of its own, so that all else is as it was when each process came by itself. The processes of a node
+    /// run the same program; a launcher starts them together, and ends both where one of them cannot take part.
+    private mutating func addNodes(_ source: RandomSource) {
+        var copy = source
+        var r = RandomSource(seed: copy.next() ^ 0x6e6f_6465)
+        guard slots > 3, r.oneIn(4) else { return }
+        nodeSlots = slots / 2 * 2
+        isRight = true
+        for slot in 0..<slots {
+            groupOfSlot[slot] = GroupID(UInt32(slot < nodeSlots ? slot % 2 : 2))
+            programs[slot].misuse = .none
+            guard slot < nodeSlots else { continue }
+            programs[slot].rounds = programs[slot / 2 * 2].rounds
+            programs[slot].reconnects = 0
+        }
+        // Where one of a node is sent away, so are all, and come again as another node.
+        for _ in 0..<r.below(4) {
+            faults.append(
+                (Instant(nanoseconds: 0) + deadTime / 5000 * UInt64(r.below(4000)), .spawn(r.below(nodeSlots))))
+        }
+    }
+
+    /// The slots of the node of this one, if it is of a node.
+    func node(of slot: Int) -> Range<Int>? { slot < nodeSlots ? slot / 2 * 2..<slot / 2 * 2 + 2 : nil }
 
     /// From a source of its own, so that all else is as it was when there were all-reduces only.
     private mutating func addCollectives(_ source: RandomSource) {

@@ -6,6 +6,7 @@ package enum SimulationCheck: String, Sendable, CaseIterable {
     case epochsGrow = "epochs only grow at each peer"
     case viewAgreed = "a view, with its shares, is what the master decided, of admitted peers"
     case pendingJoint = "members of an epoch get the same answer to the same question"
+    case gridJoint = "the processes of a node hear the same at join points"
     case sharedState = "members of an epoch hold the same after the same synchronisation, and somebody has brought it"
     case pairing = "the n-th call of a tag is paired with the n-th call of all others"
     case schedule = "every frame is expected, once"
@@ -38,6 +39,10 @@ package enum Sabotage: Sendable, CaseIterable {
     case swallowCompletion
     case cutMessageShort
     case countMemberTwice
+    /// One process of a node is a member and another is not.
+    case splitEnsemble
+    /// One process of a node takes a join point for another.
+    case hearOtherwise
     /// One member of a view is told other shares than the rest.
     case changeShares
     /// A peer says that an element is final which is not.
@@ -60,6 +65,8 @@ package struct SimulationCounts: Hashable, Sendable {
     /// Of the successes, those whose result several views have made.
     package var mixed = 0
     package var joins = 0
+    /// Of these, those of a process that came with others.
+    package var joinsOfNodes = 0
     package var losses = 0
     package var repairs = 0
     /// Optimise calls that succeeded, one for each member.
@@ -78,6 +85,7 @@ package struct SimulationCounts: Hashable, Sendable {
         a.resumed += b.resumed
         a.mixed += b.mixed
         a.joins += b.joins
+        a.joinsOfNodes += b.joinsOfNodes
         a.losses += b.losses
         a.repairs += b.repairs
         a.optimized += b.optimized

@@ -36,6 +36,7 @@ extension World {
         note { "\(host.name) leaves" }
         host.life = .exited
         pump(host, .leave)
+        tellMates(of: host)
     }
 
     func begin(_ call: Call, _ host: Host) {

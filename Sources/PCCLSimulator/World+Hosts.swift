@@ -85,6 +85,8 @@ extension World {
         case .stateArrives(let launch): takeState(host, launch)
         case .caller(let life, let step):
             if life == host.caller.life { act(host, step) }
+        case .orphaned:
+            if !host.machine.isMember { kill(host, silent: false) }
         }
     }
 
@@ -264,17 +266,35 @@ extension World {
         case .pending(let arePending):
             host.pendingAnswers += 1
             if let text = checker.answer(host, arePending) { fail(.pendingJoint, text) }
+            hear(arePending ? "that peers are pending" : "that nobody is pending", host)
         case .done:
             switch current.call {
-            case .connect: counts.joins += 1
+            case .connect:
+                counts.joins += 1
+                if host.ensemble != nil { counts.joinsOfNodes += 1 }
             case .optimizeTopology: counts.optimized += 1
-            case .updateTopology, .arePeersPending, .synchronizeState: break
+            case .updateTopology: hear("the end of a join point", host)
+            case .arePeersPending, .synchronizeState: break
             }
         case .synchronized(let revision): noteSynchronized(host, revision: revision)
         case .failed(.noSharedState): noteSynchronized(host, revision: nil)
         case .failed: break
         }
         plan(host, .caller(life: host.caller.life, .afterCall(current.call, answer)), after: pause(host))
+    }
+
+    private func hear(_ original: String, _ host: Host) {
+        let text = host.ensemble != nil && sabotages(.hearOtherwise, oneIn: 8) ? "nothing" : original
+        if let text = checker.hear(text, host) { fail(.gridJoint, text) }
+    }
+
+    /// A launcher ends what is left of a node when one of its processes is gone and the others were not admitted, or were
+    /// told that they are no longer. Whoever is still a member will be told.
+    func tellMates(of host: Host) {
+        guard let ensemble = host.ensemble else { return }
+        for mate in hosts where mate.ensemble == ensemble && mate !== host && !mate.isOver {
+            plan(mate, .orphaned, after: scenario.deadTime * 2)
+        }
     }
 
     func pause(_ host: Host) -> Interval {

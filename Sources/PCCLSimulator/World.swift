@@ -62,6 +62,7 @@ final class World {
     var connections: [ControlPath] = []
     var blockedUntil: [Instant]
     var spawnsLeft = 0
+    private var nodesStarted: UInt64 = 0
 
     var master: MasterMachine
     var masterLife = MasterLife.running
@@ -337,6 +338,7 @@ final class World {
     private func diesBefore(_ message: ToPeer) -> Bool {
         switch message {
         case .view, .verdict, .flush, .stateSynchronized: random.oneIn(3)
+        case .pendingAnswer, .joinUnchanged: scenario.nodeSlots > 0 && random.oneIn(3)
         default: false
         }
     }
@@ -345,6 +347,13 @@ final class World {
         var groups = master.groups
         if sabotage == .countMemberTwice, let first = groups.first?.members.first { groups[0].members.append(first) }
         if let broken = MasterMachine.brokenInvariant(groups: groups, peers: master.peers) {
+            return fail(.masterInvariant, broken)
+        }
+        guard !master.isRebuilding else { return }
+        if sabotage == .splitEnsemble, let split = groups.firstIndex(where: { $0.members.count > 1 }) {
+            groups[split].members.removeLast()
+        }
+        if let broken = MasterMachine.brokenEnsemble(groups: groups, peers: master.peers) {
             fail(.masterInvariant, broken)
         }
     }
@@ -497,15 +506,26 @@ final class World {
 
     private func spawn(_ slot: Int) {
         spawnsLeft -= 1
-        guard running(slot) == nil else { return }
+        guard let node = scenario.node(of: slot) else {
+            if running(slot) == nil { start(slot, with: nil) }
+            return
+        }
+        let left = node.compactMap { running($0) }
+        guard left.count < node.count else { return }
+        for host in left { kill(host, silent: false) }
+        nodesStarted += 1
+        for slot in node { start(slot, with: Ensemble(id: nodesStarted, size: node.count)) }
+    }
+
+    private func start(_ slot: Int, with ensemble: Ensemble?) {
         let program = scenario.programs[slot]
         let host = Host(
-            index: hosts.count, slot: slot, group: scenario.groupOfSlot[slot], program: program,
+            index: hosts.count, slot: slot, group: scenario.groupOfSlot[slot], program: program, ensemble: ensemble,
             state: HostState(&random),
             machine: PeerMachine(
                 PeerMachine.Configuration(
                     group: scenario.groupOfSlot[slot], listenPort: World.listenPort, addresses: [],
-                    stripes: UInt16(scenario.stripes), timeouts: scenario.timeouts)))
+                    stripes: UInt16(scenario.stripes), ensemble: ensemble, timeouts: scenario.timeouts)))
         host.caller.reconnectsLeft = program.reconnects
         hosts.append(host)
         hostAtSlot[slot] = host.index
@@ -526,5 +546,6 @@ final class World {
             closeControl(host, mayReturn: scenario.timeouts.masterGrace.nanoseconds > 0 && random.oneIn(4))
         }
         host.links = []
+        tellMates(of: host)
     }
 }

@@ -6,25 +6,16 @@ package struct Attachment: Hashable, Sendable {
     package var run: RunID
     package var peer: PeerID
     package var secret: PeerSecret
-    /// As in `hello`.
-    package var group: GroupID
-    package var listenPort: UInt16
-    package var addresses: [SocketAddress]
-    package var stripes: UInt16
+    /// As it was said first.
+    package var hello: Hello
     /// Nil: not admitted yet.
     package var view: HeldView?
 
-    package init(
-        run: RunID, peer: PeerID, secret: PeerSecret, group: GroupID, listenPort: UInt16, addresses: [SocketAddress],
-        stripes: UInt16, view: HeldView?
-    ) {
+    package init(run: RunID, peer: PeerID, secret: PeerSecret, hello: Hello, view: HeldView?) {
         self.run = run
         self.peer = peer
         self.secret = secret
-        self.group = group
-        self.listenPort = listenPort
-        self.addresses = addresses
-        self.stripes = stripes
+        self.hello = hello
         self.view = view
     }
 }
@@ -98,14 +89,14 @@ extension ByteWriter {
         write(secret.high)
         write(secret.low)
     }
+    /// 0 is nothing.
+    package mutating func write(_ answer: JointAnswer?) { write((answer?.rawValue).map { $0 + 1 } ?? 0) }
+
     mutating func write(_ attachment: Attachment) {
         write(attachment.run)
         write(attachment.peer.value)
         write(attachment.secret)
-        write(attachment.group.value)
-        write(attachment.listenPort)
-        write(attachment.stripes)
-        write(attachment.addresses) { $0.write($1) }
+        write(attachment.hello)
         write(attachment.view != nil)
         guard let view = attachment.view else { return }
         write(view.epoch.value)
@@ -113,7 +104,7 @@ extension ByteWriter {
         write(view.members) { $0.write($1) }
         write(view.arrangement)
         write(view.answers)
-        write((view.lastAnswer?.rawValue).map { $0 + 1 } ?? 0)
+        write(view.lastAnswer)
         write((view.call?.rawValue).map { $0 + 1 } ?? 0)
         write(view.figures) { $0.write($1) }
         write(view.revision)
@@ -131,11 +122,9 @@ extension ByteReader {
         let run = try readRun()
         let peer = PeerID(try read())
         let secret = try readSecret()
-        let group = GroupID(try read())
-        let (port, stripes): (UInt16, UInt16) = (try read(), try read())
         return Attachment(
-            run: run, peer: peer, secret: secret, group: group, listenPort: port, addresses: try readAddresses(),
-            stripes: stripes, view: try readBool() ? try readHeldView() : nil)
+            run: run, peer: peer, secret: secret, hello: try readHello(),
+            view: try readBool() ? try readHeldView() : nil)
     }
     private mutating func readHeldView() throws(WireError) -> HeldView {
         let epoch = Epoch(try read())
@@ -152,7 +141,7 @@ extension ByteReader {
             isHalted: try readBool(), needsRepair: try readBool())
     }
     /// 0 is nothing.
-    private mutating func readOptional<T: RawRepresentable<UInt8>>(_ field: StaticStringName) throws(WireError) -> T? {
+    package mutating func readOptional<T: RawRepresentable<UInt8>>(_ field: StaticStringName) throws(WireError) -> T? {
         let value = try read(UInt8.self)
         guard value > 0 else { return nil }
         guard let known = T(rawValue: value - 1) else { throw .unknownValue(field: field, value: UInt64(value)) }

@@ -2,9 +2,8 @@ import PCCLBase
 
 /// What a peer says to its master.
 package enum ToMaster: Hashable, Sendable {
-    /// The first message: asks to be registered. `listenPort` is where other peers may dial, at the address this
-    /// connection comes from and at `addresses`.
-    case hello(group: GroupID, listenPort: UInt16, addresses: [SocketAddress], stripes: UInt16)
+    /// The first message: asks to be registered.
+    case hello(Hello)
     case heartbeat
     /// The caller is at a join point of its group.
     case voteJoin
@@ -93,12 +92,9 @@ extension ToMaster {
     package var bytes: [UInt8] {
         var w = ByteWriter()
         switch self {
-        case .hello(let group, let listenPort, let addresses, let stripes):
+        case .hello(let hello):
             w.write(UInt8(1))
-            w.write(group.value)
-            w.write(listenPort)
-            w.write(stripes)
-            w.write(addresses) { $0.write($1) }
+            w.write(hello)
         case .heartbeat:
             w.write(UInt8(2))
         case .voteJoin:
@@ -160,11 +156,7 @@ extension ToMaster {
         var r = ByteReader(bytes)
         let kind = try r.read(UInt8.self)
         switch kind {
-        case 1:
-            let group = GroupID(try r.read())
-            let port: UInt16 = try r.read()
-            let stripes: UInt16 = try r.read()
-            self = .hello(group: group, listenPort: port, addresses: try r.readAddresses(), stripes: stripes)
+        case 1: self = .hello(try r.readHello())
         case 2: self = .heartbeat
         case 3: self = .voteJoin
         case 4: self = .votePending

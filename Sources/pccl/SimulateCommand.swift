@@ -135,7 +135,7 @@ struct SimulateCommand: ParsableCommand {
     private func summary(_ counts: SimulationCounts) -> String {
         "\(counts.events) events, \(counts.succeeded + counts.aborted) operations (\(counts.bySites) by sites, "
             + "\(counts.aborted) aborted, \(counts.restarted) restarted, \(counts.resumed) resumed, "
-            + "\(counts.mixed) by several views), \(counts.joins) joins, "
+            + "\(counts.mixed) by several views), \(counts.joins) joins (\(counts.joinsOfNodes) of nodes), "
             + "\(counts.losses) losses, \(counts.repairs) repairs, \(counts.optimized) optimised, \(counts.synchronized) synchronised, "
             + "\(counts.masterRestarts) master restarts:"
     }

@@ -25,6 +25,7 @@ static void beforeInit(void) {
     pcclSharedState_t state = {0, 0, NULL};
 
     EXPECT(pcclNotInitialized, pcclCreateCommunicator(&parameters, &made));
+    EXPECT(pcclNotInitialized, pcclCreateCommunicatorInEnsemble(&parameters, &(pcclEnsemble_t){1, 1, 0}, &made));
     EXPECT(pcclNotInitialized, pcclGetAttribute(fake, PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, &number));
     EXPECT(pcclNotInitialized, pcclConnect(fake));
     EXPECT(pcclNotInitialized, pcclUpdateTopology(fake));
@@ -155,6 +156,11 @@ static void nullPointers(void) {
 
     EXPECT(pcclInvalidArgument, pcclCreateCommunicator(NULL, &made));
     EXPECT(pcclInvalidArgument, pcclCreateCommunicator(&parameters, NULL));
+    EXPECT(pcclInvalidArgument, pcclCreateCommunicatorInEnsemble(&parameters, NULL, &made));
+    for (uint32_t size = 0; size < 2000; size += 1025)
+        EXPECT(pcclInvalidArgument,
+               pcclCreateCommunicatorInEnsemble(&parameters, &(pcclEnsemble_t){1, size, 0}, &made));
+    EXPECT(pcclInvalidArgument, pcclCreateCommunicatorInEnsemble(&parameters, &(pcclEnsemble_t){1, 1, 1}, &made));
     EXPECT(pcclInvalidArgument, pcclGetAttribute(NULL, PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, &number));
     EXPECT(pcclInvalidArgument, pcclConnect(NULL));
     EXPECT(pcclInvalidArgument, pcclUpdateTopology(NULL));

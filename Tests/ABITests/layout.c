@@ -51,6 +51,11 @@ static void checkStructs(void) {
     MEMBER(pcclCommCreateParams_t, peer_group, 28, 4);
     MEMBER(pcclCommCreateParams_t, p2p_connection_pool_size, 32, 4);
 
+    SIZE(pcclEnsemble_t, 16);
+    MEMBER(pcclEnsemble_t, id, 0, 8);
+    MEMBER(pcclEnsemble_t, size, 8, 4);
+    MEMBER(pcclEnsemble_t, reserved, 12, 4);
+
     SIZE(pcclReduceInfo_t, 24);
     MEMBER(pcclReduceInfo_t, local_world_size, 0, 4);
     MEMBER(pcclReduceInfo_t, tx_bytes, 8, 8);

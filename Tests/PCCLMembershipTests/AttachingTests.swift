@@ -341,7 +341,7 @@ struct WrongAttachmentTests {
         other.run = RunID(high: 7, low: 7)
         #expect(turnedAway(c.knock(.attach(other))) == "this master serves another run")
         other = attachment
-        other.group = GroupID(9)
+        other.hello.group = GroupID(9)
         #expect(turnedAway(c.knock(.attach(other))) == "it was taken for lost")
         other = attachment
         other.peer = PeerID(77)
@@ -409,8 +409,8 @@ struct WrongAttachmentTests {
         let stranger = c.knock(
             .attach(
                 PCCLWire.Attachment(
-                    run: attachment.run, peer: PeerID(9), secret: PeerSecret(high: 1, low: 1), group: GroupID(group),
-                    listenPort: 1, addresses: [], stripes: 1, view: nil)))
+                    run: attachment.run, peer: PeerID(9), secret: PeerSecret(high: 1, low: 1),
+                    hello: Hello(group: GroupID(group), listenPort: 1, addresses: [], stripes: 1), view: nil)))
         guard case .welcome(let id, _, _, _, _, _)? = stranger.first else {
             Issue.record("\(stranger)")
             return

@@ -36,8 +36,8 @@ extension Cluster {
         else { return nil }
         let members = view.members.map { Member(id: $0, addresses: [], stripes: 1) }
         return PCCLWire.Attachment(
-            run: master.run, peer: peer.id, secret: secret, group: peer.group, listenPort: 48150, addresses: [],
-            stripes: 1,
+            run: master.run, peer: peer.id, secret: secret,
+            hello: Hello(group: peer.group, listenPort: 48150, addresses: [], stripes: 1),
             view: HeldView(
                 epoch: view.epoch, highestEpoch: view.epoch, members: members, arrangement: view.arrangement))
     }

@@ -164,13 +164,13 @@ struct Cluster {
 
     // MARK: what users do
 
-    mutating func connect(_ name: Name, group: UInt32 = 0) {
+    mutating func connect(_ name: Name, group: UInt32 = 0, ensemble: Ensemble? = nil) {
         if nodes[name] == nil {
             nodes[name] = Node(
                 machine: PeerMachine(
                     PeerMachine.Configuration(
                         group: GroupID(group), listenPort: 48150, addresses: [], stripes: 1,
-                        timeouts: timeouts)))
+                        ensemble: ensemble, timeouts: timeouts)))
         }
         call(name, .connect)
     }

@@ -32,7 +32,7 @@ struct DoubleVoteTests {
 
     private mutating func register(_ id: Int) {
         handle(.connected(ids[id - 1], from: .v4(1), secret: PeerSecret(high: UInt64(id), low: 0)))
-        hear(id, .hello(group: GroupID(0), listenPort: 1, addresses: [], stripes: 1))
+        hear(id, .hello(Hello(group: GroupID(0), listenPort: 1, addresses: [], stripes: 1)))
     }
 
     private func isSent(_ id: Int, _ isMeant: (ToPeer) -> Bool) -> Bool {
@@ -81,8 +81,8 @@ struct DoubleVoteTests {
             4,
             .attach(
                 Attachment(
-                    run: master.run, peer: PeerID(2), secret: PeerSecret(high: 2, low: 0), group: GroupID(0),
-                    listenPort: 1, addresses: [], stripes: 1, view: view)))
+                    run: master.run, peer: PeerID(2), secret: PeerSecret(high: 2, low: 0),
+                    hello: Hello(group: GroupID(0), listenPort: 1, addresses: [], stripes: 1), view: view)))
         for id in [1, 4] { #expect(isSent(id) { if case .flush = $0 { true } else { false } }) }
     }
 }

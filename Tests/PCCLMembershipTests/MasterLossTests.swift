@@ -246,7 +246,7 @@ struct MasterStrayTests {
     @Test("hello twice, bytes that are no message, and no hello at first end in a word and a closed connection")
     func violations() {
         var c = Cluster(of: "A", "B")
-        c.forge(.hello(group: GroupID(0), listenPort: 1, addresses: [], stripes: 1), from: "B")
+        c.forge(.hello(Hello(group: GroupID(0), listenPort: 1, addresses: [], stripes: 1)), from: "B")
         #expect(c.view("A") == ["A"])
         #expect(c.nodes["B"]?.machine.isMember == false)
 
@@ -291,13 +291,13 @@ struct MasterStrayTests {
         let seen = SocketAddress(.v4(0x0a00_0002), port: 7)
         master.handle(
             .connected(MasterMachine.ConnectionID(1), from: seen.host, secret: secret), at: start, effects: &effects)
-        let hello = ToMaster.hello(group: GroupID(0), listenPort: 7, addresses: [own, seen], stripes: .max)
+        let hello = ToMaster.hello(Hello(group: GroupID(0), listenPort: 7, addresses: [own, seen], stripes: .max))
         master.handle(.received(MasterMachine.ConnectionID(1), hello), at: start, effects: &effects)
         #expect(master.peers.map(\.member.addresses) == [[own, seen]])
         #expect(master.peers.map(\.member.stripes) == [UInt16(WireLimits.stripesPerLink)])
         // An unspecified address stands for the one it came from.
         let anywhere = SocketAddress(.v6(high: 0, low: 0), port: 9)
-        let second = ToMaster.hello(group: GroupID(0), listenPort: 7, addresses: [anywhere, own], stripes: 1)
+        let second = ToMaster.hello(Hello(group: GroupID(0), listenPort: 7, addresses: [anywhere, own], stripes: 1))
         master.handle(
             .connected(MasterMachine.ConnectionID(2), from: seen.host, secret: secret), at: start, effects: &effects)
         master.handle(.received(MasterMachine.ConnectionID(2), second), at: start, effects: &effects)

@@ -106,10 +106,11 @@ struct MasterStateTests {
         }
         let beforeGroups = [UInt8](repeating: 0, count: 24)
         let beforeMembers = beforeGroups + number(1) + [UInt8](repeating: 0, count: 9)
-        // No members, shares, sites and figures; no members, shares, sites and figures of the outcome; then its kind, and
+        // No answers; no members, shares, sites and figures; no members, shares, sites and figures of the outcome; then its kind, and
         // no resumptions.
+        let answers = [UInt8](repeating: 0, count: 5)
         let plain = [UInt8](repeating: 0, count: 9)
-        let beforeVerdicts = beforeMembers + number(0) + plain + number(0) + plain + [2] + number(0)
+        let beforeVerdicts = beforeMembers + number(0) + answers + plain + number(0) + plain + [2] + number(0)
         let limits = [MasterState.groupLimit, WireLimits.members, WireLimits.members]
         for (prefix, limit) in zip([beforeGroups, beforeMembers, beforeVerdicts], limits) {
             for count in [UInt32(limit + 1), 1 << 24, .max] {

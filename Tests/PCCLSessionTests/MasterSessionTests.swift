@@ -80,7 +80,7 @@ struct MasterSessionTests {
         let run = try Run()
         let member = try run.members(1)[0]
         let raw = try RawSocket(port: run.master.address.port)
-        let hello = ToMaster.hello(group: GroupID(0), listenPort: 9, addresses: [], stripes: 1)
+        let hello = ToMaster.hello(Hello(group: GroupID(0), listenPort: 9, addresses: [], stripes: 1))
         try raw.write(Preamble(role: .control).bytes + framed(hello.bytes) + framed([0xee]))
         let last = try messages(raw).last
         guard case .turnedAway(let reason)? = last else {

@@ -35,12 +35,13 @@ final class ScriptedMaster: Sendable {
             try raw.write(Preamble(role: .control).bytes)
             _ = try raw.read(Preamble.byteCount)
             let connection = ScriptedConnection(raw)
-            guard case .hello(_, let port, _, _) = try connection.next() else { throw Stuck(waitingFor: "hello") }
+            guard case .hello(let hello) = try connection.next() else { throw Stuck(waitingFor: "hello") }
             try connection.say(
                 .welcome(
                     peer: PeerID(number), run: ScriptedMaster.run, secret: PeerSecret(high: 5, low: number),
                     deadTimeMilliseconds: UInt32(timeouts.deadTime.milliseconds), masterGraceMilliseconds: 0))
-            peers.append(ScriptedPeer(id: PeerID(number), session: session, connection: connection, port: port))
+            peers.append(
+                ScriptedPeer(id: PeerID(number), session: session, connection: connection, port: hello.listenPort))
         }
         let members =
             peers.map { Member(id: $0.id, addresses: [.loopback(port: $0.port)], stripes: 1) } + strangers

@@ -4,7 +4,7 @@ import Testing
 @Suite("What membership costs")
 struct ControlTrafficTests {
     // The tables of docs/protocol.md ("What it amounts to"), with the length before each message.
-    private let hello = 17
+    private let hello = 19
     private let welcome = 57
     private let vote = 5
     private let linked = 9

@@ -169,7 +169,7 @@ struct FoundBugsTests {
         }
         func connect(_ id: UInt64) {
             _ = handle(.connected(.init(id), from: .v4(1), secret: PeerSecret(high: 1, low: id)))
-            _ = handle(.received(.init(id), .hello(group: GroupID(0), listenPort: 1, addresses: [], stripes: 1)))
+            _ = handle(.received(.init(id), .hello(Hello(group: GroupID(0), listenPort: 1, addresses: [], stripes: 1))))
         }
         connect(1)
         connect(2)

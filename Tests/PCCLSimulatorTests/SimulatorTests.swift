@@ -55,7 +55,7 @@ struct SimulatorTests {
         #expect(counts.aborted > 0 && counts.restarted > 0 && counts.repairs > 0, "\(counts)")
         #expect(counts.resumed > 0 && counts.mixed > 0, "\(counts)")
         #expect(counts.synchronized > 0)
-        #expect(counts.optimized > 0 && counts.bySites > 0, "\(counts)")
+        #expect(counts.optimized > 0 && counts.bySites > 0 && counts.joinsOfNodes > 0, "\(counts)")
     }
 }
 
@@ -75,6 +75,8 @@ struct SabotageTests {
         case .adoptOldEpoch: [.epochsGrow]
         case .swapRanks, .changeShares: [.viewAgreed]
         case .flipPendingAnswer: [.pendingJoint]
+        case .splitEnsemble: [.masterInvariant]
+        case .hearOtherwise: [.gridJoint]
         case .refuseRightProgram: [.expectedOutcome]
         case .cutMessageShort: [.wire]
         case .countMemberTwice: [.masterInvariant]

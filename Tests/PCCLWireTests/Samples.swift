@@ -28,8 +28,11 @@ enum Samples {
         ])
 
     static let toMaster: [ToMaster] = [
-        .hello(group: GroupID(3), listenPort: 48150, addresses: addresses, stripes: 4),
-        .hello(group: GroupID(.max), listenPort: 0, addresses: [], stripes: .max),
+        .hello(Hello(group: GroupID(3), listenPort: 48150, addresses: addresses, stripes: 4)),
+        .hello(Hello(group: GroupID(.max), listenPort: 0, addresses: [], stripes: .max)),
+        .hello(
+            Hello(
+                group: GroupID(1), listenPort: 1, addresses: [], stripes: 1, ensemble: Ensemble(id: .max, size: 1024))),
         .heartbeat, .voteJoin, .votePending, .leave,
         .linked(epoch: Epoch(.max)),
         .cannotReach(epoch: Epoch(1), peers: [PeerID(1), PeerID(.max)]),
@@ -62,16 +65,16 @@ enum Samples {
         .attach(
             Attachment(
                 run: RunID(high: .max, low: 3), peer: PeerID(4), secret: PeerSecret(high: 5, low: .max),
-                group: GroupID(6), listenPort: 7, addresses: addresses, stripes: 8, view: nil)),
+                hello: Hello(group: GroupID(6), listenPort: 7, addresses: addresses, stripes: 8), view: nil)),
         .attach(
             Attachment(
                 run: RunID(high: .max, low: 3), peer: PeerID(4), secret: PeerSecret(high: 5, low: .max),
-                group: GroupID(6), listenPort: 7, addresses: [], stripes: 8,
+                hello: Hello(group: GroupID(6), listenPort: 7, addresses: [], stripes: 8),
                 view: HeldView(epoch: Epoch(9), highestEpoch: Epoch(.max), members: [], arrangement: .plain))),
         .attach(
             Attachment(
                 run: RunID(high: .max, low: 3), peer: PeerID(4), secret: PeerSecret(high: 5, low: .max),
-                group: GroupID(6), listenPort: 7, addresses: [], stripes: 8,
+                hello: Hello(group: GroupID(6), listenPort: 7, addresses: [], stripes: 8),
                 view: HeldView(
                     epoch: Epoch(9), highestEpoch: Epoch(.max), members: members,
                     arrangement: Arrangement(shares: [1, 2], sites: [0, 1], figures: figures), answers: .max,

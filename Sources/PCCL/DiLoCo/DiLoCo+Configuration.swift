@@ -25,7 +25,8 @@ extension DiLoCo {
         public var codec = Codec.none
         /// Whether what coding loses is added to the next round's.
         public var hasErrorFeedback = false
-        /// With fewer peers the others wait, at the end of a round, for more to come; 1: one goes on alone.
+        /// With fewer peers the others wait, at the end of a round, for more to come; 1: one goes on alone, as
+        /// those that come in ensembles do whatever is asked for.
         public var minimumPeers = 2
         /// How many seconds they wait at most, 0: for ever.
         public var patienceSeconds = 0.0
@@ -34,7 +35,8 @@ extension DiLoCo {
         public var checkEvery = 1
         /// The first of the tags that are in use, as many as there are fragments and one.
         public var firstTag: UInt64 = 0x4469_4c6f_436f_0000
-        /// How often, in a row and without an outer step, a peer that was declared lost comes back before it gives up.
+        /// How often, in a row and without an outer step, a peer that was declared lost comes back before it gives up; one of an
+        /// ensemble does not.
         public var returns = 5
 
         public init(_ mode: Mode = .synchronous, syncEvery: Int) {

@@ -58,6 +58,13 @@ public final class DiLoCo {
         _ communicator: Communicator, _ tensors: [Tensor], _ configuration: Configuration
     ) throws(PCCLError) {
         try configuration.validate(tensorCount: tensors.count)
+        var configuration = configuration
+        if communicator.ensemble != nil {
+            // The ensemble's other peers may find enough others in their groups, or be members still, and wait for this
+            // one elsewhere.
+            configuration.minimumPeers = 1
+            configuration.returns = 0
+        }
         try DiLoCo.validate(tensors)
         self.communicator = communicator
         self.configuration = configuration

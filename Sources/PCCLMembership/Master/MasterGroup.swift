@@ -29,6 +29,15 @@ package struct MasterGroup: Sendable {
         package var unreachable: [(from: PeerID, to: PeerID)] = []
         package var answered = SortedPeers()
         package var deadline: Instant
+        /// Nil: of this group alone.
+        package var join: GridJoin?
+        /// All have answered, and what is proposed can be.
+        package var isLinked = false
+    }
+    /// What is proposed to several groups at once.
+    package struct GridJoin: Sendable {
+        package var number: UInt64
+        package var groups: [GroupID]
     }
     package struct Flush: Sendable {
         package var epoch: Epoch

@@ -60,20 +60,18 @@ extension MasterMachine {
             effects.append(
                 .log(LogLine(.warning, "this master knows nothing of the run, and takes over what its peers tell")))
         }
-        let known = peers.first { $0.id == attachment.peer && $0.group == attachment.group }
+        let known = peers.first { $0.id == attachment.peer && $0.group == attachment.hello.group }
         let isKnown =
             attachment.run == run && known.map { $0.secret ?? attachment.secret == attachment.secret } ?? false
         guard let view = attachment.view else {
             if isKnown { return welcomeBack(attachment, stranger, at: now, &effects) }
             // Not admitted, so it has nothing to lose: it is registered as anybody else.
-            return register(
-                stranger, group: attachment.group, port: attachment.listenPort, addresses: attachment.addresses,
-                stripes: attachment.stripes, at: now, &effects)
+            return register(stranger, attachment.hello, at: now, &effects)
         }
         guard attachment.run == run else {
             return refuse(stranger, "this master serves another run", &effects)
         }
-        let g = groupIndex(attachment.group)
+        let g = groupIndex(attachment.hello.group)
         let isNews = view.epoch > groups[g].epoch && view.members.contains { $0.id == attachment.peer }
         if isNews, isKnown ? isRecovering(g) : known == nil && rebuildsUntil != nil {
             guard mayBeMembers(view.members.map(\.id), g) else {
@@ -115,7 +113,7 @@ extension MasterMachine {
     /// Nobody has registered with this master, nor with the one that it goes on for.
     private var isBlank: Bool { peers.isEmpty && nextPeer == 1 && rebuildsUntil == nil }
 
-    private func refuse(_ stranger: Stranger, _ reason: String, _ effects: inout [Effect]) {
+    func refuse(_ stranger: Stranger, _ reason: String, _ effects: inout [Effect]) {
         effects.append(.send(stranger.connection, .turnedAway(reason: reason)))
         effects.append(.close(stranger.connection))
     }
@@ -129,12 +127,13 @@ extension MasterMachine {
         peers[index].connection = stranger.connection
         peers[index].secret = attachment.secret
         peers[index].lastHeard = now
-        peers[index].member = MasterMachine.member(
-            id, seenAt: stranger.from, attachment.listenPort, attachment.addresses, attachment.stripes)
+        peers[index].member = MasterMachine.member(id, seenAt: stranger.from, attachment.hello)
+        peers[index].ensemble = attachment.hello.ensemble
         send(.attached(world: worldCounts), to: id, &effects)
         effects.append(.log(LogLine(.info, "\(id) has attached again")))
 
-        let g = groupIndex(attachment.group)
+        let g = groupIndex(attachment.hello.group)
+        gridsMayAdvance = true
         // What it still cannot reach it says again.
         groups[g].brokenLinks.removeAll { ($0.gaveUp || $0.isHarmless) && $0.from == id }
         guard groups[g].isMember(id) else { return bringUpToDate(id, g, &effects) }
@@ -233,6 +232,7 @@ extension MasterMachine {
         switch groups[g].phase {
         case .linking(var proposal) where proposal.view.contains(id):
             proposal.answered.remove(id)
+            proposal.isLinked = false
             proposal.unreachable.removeAll { $0.from == id }
             groups[g].phase = .linking(proposal)
             send(.propose(epoch: proposal.epoch, members: proposal.view.compactMap { member($0) }), to: id, &effects)
@@ -250,15 +250,22 @@ extension MasterMachine {
         groups[g].highestEpoch = group.epoch
         groups[g].arrangement = group.arrangement
         groups[g].hasLost = group.hasLost
+        groups[g].answers = (group.answers, group.lastAnswer)
         groups[g].members = group.members.map(\.member.id)
         if !group.members.isEmpty { groups[g].phase = .recovering(MasterGroup.Recovery()) }
-        for peer in group.members { expect(peer.member, secret: peer.secret, in: group.id, at: now) }
+        for peer in group.members {
+            expect(peer.member, secret: peer.secret, peer.ensemble, in: group.id, at: now)
+        }
     }
 
-    private mutating func expect(_ member: Member, secret: PeerSecret?, in group: GroupID, at now: Instant) {
+    private mutating func expect(
+        _ member: Member, secret: PeerSecret?, _ ensemble: Ensemble? = nil, in group: GroupID, at now: Instant
+    ) {
         let place = peers.firstIndex { member.id < $0.id } ?? peers.count
         peers.insert(
-            Peer(id: member.id, connection: nil, group: group, member: member, secret: secret, lastHeard: now),
+            Peer(
+                id: member.id, connection: nil, group: group, member: member, secret: secret, lastHeard: now,
+                ensemble: ensemble),
             at: place)
     }
 
@@ -313,7 +320,9 @@ extension MasterMachine {
         }
         guard isComplete else { return }
         let reports = members.compactMap { id in recovery.reports[id].map { (peer: id, view: $0) } }
-        if let ahead = reports.max(by: { $0.view.answers < $1.view.answers })?.view {
+        if let ahead = reports.max(by: { $0.view.answers < $1.view.answers })?.view,
+            ahead.answers > groups[g].answers.count
+        {
             groups[g].answers = (ahead.answers, ahead.lastAnswer)
         }
         // It only grows, and who is ahead has heard the last.
@@ -340,6 +349,7 @@ extension MasterMachine {
     mutating func endRebuilding(at now: Instant, _ effects: inout [Effect]) {
         guard let end = rebuildsUntil, end <= now else { return }
         rebuildsUntil = nil
+        gridsMayAdvance = true
         for g in groups.indices where groups[g].members.isEmpty { concludeRecovery(g, at: now, &effects) }
     }
 }

@@ -52,6 +52,8 @@ package struct MasterMachine: Sendable {
         /// Nil: not known yet, and the first to attach as this peer is believed.
         package var secret: PeerSecret?
         package var lastHeard: Instant
+        /// Nil: it comes and goes by itself.
+        package var ensemble: Ensemble?
     }
     struct Stranger: Sendable {
         var connection: ConnectionID
@@ -76,6 +78,9 @@ package struct MasterMachine: Sendable {
     var unknownIDs: UInt64 = 1 << 20
     /// Groups begin above it.
     var firstEpoch = Epoch.none
+    /// Something happened since grids were looked at.
+    var gridsMayAdvance = false
+    var nextGridJoin: UInt64 = 0
     private var nextHeartbeat: Instant
     private var requestedWake: Instant?
 
@@ -123,6 +128,7 @@ package struct MasterMachine: Sendable {
             requestedWake = nil
             tick(at: now, &effects)
         }
+        advanceGrids(at: now, &effects)
         requestWake(&effects)
     }
 
@@ -132,9 +138,7 @@ package struct MasterMachine: Sendable {
         _ message: ToMaster, on connection: ConnectionID, at now: Instant, _ effects: inout [Effect]
     ) {
         switch message {
-        case .hello(let group, let port, let addresses, let stripes):
-            return register(
-                connection, group: group, port: port, addresses: addresses, stripes: stripes, at: now, &effects)
+        case .hello(let hello): return register(connection, hello, at: now, &effects)
         case .attach(let attachment): return attach(attachment, on: connection, at: now, &effects)
         default: break
         }
@@ -154,7 +158,7 @@ package struct MasterMachine: Sendable {
             break
         case .leave:
             effects.append(.close(connection))
-            remove(peer.id, reason: "left", at: now, &effects)
+            removeQuietly(peer.id, reason: "left", withMates: false, at: now, advance: true, &effects)
         case .voteJoin:
             // No epoch is asked for: a vote may cross the verdict of a flush, and would be lost for ever.
             guard groups[g].isMember(peer.id) else { return }
@@ -202,34 +206,28 @@ package struct MasterMachine: Sendable {
     }
 
     private mutating func register(
-        _ connection: ConnectionID, group: GroupID, port: UInt16, addresses: [SocketAddress], stripes: UInt16,
-        at now: Instant, _ effects: inout [Effect]
+        _ connection: ConnectionID, _ hello: Hello, at now: Instant, _ effects: inout [Effect]
     ) {
         guard let stranger = forgetStranger(connection) else {
             if let peer = peer(on: connection) { turnAway(peer.id, "hello was said twice", at: now, &effects) }
             return
         }
-        register(
-            stranger, group: group, port: port, addresses: addresses, stripes: stripes, at: now, &effects)
+        register(stranger, hello, at: now, &effects)
     }
 
-    mutating func register(
-        _ stranger: Stranger, group: GroupID, port: UInt16, addresses: [SocketAddress], stripes: UInt16,
-        at now: Instant, _ effects: inout [Effect]
-    ) {
-        let connection = stranger.connection
+    mutating func register(_ stranger: Stranger, _ hello: Hello, at now: Instant, _ effects: inout [Effect]) {
+        let (connection, group) = (stranger.connection, hello.group)
         guard peers.count < WireLimits.members else {
-            effects.append(
-                .send(connection, .turnedAway(reason: "the run is full: \(WireLimits.members) peers take part")))
-            effects.append(.close(connection))
-            return
+            return refuse(stranger, "the run is full: \(WireLimits.members) peers take part", &effects)
         }
+        if let obstacle = hello.ensemble.flatMap(obstacle(to:)) { return refuse(stranger, obstacle, &effects) }
         let id = PeerID(nextPeer)
         nextPeer += 1
-        let member = MasterMachine.member(id, seenAt: stranger.from, port, addresses, stripes)
+        let member = MasterMachine.member(id, seenAt: stranger.from, hello)
         peers.append(
             Peer(
-                id: id, connection: connection, group: group, member: member, secret: stranger.secret, lastHeard: now))
+                id: id, connection: connection, group: group, member: member, secret: stranger.secret, lastHeard: now,
+                ensemble: hello.ensemble))
         let g = groupIndex(group)
         groups[g].newcomers.insert(id)
         if rebuildsUntil != nil, groups[g].members.isEmpty {
@@ -248,26 +246,27 @@ package struct MasterMachine: Sendable {
                     deadTimeMilliseconds: UInt32(clamping: timeouts.deadTime.milliseconds),
                     masterGraceMilliseconds: UInt32(clamping: timeouts.masterGrace.milliseconds),
                     stragglerDeadlineMilliseconds: UInt32(clamping: timeouts.stragglerDeadline.milliseconds))))
-        effects.append(.log(LogLine(.info, "\(id) at \(address(id)) registered for \(group)")))
+        let part = hello.ensemble.map { ensemble in
+            ", \(peers.count { $0.ensemble?.id == ensemble.id }) of \(ensemble.size) of \(ensemble)"
+        }
+        effects.append(.log(LogLine(.info, "\(id) at \(address(id)) registered for \(group)\(part ?? "")")))
         advance(g, at: now, &effects)
     }
 
     /// Ids between two words to the journal: a master that ends forgets those it gave since the last.
     private static let idsReserved: UInt64 = 64
 
-    static func member(
-        _ id: PeerID, seenAt host: SocketAddress.Host, _ port: UInt16, _ addresses: [SocketAddress], _ stripes: UInt16
-    ) -> Member {
-        let seen = SocketAddress(host, port: port)
+    static func member(_ id: PeerID, seenAt host: SocketAddress.Host, _ hello: Hello) -> Member {
+        let seen = SocketAddress(host, port: hello.listenPort)
         var known: [SocketAddress] = []
         // An unspecified address stands for the one that is seen; who does not name it is reached there last.
-        for address in addresses.prefix(WireLimits.addresses - 1) + [seen] {
+        for address in hello.addresses.prefix(WireLimits.addresses - 1) + [seen] {
             let address = address.isUnspecified ? SocketAddress(host, port: address.port) : address
             if !known.contains(address) { known.append(address) }
         }
         return Member(
             id: id, addresses: known,
-            stripes: min(stripes, UInt16(WireLimits.stripesPerLink)))
+            stripes: min(hello.stripes, UInt16(WireLimits.stripesPerLink)))
     }
 
     /// Called before whatever makes a peer rely on it.
@@ -280,9 +279,12 @@ package struct MasterMachine: Sendable {
                 MasterState.Group(
                     id: group.id, epoch: group.epoch,
                     members: group.members.compactMap { id in
-                        peers.first { $0.id == id }.map { MasterState.Peer(secret: $0.secret, member: $0.member) }
+                        peers.first { $0.id == id }.map {
+                            MasterState.Peer(secret: $0.secret, member: $0.member, ensemble: $0.ensemble)
+                        }
                     },
-                    arrangement: group.arrangement, outcome: group.outcome, hasLost: group.hasLost)
+                    arrangement: group.arrangement, outcome: group.outcome, hasLost: group.hasLost,
+                    answers: group.answers.count, lastAnswer: group.answers.last)
             })
     }
 
@@ -290,8 +292,10 @@ package struct MasterMachine: Sendable {
 
     /// Does whatever the votes that are in allow. Called whenever a vote, a newcomer or a member came or went.
     mutating func advance(_ g: Int, at now: Instant, _ effects: inout [Effect]) {
+        gridsMayAdvance = true
         guard case .settled = groups[g].phase else { return }
-        answerPending(g, &effects)
+        let isInGrid = isInGrid(g)
+        if !isInGrid { answerPending(g, &effects) }
         // It goes on to its end, whatever else is voted for meanwhile.
         guard groups[g].sharing == nil else { return }
         if !groups[g].members.isEmpty, groups[g].optimizeVotes.isSuperset(of: groups[g].members) {
@@ -300,47 +304,52 @@ package struct MasterMachine: Sendable {
         if !groups[g].members.isEmpty, groups[g].stateVotes.isSuperset(of: groups[g].members) {
             return share(g, at: now, &effects)
         }
-        guard groups[g].joinVotes.isSuperset(of: groups[g].members) else { return }
-        if groups[g].newcomers.isEmpty {
+        guard !isInGrid, groups[g].joinVotes.isSuperset(of: groups[g].members) else { return }
+        let newcomers = singleNewcomers(g)
+        if newcomers.isEmpty {
             // Also the end of proposals whose newcomers are all gone. The epoch stays: a master that dies between two of
             // these messages leaves no member in another epoch than the rest.
             guard !groups[g].members.isEmpty else { return }
-            groups[g].joinVotes.removeAll()
-            groups[g].note(.joinUnchanged)
-            if groups[g].voteKinds == 0 { groups[g].votesSince = nil }
+            noteJoinUnchanged(g)
             sendToMembers(g, .joinUnchanged(world: worldCounts), &effects)
             return
         }
-        propose(g, at: now, &effects)
+        // Nothing is known of the newcomers' links, so all chunks are equal until the next optimise call.
+        propose(groups[g].members + newcomers.array, .plain, newcomers: newcomers, g, at: now, &effects)
+    }
+
+    mutating func noteJoinUnchanged(_ g: Int) {
+        groups[g].joinVotes.removeAll()
+        groups[g].note(.joinUnchanged)
+        if groups[g].voteKinds == 0 { groups[g].votesSince = nil }
     }
 
     private mutating func answerPending(_ g: Int, _ effects: inout [Effect]) {
         guard !groups[g].members.isEmpty, groups[g].pendingVotes.isSuperset(of: groups[g].members) else { return }
-        groups[g].pendingVotes.removeAll()
-        groups[g].stalls.removeAll()
-        if groups[g].voteKinds == 0 { groups[g].votesSince = nil }
-        let arePending = !groups[g].newcomers.isEmpty
-        groups[g].note(arePending ? .somePending : .nonePending)
+        let arePending = !singleNewcomers(g).isEmpty
+        noteAnswerToPending(g, arePending)
         sendToMembers(g, .pendingAnswer(arePending: arePending), &effects)
     }
 
-    private mutating func propose(_ g: Int, at now: Instant, _ effects: inout [Effect]) {
-        let newcomers = groups[g].newcomers
-        // Nothing is known of the newcomers' links, so all chunks are equal until the next optimise call.
-        propose(
-            groups[g].members + newcomers.array, .plain, newcomers: newcomers, g, at: now, &effects)
+    mutating func noteAnswerToPending(_ g: Int, _ arePending: Bool) {
+        groups[g].pendingVotes.removeAll()
+        groups[g].stalls.removeAll()
+        if groups[g].voteKinds == 0 { groups[g].votesSince = nil }
+        groups[g].note(arePending ? .somePending : .nonePending)
     }
 
     mutating func propose(
-        _ view: [PeerID], _ arrangement: Arrangement, newcomers: SortedPeers, _ g: Int, at now: Instant,
-        _ effects: inout [Effect]
+        _ view: [PeerID], _ arrangement: Arrangement, newcomers: SortedPeers, with join: MasterGroup.GridJoin? = nil,
+        _ g: Int, at now: Instant, _ effects: inout [Effect]
     ) {
         let epoch = groups[g].openEpoch()
-        let proposal = MasterGroup.Proposal(
+        var proposal = MasterGroup.Proposal(
             epoch: epoch, newcomers: newcomers, view: view, arrangement: arrangement,
-            deadline: now + timeouts.dialPatience * 2)
+            deadline: now + timeouts.dialPatience * 2, join: join)
         if view.count == 1 {
-            adopt(proposal, g, &effects)
+            guard join != nil else { return adopt([(g, proposal)], &effects) }
+            proposal.isLinked = true
+            groups[g].phase = .linking(proposal)
             return
         }
         groups[g].phase = .linking(proposal)
@@ -386,7 +395,14 @@ package struct MasterMachine: Sendable {
                 "no connection between you (\(address(blamed))) and \(other) (\(address(other))) could be made"
         }
         if failed.isEmpty {
-            adopt(proposal, g, &effects)
+            if proposal.join != nil {
+                var linked = proposal
+                linked.isLinked = true
+                groups[g].phase = .linking(linked)
+                gridsMayAdvance = true
+                return
+            }
+            adopt([(g, proposal)], &effects)
             advance(g, at: now, &effects)
             return
         }
@@ -395,24 +411,36 @@ package struct MasterMachine: Sendable {
         advance(g, at: now, &effects)
     }
 
-    private mutating func adopt(_ proposal: MasterGroup.Proposal, _ g: Int, _ effects: inout [Effect]) {
-        let (view, epoch) = (proposal.view, proposal.epoch)
-        groups[g].members = view
-        groups[g].arrangement = proposal.arrangement
-        for peer in view { groups[g].newcomers.remove(peer) }
-        let members = view.compactMap { member($0) }
-        groups[g].begin(epoch, GroupOutcome(kind: .view, members: members, arrangement: proposal.arrangement))
-        groups[g].phase = .settled
-        groups[g].forgetAllVotes()
-        groups[g].brokenLinks.removeAll()
-        groups[g].stalls.removeAll()
-        guard !view.isEmpty else { return }
+    /// Of several groups all or none, whatever becomes of this master.
+    mutating func adopt(_ proposals: [(g: Int, proposal: MasterGroup.Proposal)], _ effects: inout [Effect]) {
+        for (g, proposal) in proposals {
+            groups[g].members = proposal.view
+            groups[g].arrangement = proposal.arrangement
+            for peer in proposal.view { groups[g].newcomers.remove(peer) }
+            let members = proposal.view.compactMap { member($0) }
+            groups[g].begin(
+                proposal.epoch, GroupOutcome(kind: .view, members: members, arrangement: proposal.arrangement))
+            groups[g].phase = .settled
+            groups[g].forgetAllVotes()
+            groups[g].brokenLinks.removeAll()
+            groups[g].stalls.removeAll()
+        }
         persist(&effects)
-        sendToMembers(
-            g, .view(epoch: epoch, members: members, world: worldCounts, arrangement: proposal.arrangement), &effects)
-        tellOtherGroups(g, &effects)
-        effects.append(
-            .log(LogLine(.info, "\(groups[g].id) \(epoch): world size \(view.count), members \(view.map(\.value))")))
+        for (g, proposal) in proposals {
+            let epoch = proposal.epoch
+            sendToMembers(
+                g,
+                .view(
+                    epoch: epoch, members: groups[g].outcome.members, world: worldCounts,
+                    arrangement: proposal.arrangement), &effects)
+            tellOtherGroups(g, &effects)
+            effects.append(
+                .log(
+                    LogLine(
+                        .info,
+                        "\(groups[g].id) \(epoch): world size \(proposal.view.count), "
+                            + "members \(proposal.view.map(\.value))")))
+        }
     }
 
     // MARK: loss and flush
@@ -423,12 +451,15 @@ package struct MasterMachine: Sendable {
     }
 
     private mutating func removeQuietly(
-        _ id: PeerID, reason: String, at now: Instant, advance goOn: Bool, _ effects: inout [Effect]
+        _ id: PeerID, reason: String, withMates: Bool = true, at now: Instant, advance goOn: Bool,
+        _ effects: inout [Effect]
     ) {
         guard let index = peers.firstIndex(where: { $0.id == id }) else { return }
         let peer = peers.remove(at: index)
         let g = groupIndex(peer.group)
         let wasMember = groups[g].isMember(id)
+        gridsMayAdvance = true
+        defer { if wasMember, withMates { removeMates(of: peer, reason: reason, at: now, &effects) } }
         effects.append(
             .log(LogLine(.info, "\(id) (\(peer.member.addresses.first?.description ?? "?")) is gone: \(reason)")))
         groups[g].removeMember(id)
@@ -634,7 +665,7 @@ package struct MasterMachine: Sendable {
 
     private mutating func tick(group g: Int, at now: Instant, _ effects: inout [Effect]) {
         switch groups[g].phase {
-        case .linking(let proposal) where proposal.deadline <= now:
+        case .linking(let proposal) where proposal.deadline <= now && !proposal.isLinked:
             giveUp(proposal, g, at: now, &effects)
         case .settled:
             if let link = groups[g].brokenLinks.first(where: { $0.gaveUp }),
@@ -677,7 +708,7 @@ package struct MasterMachine: Sendable {
         if let rebuildsUntil { next = min(next, rebuildsUntil) }
         for group in groups {
             switch group.phase {
-            case .linking(let proposal): next = min(next, proposal.deadline)
+            case .linking(let proposal): if !proposal.isLinked { next = min(next, proposal.deadline) }
             case .settled:
                 for link in group.brokenLinks where !link.isHarmless {
                     next = min(next, link.since + (link.gaveUp ? timeouts.unreachableGrace : timeouts.repairGrace))
@@ -702,6 +733,7 @@ package struct MasterMachine: Sendable {
             largestGroupWorldSize: UInt32(sizes.max() ?? 0))
     }
 
+    var hasEnsembles: Bool { peers.contains { $0.ensemble != nil } }
     func peer(on connection: ConnectionID) -> Peer? { peers.first { $0.connection == connection } }
     func member(_ id: PeerID) -> Member? { peers.first { $0.id == id }?.member }
     private func address(_ id: PeerID) -> String { member(id)?.addresses.first?.description ?? "?" }
@@ -738,7 +770,23 @@ package struct MasterMachine: Sendable {
 
 extension MasterMachine {
     /// The first thing that is not as it must be, or nil. Asked after every event in tests and in the simulator.
-    package func brokenInvariant() -> String? { MasterMachine.brokenInvariant(groups: groups, peers: peers) }
+    package func brokenInvariant() -> String? {
+        if let broken = MasterMachine.brokenInvariant(groups: groups, peers: peers) { return broken }
+        return isRebuilding ? nil : MasterMachine.brokenEnsemble(groups: groups, peers: peers)
+    }
+
+    /// It has begun without knowing anything, and takes over what its peers tell.
+    package var isRebuilding: Bool { rebuildsUntil != nil }
+
+    package static func brokenEnsemble(groups: [MasterGroup], peers: [Peer]) -> String? {
+        for (_, mates) in Dictionary(grouping: peers.filter { $0.ensemble != nil }, by: { $0.ensemble }) {
+            let members = mates.filter { peer in groups.contains { $0.id == peer.group && $0.isMember(peer.id) } }
+            guard members.isEmpty || members.count == mates.count else {
+                return "of \(mates.map(\.id)) only \(members.map(\.id)) are members"
+            }
+        }
+        return nil
+    }
 
     package static func brokenInvariant(groups: [MasterGroup], peers: [Peer]) -> String? {
         for group in groups {
@@ -764,10 +812,13 @@ extension MasterMachine {
             if group.highestEpoch < group.epoch { return "\(group.id): the epoch is above the highest" }
             switch group.phase {
             case .settled:
-                let votes = [group.joinVotes, group.optimizeVotes, group.stateVotes]
+                // In a grid they wait for other groups.
+                let isInGrid = peers.contains { group.isMember($0.id) && $0.ensemble != nil }
+                let votes = [isInGrid ? SortedPeers() : group.joinVotes, group.optimizeVotes, group.stateVotes]
                 let isAgreed = group.sharing == nil && votes.contains { $0.isSuperset(of: group.members) }
                 if !group.members.isEmpty, isAgreed { return "\(group.id): everybody voted and nothing happened" }
-                if group.members.isEmpty, !group.newcomers.isEmpty { return "\(group.id): newcomers wait for nobody" }
+                let areSingle = peers.contains { group.newcomers.contains($0.id) && $0.ensemble == nil }
+                if group.members.isEmpty, areSingle { return "\(group.id): newcomers wait for nobody" }
             case .solving:
                 if group.members.isEmpty || !group.optimizeVotes.isSuperset(of: group.members) {
                     return "\(group.id): optimises, and not everybody asked for it"

@@ -7,6 +7,7 @@ package struct MasterState: Hashable, Sendable {
     package struct Peer: Hashable, Sendable {
         package var secret: PeerSecret?
         package var member: Member
+        package var ensemble: Ensemble?
     }
     package struct Group: Hashable, Sendable {
         package var id: GroupID
@@ -17,6 +18,9 @@ package struct MasterState: Hashable, Sendable {
         package var outcome: GroupOutcome
         /// A member was lost since that outcome.
         package var hasLost: Bool
+        /// As far as another group depends on it.
+        package var answers: UInt32 = 0
+        package var lastAnswer: JointAnswer?
     }
 
     /// A group stays known when its members are gone, for its epochs; a run has had that many at most.
@@ -65,7 +69,10 @@ extension MasterState {
                 w.write(peer.member)
                 w.write(peer.secret != nil)
                 if let secret = peer.secret { w.write(secret) }
+                w.write(peer.ensemble)
             }
+            w.write(group.answers)
+            w.write(group.lastAnswer)
             w.write(group.arrangement)
             w.write(group.outcome.members) { $0.write($1) }
             w.write(group.outcome.arrangement)
@@ -96,8 +103,11 @@ extension ByteReader {
         let hasLost = try readBool()
         let members = try readList("members", limit: WireLimits.members) { (r) throws(WireError) in
             let member = try r.readMember()
-            return MasterState.Peer(secret: try r.readBool() ? try r.readSecret() : nil, member: member)
+            let secret = try r.readBool() ? try r.readSecret() : nil
+            return MasterState.Peer(secret: secret, member: member, ensemble: try r.readEnsemble())
         }
+        let answers: UInt32 = try read()
+        let lastAnswer: JointAnswer? = try readOptional("joint answer")
         let arrangement = try readArrangement()
         var outcome = GroupOutcome(kind: .unknown, members: try readMembers(), arrangement: try readArrangement())
         let kind = try read(UInt8.self)
@@ -109,7 +119,8 @@ extension ByteReader {
         default: throw .unknownKind(kind)
         }
         return MasterState.Group(
-            id: id, epoch: epoch, members: members, arrangement: arrangement, outcome: outcome, hasLost: hasLost)
+            id: id, epoch: epoch, members: members, arrangement: arrangement, outcome: outcome, hasLost: hasLost,
+            answers: answers, lastAnswer: lastAnswer)
     }
 }
 

@@ -116,8 +116,7 @@ extension PeerMachine {
                 .attach(
                     Attachment(
                         run: registration.run, peer: registration.peer, secret: registration.secret,
-                        group: configuration.group, listenPort: configuration.listenPort,
-                        addresses: configuration.addresses, stripes: configuration.stripes, view: view))))
+                        hello: configuration.hello, view: view))))
     }
 
     private func heldView(_ m: Membership) -> HeldView {

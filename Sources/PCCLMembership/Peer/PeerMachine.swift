@@ -24,12 +24,15 @@ package struct PeerMachine: Sendable {
         package var listenPort: UInt16
         package var addresses: [SocketAddress]
         package var stripes: UInt16
+        /// Nil: it is admitted and lost by itself.
+        package var ensemble: Ensemble?
         package var timeouts: Timeouts
         /// The algorithm for an operation in a view. Chosen when an operation starts in an epoch, since its world may be
         /// smaller than that of the launch; nil: as the launch says.
         package var algorithm: (@Sendable (OperationDescriptor, Assignment) -> Algorithm)?
         package init(
-            group: GroupID, listenPort: UInt16, addresses: [SocketAddress], stripes: UInt16, timeouts: Timeouts,
+            group: GroupID, listenPort: UInt16, addresses: [SocketAddress], stripes: UInt16,
+            ensemble: Ensemble? = nil, timeouts: Timeouts,
             algorithm: (@Sendable (OperationDescriptor, Assignment) -> Algorithm)? = nil
         ) {
             self.algorithm = algorithm
@@ -37,7 +40,13 @@ package struct PeerMachine: Sendable {
             self.listenPort = listenPort
             self.addresses = addresses
             self.stripes = stripes
+            self.ensemble = ensemble
             self.timeouts = timeouts
+        }
+
+        var hello: Hello {
+            Hello(
+                group: group, listenPort: listenPort, addresses: addresses, stripes: stripes, ensemble: ensemble)
         }
     }
 
@@ -384,11 +393,7 @@ package struct PeerMachine: Sendable {
         phase = .registering(call)
         masterHeard = now
         nextHeartbeat = now + timeouts.heartbeatPeriod
-        effects.append(
-            .sendToMaster(
-                .hello(
-                    group: configuration.group, listenPort: configuration.listenPort,
-                    addresses: configuration.addresses, stripes: configuration.stripes)))
+        effects.append(.sendToMaster(.hello(configuration.hello)))
     }
 
     private mutating func loseMaster(_ reason: String, at now: Instant, _ effects: inout [Effect]) {

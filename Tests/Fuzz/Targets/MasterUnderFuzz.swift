@@ -15,7 +15,7 @@ struct MasterUnderFuzz {
         var peer: PeerID
         var run: RunID
         var secret: PeerSecret
-        var group: GroupID
+        var hello: Hello
         var epoch = Epoch.none
         var members: [Member] = []
         var arrangement = Arrangement.plain
@@ -73,8 +73,15 @@ struct MasterUnderFuzz {
             }
         case .hello:
             guard let c = connection() else { return }
+            // The fourth kind of the first byte comes with an ensemble.
+            let choice = input.below(12)
+            let ensemble = choice < 3 ? nil : Ensemble(id: UInt64(choice / 6), size: 2)
             try receive(
-                c, .hello(group: GroupID(UInt32(input.below(3))), listenPort: 1, addresses: [], stripes: 1))
+                c,
+                .hello(
+                    Hello(
+                        group: GroupID(UInt32(choice % 3)), listenPort: 1, addresses: [], stripes: 1,
+                        ensemble: ensemble)))
         case .vote:
             guard let c = connection() else { return }
             try receive(c, vote())
@@ -116,9 +123,9 @@ struct MasterUnderFuzz {
     }
 
     private mutating func receive(_ c: Int, _ message: ToMaster) throws {
-        if case .hello(let group, _, _, _) = message, connections[c].identity == nil {
+        if case .hello(let hello) = message, connections[c].identity == nil {
             connections[c].identity = Identity(
-                peer: PeerID(0), run: RunID(high: 0, low: 0), secret: PeerSecret(high: 0, low: 0), group: group)
+                peer: PeerID(0), run: RunID(high: 0, low: 0), secret: PeerSecret(high: 0, low: 0), hello: hello)
         }
         try handle(.received(connections[c].id, message))
     }
@@ -201,8 +208,8 @@ struct MasterUnderFuzz {
             figures: [], revision: choices & 2 == 0 ? nil : 3, isHalted: choices & 4 != 0,
             needsRepair: choices & 8 != 0)
         return Attachment(
-            run: identity.run, peer: identity.peer, secret: identity.secret, group: identity.group, listenPort: 1,
-            addresses: [], stripes: 1, view: identity.epoch == .none ? nil : view)
+            run: identity.run, peer: identity.peer, secret: identity.secret, hello: identity.hello,
+            view: identity.epoch == .none ? nil : view)
     }
 
     /// With what it had persisted, or without.
@@ -260,8 +267,10 @@ struct MasterUnderFuzz {
         try expect(try ToPeer(message.bytes) == message, "\(message) is read as something else")
         guard let c = connections.firstIndex(where: { $0.id == id }) else { return }
         if case .welcome(let peer, let run, let secret, _, _, _) = message {
-            let group = connections[c].identity?.group ?? GroupID(0)
-            connections[c].identity = Identity(peer: peer, run: run, secret: secret, group: group)
+            let hello =
+                connections[c].identity?.hello
+                ?? Hello(group: GroupID(0), listenPort: 1, addresses: [], stripes: 1)
+            connections[c].identity = Identity(peer: peer, run: run, secret: secret, hello: hello)
         }
         connections[c].unanswered.append(message)
         if connections[c].unanswered.count > 16 { connections[c].unanswered.removeFirst() }

@@ -44,12 +44,12 @@ enum Seeds {
     private static func attachment(_ view: HeldView?) -> ToMaster {
         .attach(
             Attachment(
-                run: run, peer: PeerID(1), secret: secret, group: GroupID(6), listenPort: 7, addresses: addresses,
-                stripes: 8, view: view))
+                run: run, peer: PeerID(1), secret: secret,
+                hello: Hello(group: GroupID(6), listenPort: 7, addresses: addresses, stripes: 8), view: view))
     }
 
     static let toMaster: [ToMaster] = [
-        .hello(group: GroupID(3), listenPort: 48150, addresses: addresses, stripes: 4), .heartbeat, .voteJoin,
+        .hello(Hello(group: GroupID(3), listenPort: 48150, addresses: addresses, stripes: 4)), .heartbeat, .voteJoin,
         .votePending, .linked(epoch: Epoch(1)), .cannotReach(epoch: Epoch(1), peers: [PeerID(1), PeerID(2)]),
         .brokenLink(epoch: Epoch(2), peer: PeerID(9), gaveUp: true), .downLink(epoch: Epoch(1), peer: PeerID(1)),
         .mendedLink(epoch: Epoch(2), peer: PeerID(2)),
@@ -141,7 +141,9 @@ enum Seeds {
         }
         let events: [MasterMachine.Event] =
             ids.map { .connected($0, from: .v4(1), secret: PeerSecret(high: $0.value, low: 9)) }
-            + ids.map { .received($0, .hello(group: GroupID(1), listenPort: 5, addresses: addresses, stripes: 2)) }
+            + ids.map {
+                .received($0, .hello(Hello(group: GroupID(1), listenPort: 5, addresses: addresses, stripes: 2)))
+            }
             + [.received(ids[0], .voteJoin)] + ids.map { .received($0, .linked(epoch: Epoch(2))) }
             + [.closed(ids[2], reason: "closed")]
             // Whichever epoch the flush is for.

@@ -145,6 +145,9 @@ ffi.cdef(
     typedef struct { size_t struct_size; uint64_t tag; size_t count; pcclDataType_t datatype; pcclRedOp_t op;
                      uint32_t world_size; uint32_t root;
                      const pcclReduceOptions_t *options; } pcclCollectiveDescriptor_t;
+    typedef struct { uint64_t id; uint32_t size; uint32_t reserved; } pcclEnsemble_t;
+    pcclResult_t pcclCreateCommunicatorInEnsemble(const pcclCommCreateParams_t *, const pcclEnsemble_t *,
+                                                  pcclComm_t **);
     pcclResult_t pcclGetRank(const pcclComm_t *, uint32_t *, uint32_t *);
     pcclResult_t pcclAllGather(const void *, void *, const pcclCollectiveDescriptor_t *, const pcclComm_t *,
                                pcclReduceInfo_t *);

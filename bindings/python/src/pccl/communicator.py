@@ -54,6 +54,11 @@ class Communicator(Collectives):
             up once, here; its IPv4 address is preferred.
         peer_group: collectives run among the peers of the same group. 0 unless a run has several.
         p2p_connection_pool_size: connections to each other peer. 0: the library chooses.
+        ensemble: ``(id, size)`` of the peers that this one is admitted and lost with, in whatever groups they are: the
+            processes of a node, say, each of which has one shard of a model. The id is the same at all of them and was
+            never used before; a node that is started again has another. ``connect()`` returns when all of them are
+            members, and ``update_topology()`` and ``are_peers_pending()`` are joint calls of all groups that such
+            peers are in.
 
     Raises:
         ValueError, TypeError: an argument is malformed. OSError: the host name is not known.
@@ -72,7 +77,13 @@ class Communicator(Collectives):
     As a context manager it is destroyed, which tells the others goodbye, at the end of the block.
     """
 
-    def __init__(self, address: Address, peer_group: int = 0, p2p_connection_pool_size: int = 0) -> None:
+    def __init__(
+        self,
+        address: Address,
+        peer_group: int = 0,
+        p2p_connection_pool_size: int = 0,
+        ensemble: Optional[Tuple[int, int]] = None,
+    ) -> None:
         # Operations whose handle was dropped before it was awaited. They still write to their buffers, which are kept
         # alive here until somebody awaits them. Filled by __del__, hence a deque: its append needs no lock.
         self._abandoned: Deque[_Operation] = collections.deque()
@@ -85,7 +96,15 @@ class Communicator(Collectives):
         )
         self._library = initialized_library()
         created = ffi.new("pcclComm_t **")
-        check(self._library.pcclCreateCommunicator(parameters, created), "pcclCreateCommunicator", self._subject)
+        if ensemble is None:
+            check(self._library.pcclCreateCommunicator(parameters, created), "pcclCreateCommunicator", self._subject)
+        else:
+            function = "pcclCreateCommunicatorInEnsemble"
+            require_extension(self._library, "ensembles", (function,))
+            native = ffi.new("pcclEnsemble_t *")
+            native.id = checked_integer(ensemble[0], "the id of the ensemble", 0, UINT64_MAX)
+            native.size = checked_integer(ensemble[1], "the size of the ensemble", 0, UINT32_MAX)
+            check(getattr(self._library, function)(parameters, native, created), function, self._subject)
         self._lifetime = Lifetime(created[0], f"the communicator ({self._subject})")
 
     # Membership

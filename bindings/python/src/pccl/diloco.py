@@ -87,12 +87,14 @@ class DiLoCo:
         fragments: streaming: how many. None: 8, or as many as there are tensors or steps.
         overlap: streaming: after how many steps a result is taken in. None: half of the steps between two launches.
         mixing: streaming: local parameters become mixing * local + (1 - mixing) * outer.
-        minimum_peers: with fewer the others wait for more at the end of a round. 1: one goes on alone.
+        minimum_peers: with fewer the others wait for more at the end of a round. 1: one goes on alone, as those that come
+            in ensembles do in any case.
         patience: seconds that they wait at most. None: for ever.
         check_every: every so many rounds peers compare hashes of what they hold, and who has drifted away gets what most
             have. 0: only when somebody joins.
         first_tag: None: tags that nobody else uses.
         returns: how often in a row, without an outer step, a peer that was cut off comes back before it gives up.
+            One of an ensemble does not.
 
     Raises:
         InvalidArgumentError: what is asked for cannot be; the log says why.
