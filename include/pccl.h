@@ -125,7 +125,7 @@ typedef enum pcclDataType_t {
 /** Where the memory of a tensor is. */
 typedef enum pcclDeviceType_t {
     pcclDeviceCpu = 0,
-    /** Memory of a CUDA device. Not available in this release. */
+    /** Memory of a CUDA device. */
     pcclDeviceCuda = 1
 } pcclDeviceType_t;
 
@@ -320,7 +320,8 @@ typedef struct pcclMasterInstanceState_t pcclMasterInstance_t;
 
 /** What this build of the library can do. */
 typedef struct pcclBuildInfo_t {
-    /** Whether tensors may lie in the memory of a CUDA device. False in this release. */
+    /** Whether tensors may lie in the memory of a CUDA device. True, whether or not there is a driver: see
+     * docs/cuda.md. */
     bool has_cuda_support;
 } pcclBuildInfo_t;
 

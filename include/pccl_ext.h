@@ -107,7 +107,33 @@ typedef struct pcclReduceOptions_t {
     uint32_t error_feedback;
     /** Must be 0. */
     uint32_t reserved;
+    /**
+     * The CUDA stream (a CUstream or cudaStream_t) that writes what is sent, where that is in a device's memory; null:
+     * the default stream. It must not be capturing.
+     */
+    void *PCCL_NULLABLE cuda_stream;
 } pcclReduceOptions_t;
+
+/** What the CUDA driver of this process can be used for. */
+typedef struct pcclCudaStatus_t {
+    /** Whether memory of a device may be handed to collectives. */
+    bool is_ready;
+    /** As the driver writes it: 12040 for 12.4. 0 where there is none. */
+    int32_t driver_version;
+    int32_t device_count;
+    /** Why it is not ready, a text; empty if it is. */
+    char reason[256];
+} pcclCudaStatus_t;
+
+/**
+ * Loads and initialises the CUDA driver, unless that was done, and tells how that went. Nothing else of the library
+ * does so: buffers of a device are recognised once the program itself uses the driver.
+ *
+ * Results:
+ * - pcclSuccess: the status was written, ready or not.
+ * - pcclInvalidArgument: `status_out` is null.
+ */
+PCCL_EXPORT pcclResult_t pcclGetCudaStatus(pcclCudaStatus_t *status_out);
 
 /**
  * pcclAllReduce with options.

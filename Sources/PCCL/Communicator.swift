@@ -125,7 +125,7 @@ public final class Communicator: Sendable {
         try requireOthers()
         return try launch(
             operand.descriptor, tag: operand.tag, send: operand.send, receive: operand.receive,
-            hasErrorFeedback: operand.hasErrorFeedback, onLoss: onLoss)
+            stream: operand.cudaStream, hasErrorFeedback: operand.hasErrorFeedback, onLoss: onLoss)
     }
 
     @discardableResult
@@ -137,18 +137,21 @@ public final class Communicator: Sendable {
         return view
     }
 
-    /// Of what was checked. Throws `.invalidArgument` for a tag in flight, `.internalError` without memory.
+    /// Of what was checked. Throws `.invalidArgument` for a tag in flight, `.internalError` without memory, or when a device
+    /// does not give its own.
     func launch(
         _ descriptor: OperationDescriptor, tag: UInt64, send: UnsafeRawPointer, receive: UnsafeMutableRawPointer,
-        hasErrorFeedback: Bool = false, onLoss: LossPolicy
+        stream: OpaquePointer? = nil, hasErrorFeedback: Bool = false, onLoss: LossPolicy
     ) throws(PCCLError) -> OperationHandle {
         // Looked at first, for what was lost in an operation in flight must not be forgotten by one that is refused.
         guard handle(tag: tag) == nil else {
             throw PCCLError(.invalidArgument, "tag \(tag) was launched and not awaited")
         }
         let feedback = hasErrorFeedback && descriptor.codec != .none ? try feedback(descriptor, tag: tag) : nil
+        let staging = try staging(descriptor, send: send, receive: receive, stream: stream)
         let completion = PeerSession.OperationCompletion()
-        let handle = OperationHandle(tag: tag, count: Int(descriptor.count), completion, owner: self)
+        let handle = OperationHandle(
+            tag: tag, count: Int(descriptor.count), completion, staging: staging, owner: self)
         let isFree = handles.withLock { handles in
             if handles[tag] != nil { return false }
             handles[tag] = handle
@@ -158,9 +161,32 @@ public final class Communicator: Sendable {
             throw PCCLError(.invalidArgument, "tag \(tag) was launched and not awaited")
         }
         session.launch(
-            Tag(tag), descriptor, ReduceBuffers(send: send, receive: receive, feedback: feedback), onLoss: onLoss,
-            completion)
+            Tag(tag), descriptor,
+            ReduceBuffers(send: staging?.send ?? send, receive: staging?.receive ?? receive, feedback: feedback),
+            onLoss: onLoss, completion)
         return handle
+    }
+
+    /// Nil: all of it is memory of the host.
+    private func staging(
+        _ descriptor: OperationDescriptor, send: UnsafeRawPointer, receive: UnsafeMutableRawPointer,
+        stream: OpaquePointer?
+    ) throws(PCCLError) -> DeviceStaging? {
+        let whole = Int(descriptor.count) * descriptor.type.byteCount
+        let block = whole / max(Int(descriptor.worldSize), 1)
+        let (sent, received) =
+            switch descriptor.collective {
+            case .allReduce, .broadcast: (whole, whole)
+            case .allGather: (block, whole)
+            case .reduceScatter: (whole, block)
+            case .barrier: (0, 0)
+            }
+        do {
+            return try DeviceStaging(
+                send: send, sendCount: sent, receive: receive, receiveCount: received, stream: stream)
+        } catch {
+            throw PCCLError(.internalError, error.description)
+        }
     }
 
     /// What was lost with this tag so far: nothing, if that was with another count or type.

@@ -1,3 +1,4 @@
+import PCCLCompute
 import PCCLMembership
 import PCCLSession
 import PCCLTransport
@@ -8,9 +9,15 @@ public final class OperationHandle: Sendable {
     /// Of elements: of the buffer that all blocks fit into, where the collective has a block for each member.
     public let count: Int
     private let completion: PeerSession.OperationCompletion
+    /// Where buffers are memory of a device.
+    private let staging: DeviceStaging?
     private weak let owner: Communicator?
 
-    init(tag: UInt64, count: Int, _ completion: PeerSession.OperationCompletion, owner: Communicator) {
+    init(
+        tag: UInt64, count: Int, _ completion: PeerSession.OperationCompletion, staging: DeviceStaging?,
+        owner: Communicator
+    ) {
+        self.staging = staging
         self.tag = tag
         self.count = count
         self.completion = completion
@@ -24,16 +31,17 @@ public final class OperationHandle: Sendable {
     /// members called with different counts, types, operations or codecs; the reason names both. `.invalidUsage` when
     /// members wait for each other in different calls; the reason says who. `.masterConnectionFailed` when nobody can say any
     /// more whether the others succeeded, or this peer was declared lost. `.internalError` when no memory was left for it:
-    /// this peer has left the run, its input is whole, and it may connect again.
+    /// this peer has left the run, its input is whole, and it may connect again. `.internalError` also when the result cannot be
+    /// copied to a device: other members have it, and what is in the device's memory is undefined.
     public func wait() throws(PCCLError) -> ReduceInfo { try result(completion.wait()).info() }
 
-    /// The same for code that may not block its thread.
+    /// The same for code that may not block its thread, but for the time that a copy to a device takes.
     public func outcome() async throws(PCCLError) -> ReduceInfo { try result(await completion.outcome()).info() }
 
     /// Takes the outcome when it is there, for nobody, and calls back on the thread that knows of it.
     func whenDone(_ body: @escaping @Sendable () -> Void) {
         completion.whenSet { outcome in
-            _ = self.result(outcome)
+            _ = self.result(outcome, bringsBack: false)
             body()
         }
     }
@@ -59,13 +67,17 @@ public final class OperationHandle: Sendable {
 
     func result() -> Result { result(completion.wait()) }
 
-    private func result(_ outcome: PeerSession.OperationResult) -> Result {
+    private func result(_ outcome: PeerSession.OperationResult, bringsBack: Bool = true) -> Result {
         owner?.forget(self)
         var result = Result(
             sentBytes: outcome.traffic.sentBytes, receivedBytes: outcome.traffic.receivedBytes,
             resumptions: outcome.resumptions)
         switch outcome.outcome {
-        case .success(let worldSize, let parts): (result.worldSize, result.parts) = (worldSize, parts)
+        case .success(let worldSize, let parts):
+            (result.worldSize, result.parts) = (worldSize, parts)
+            if bringsBack, let staging {
+                do { try staging.bringBack() } catch { result.error = PCCLError(.internalError, error.description) }
+            }
         case .memberLost:
             result.error = PCCLError(.rankConnectionLost, "a member was lost during the operation with tag \(tag)")
         case .mismatch(let text): result.error = PCCLError(.invalidArgument, "the members' calls differ: \(text)")

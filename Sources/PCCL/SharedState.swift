@@ -110,6 +110,8 @@ extension Communicator {
     private struct Prepared {
         var offer: StateOffer
         var memory: StateMemory
+        /// Of entries in the memory of a device.
+        var stagings: [DeviceStaging]
         /// Nobody asks who is alone what it holds, and nobody has looked.
         var isAlone: Bool
     }
@@ -118,7 +120,8 @@ extension Communicator {
         try state.validate()
         try requireNothingInFlight()
         let isAlone = try requireView().worldSize == 1
-        let entries = state.entries.sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }
+        var entries = state.entries.sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }
+        let stagings = isAlone ? [] : try Communicator.stage(&entries)
         let known = stateHashes.withLock { $0 }
         var chunks: [[ContentHash]?] = entries.map { entry in
             guard !entry.mayDiffer else { return nil }
@@ -140,7 +143,23 @@ extension Communicator {
                     name: entry.name, type: entry.type, count: UInt64(entry.count), allowsInequality: entry.mayDiffer,
                     hash: tensor.hash)
             })
-        return Prepared(offer: offer, memory: memory, isAlone: isAlone)
+        return Prepared(offer: offer, memory: memory, stagings: stagings, isAlone: isAlone)
+    }
+
+    private static func stage(_ entries: inout [SharedState.Entry]) throws(PCCLError) -> [DeviceStaging] {
+        var stagings: [DeviceStaging] = []
+        for index in entries.indices {
+            let (memory, count) = (entries[index].memory, entries[index].byteCount)
+            do {
+                let staging = try DeviceStaging(send: memory, sendCount: count, receive: memory, receiveCount: count)
+                guard let staging else { continue }
+                entries[index].memory = staging.receive
+                stagings.append(staging)
+            } catch {
+                throw PCCLError(.internalError, "\"\(entries[index].name)\": \(error)")
+            }
+        }
+        return stagings
     }
 
     private func conclude(
@@ -153,11 +172,18 @@ extension Communicator {
             stateHashes.withLock { $0 = [:] }
             throw error
         }
+        let traffic = prepared.memory.traffic
+        if traffic.receivedBytes > 0 {
+            do {
+                for staging in prepared.stagings { try staging.bringBack() }
+            } catch {
+                throw PCCLError(.internalError, error.description)
+            }
+        }
         if case .synchronized(let revision) = answer { state.revision = revision }
         let chunks =
             prepared.isAlone ? [] : zip(prepared.offer.entries, prepared.memory.tensors).map { ($0.name, $1.chunks) }
         stateHashes.withLock { $0 = Dictionary(uniqueKeysWithValues: chunks) }
-        let traffic = prepared.memory.traffic
         return SynchronizationInfo(sentBytes: traffic.sentBytes, receivedBytes: traffic.receivedBytes)
     }
 }

@@ -35,7 +35,7 @@ extension Float: Reducible { public static var dataType: DataType { .float32 } }
 extension Double: Reducible { public static var dataType: DataType { .float64 } }
 
 /// What one all-reduce works on: `count` elements of `type` at both addresses, of any alignment. In place when they are
-/// the same; they must not overlap in part. The memory is lent to the library from the launch until the outcome is known,
+/// the same; they must not overlap in part. Either may be memory of a CUDA device: docs/cuda.md. The memory is lent to the library from the launch until the outcome is known,
 /// and is not to be read or written by others meanwhile; afterwards the library has forgotten it.
 public struct ReduceOperand: @unchecked Sendable {
     public var send: UnsafeRawPointer
@@ -51,6 +51,9 @@ public struct ReduceOperand: @unchecked Sendable {
     /// Whether what coding loses of this member's contributions to a sum or an average is kept by the communicator, under
     /// the tag, and added to its next ones, so that in the long run nothing is lost. A matter of each member by itself.
     public var hasErrorFeedback: Bool
+    /// The CUDA stream (`CUstream`) that writes what is sent, or has written it; nil: the default stream. Of no meaning for
+    /// memory of the host.
+    public var cudaStream: OpaquePointer?
 
     public init(
         send: UnsafeRawPointer, receive: UnsafeMutableRawPointer, count: Int, type: DataType,

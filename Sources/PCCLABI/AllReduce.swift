@@ -155,6 +155,7 @@ struct Options {
     var blockElements: Int?
     var rounding = Codec.Rounding.nearest
     var hasErrorFeedback = false
+    var cudaStream: OpaquePointer?
 
     init() {}
 
@@ -175,6 +176,7 @@ struct Options {
             errorFeedback: known.error_feedback)
         (format, blockElements) = (coding.format, coding.blockElements)
         (rounding, hasErrorFeedback) = (coding.rounding, coding.hasErrorFeedback)
+        cudaStream = OpaquePointer(known.cuda_stream)
     }
 
     /// What a struct says of coding.
@@ -272,6 +274,7 @@ private func operand(
         send: send, receive: receive, count: count, type: type, operation: operation, tag: descriptor.tag,
         codec: options.codec(format(algorithm, of: type, as: quantizedType ?? type)),
         errorFeedback: options.hasErrorFeedback)
+    operand.cudaStream = options.cudaStream
     if isOneOfMany {
         if !operand.codec.canCode(type) { operand.codec = .none }
         if operand.codec == .none || ![.sum, .average].contains(operation) { operand.hasErrorFeedback = false }

@@ -113,6 +113,6 @@ public func pcclOptimizeTopology(_ communicator: OpaquePointer!) -> pcclResult_t
 @implementation @c
 public func pcclGetBuildInfo(_ info: UnsafeMutablePointer<pcclBuildInfo_t>!) -> pcclResult_t {
     result("pcclGetBuildInfo") { () throws(PCCLError) in
-        try required(info, "info").pointee = pcclBuildInfo_t(has_cuda_support: false)
+        try required(info, "info").pointee = pcclBuildInfo_t(has_cuda_support: true)
     }
 }

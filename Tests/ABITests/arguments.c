@@ -385,8 +385,8 @@ static void options(pcclComm_t *communicator) {
     testing_phase = "options";
     float values[64] = {1, 2, 3, 4};
     pcclAsyncReduceOp_t handle;
-    const pcclReduceOptions_t right = {
-        sizeof(right), pcclOnLossResume, pcclCodecInt4, 32, pcclRoundingStochastic, 1, 0};
+    const pcclReduceOptions_t right = {sizeof(right), pcclOnLossResume, pcclCodecInt4, 32, pcclRoundingStochastic, 1, 0,
+                                       NULL};
     enum { COUNT = 20, RIGHT = 8, CODED_OR_NOT = 16 };
     struct {
         pcclReduceOptions_t options;

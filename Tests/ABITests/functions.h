@@ -37,6 +37,7 @@ FUNCTION(pcclFreeErrorFeedback, (const pcclComm_t *, uint64_t))
 FUNCTION(pcclSaveSharedState, (const pcclSharedState_t *, const char *, const pcclSaveOptions_t *, pcclSnapshot_t **))
 FUNCTION(pcclAwaitSnapshot, (pcclSnapshot_t *))
 FUNCTION(pcclLoadSharedState, (const char *, pcclSharedState_t *))
+FUNCTION(pcclGetCudaStatus, (pcclCudaStatus_t *))
 FUNCTION(pcclCreateCommunicatorInEnsemble, (const pcclCommCreateParams_t *, const pcclEnsemble_t *, pcclComm_t **))
 FUNCTION(pcclGetRank, (const pcclComm_t *, uint32_t *, uint32_t *))
 FUNCTION(pcclAllGather,

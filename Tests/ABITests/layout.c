@@ -113,7 +113,12 @@ static void checkStructs(void) {
     MEMBER(pcclSyncOptions_t, struct_size, 0, 8);
     MEMBER(pcclSyncOptions_t, unchanged, 8, 8);
 
-    SIZE(pcclReduceOptions_t, 32);
+    SIZE(pcclCudaStatus_t, 268);
+    MEMBER(pcclCudaStatus_t, driver_version, 4, 4);
+    MEMBER(pcclCudaStatus_t, device_count, 8, 4);
+    MEMBER(pcclCudaStatus_t, reason, 12, 256);
+
+    SIZE(pcclReduceOptions_t, 40);
     MEMBER(pcclReduceOptions_t, struct_size, 0, 8);
     MEMBER(pcclReduceOptions_t, on_loss, 8, 4);
     MEMBER(pcclReduceOptions_t, codec, 12, 4);
@@ -121,6 +126,7 @@ static void checkStructs(void) {
     MEMBER(pcclReduceOptions_t, rounding, 20, 4);
     MEMBER(pcclReduceOptions_t, error_feedback, 24, 4);
     MEMBER(pcclReduceOptions_t, reserved, 28, 4);
+    MEMBER(pcclReduceOptions_t, cuda_stream, 32, 8);
 
     SIZE(pcclShape_t, 16);
     MEMBER(pcclShape_t, extents, 0, 8);

@@ -38,6 +38,7 @@ check() {
 
 warnings="-Wall -Wextra -Wpedantic -Werror"
 c99() { ${CC:-cc} -std=c99 $warnings -O1 -g -pthread -I"$prefix/include" "$@"; }
+c11() { ${CC:-cc} -std=c11 $warnings -O1 -g -pthread "$@"; }
 cxx() { ${CXX:-c++} $warnings -I"$prefix/include" "$@"; }
 link="-L$prefix/lib -Wl,-rpath,$prefix/lib -lpccl -lm"
 
@@ -72,6 +73,11 @@ for test in layout arguments two_peers contract evicted quantised collectives sh
         check "$test" "$work/$test"
 done
 
+check fake_driver_compiles c11 -shared -fPIC "$here/../FakeCUDA/fake_cuda.c" -o "$work/libcuda.so" &&
+    check device_compiles c99 "$here/device.c" -o "$work/device" $link -ldl && {
+    check device env PCCL_LIBCUDA="$work/libcuda.so" "$work/device" "$work/libcuda.so"
+    check no_device env PCCL_LIBCUDA="$work/nothing.so" "$work/device"
+}
 check exports_only_pccl only_pccl_symbols
 check needs_no_swift_runtime self_contained
 

@@ -42,7 +42,7 @@ from ._errors import (
     TopologyOptimizationFailedError,
     UpdateTopologyFailedError,
 )
-from ._native import BuildInfo, build_info, library_path
+from ._native import BuildInfo, CudaStatus, build_info, cuda_status, library_path
 from ._snapshots import Snapshot
 from ._types import (
     Attribute,
@@ -76,6 +76,7 @@ __all__ = [
     "Codec",
     "CodecFormat",
     "Communicator",
+    "CudaStatus",
     "DataType",
     "DistributionHint",
     "InternalError",
@@ -107,6 +108,7 @@ __all__ = [
     "TopologyOptimizationFailedError",
     "UpdateTopologyFailedError",
     "build_info",
+    "cuda_status",
     "diloco",
     "library_path",
 ]

@@ -8,6 +8,7 @@ from typing import Any, Dict
 
 import numpy
 
+from ._native import synchronize_stream
 from ._types import DataType
 
 __all__ = ["Region", "region_of"]
@@ -41,16 +42,19 @@ _NUMPY_TYPES: Dict[str, DataType] = {
 _SUPPORTED = ", ".join(_NUMPY_TYPES)
 
 
-def region_of(tensor: Any, name: str, writable: bool) -> Region:
+def region_of(tensor: Any, name: str, writable: bool, device: bool = False) -> Region:
     """The memory of ``tensor``; ``name`` is the argument's name for error texts.
 
     Raises TypeError for objects and element types that are not supported, ValueError for memory that cannot be used as
-    it is: strided, read-only (where it is to be written), on another device, in foreign byte order, or empty.
+    it is: strided, read-only (where it is to be written), on a device, in foreign byte order, or empty. With ``device``
+    it may be on a CUDA device, and is waited for: what writes it on its library's current stream is done.
     """
     # A torch tensor can only exist when torch has been imported, so there is no need to import it here.
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(tensor, getattr(torch, "Tensor", ())):
-        region = _region_of_torch(tensor, name)
+        region = _region_of_torch(tensor, name, device)
+    elif device and not isinstance(tensor, numpy.ndarray) and hasattr(tensor, "__cuda_array_interface__"):
+        region = _region_of_device_array(tensor, name, writable)
     else:
         region = _region_of_array(tensor, name, writable)
     if region.count == 0:
@@ -58,10 +62,11 @@ def region_of(tensor: Any, name: str, writable: bool) -> Region:
     return region
 
 
-def _region_of_torch(tensor: Any, name: str) -> Region:
-    if tensor.device.type != "cpu":
+def _region_of_torch(tensor: Any, name: str, device: bool) -> Region:
+    if tensor.device.type != "cpu" and not (device and tensor.device.type == "cuda"):
+        usable = "memory of the CPU and of CUDA devices" if device else "CPU memory"
         raise ValueError(
-            f"{name} is a torch tensor on device {str(tensor.device)!r}; only CPU memory can be used. Pass a copy made "
+            f"{name} is a torch tensor on device {str(tensor.device)!r}; only {usable} can be used. Pass a copy made "
             "with tensor.cpu(), and copy the result back."
         )
     if str(tensor.layout) != "torch.strided":
@@ -81,7 +86,37 @@ def _region_of_torch(tensor: Any, name: str) -> Region:
         )
     if tensor.is_neg():
         raise ValueError(f"{name} is a negated view of a torch tensor; pass tensor.resolve_neg()")
+    if tensor.device.type == "cuda":
+        sys.modules["torch"].cuda.current_stream(tensor.device).synchronize()
     return Region(tensor.data_ptr(), tensor.numel(), datatype, tensor)
+
+
+def _region_of_device_array(tensor: Any, name: str, writable: bool) -> Region:
+    """Of CuPy, Numba and others; versions 2 and 3 of the interface."""
+    interface = tensor.__cuda_array_interface__
+    shape, dtype = tuple(interface["shape"]), numpy.dtype(interface["typestr"])
+    datatype = _NUMPY_TYPES.get(dtype.name)
+    if datatype is None:
+        raise TypeError(f"{name} has elements of type {dtype}, which is not one of {_SUPPORTED}")
+    if not dtype.isnative:
+        raise ValueError(f"{name} is in the other byte order ({dtype.str})")
+    contiguous, size = [], dtype.itemsize
+    for extent in reversed(shape):
+        contiguous.insert(0, size)
+        size *= extent
+    strides = interface.get("strides")
+    if strides is not None and tuple(strides) != tuple(contiguous):
+        raise ValueError(f"{name} has shape {shape} and strides {tuple(strides)}, which is not C-contiguous; pass a copy")
+    if interface.get("mask") is not None:
+        raise ValueError(f"{name} has a mask")
+    address, read_only = interface["data"]
+    if writable and read_only:
+        raise ValueError(f"{name} is read-only, but the result goes there; pass a writable array as recv")
+    stream = interface.get("stream")
+    # 1 is the default stream, which the library waits for itself.
+    if stream not in (None, 1):
+        synchronize_stream(stream, name)
+    return Region(int(address), size // dtype.itemsize, datatype, tensor)
 
 
 def _region_of_array(tensor: Any, name: str, writable: bool) -> Region:
@@ -93,8 +128,8 @@ def _region_of_array(tensor: Any, name: str, writable: bool) -> Region:
             array = numpy.asarray(memoryview(tensor))
         except (TypeError, ValueError, NotImplementedError) as reason:
             raise TypeError(
-                f"{name} is of type {type(tensor).__name__}; expected a NumPy array, a torch CPU tensor or an object "
-                f"with the buffer protocol ({reason})"
+                f"{name} is of type {type(tensor).__name__}; expected a NumPy array, a torch tensor or an object "
+                f"with the buffer protocol or __cuda_array_interface__ ({reason})"
             ) from reason
     datatype = _NUMPY_TYPES.get(array.dtype.name)
     if datatype is None:

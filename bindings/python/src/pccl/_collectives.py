@@ -35,8 +35,8 @@ class BlockRequest:
     def of_blocks(
         cls, function: str, send: Any, recv: Any, tag: int, op: ReduceOp = ReduceOp.SUM, options: Any = None
     ) -> BlockRequest:
-        source = region_of(send, "send", writable=False)
-        target = region_of(recv, "recv", writable=True)
+        source = region_of(send, "send", writable=False, device=True)
+        target = region_of(recv, "recv", writable=True, device=True)
         if source.datatype != target.datatype:
             raise TypeError(
                 f"send has elements of type {source.datatype.name}, recv of {target.datatype.name}; "
@@ -60,7 +60,7 @@ class BlockRequest:
 
     @classmethod
     def of_broadcast(cls, buffer: Any, root: int, tag: int, world_size: Optional[int]) -> BlockRequest:
-        region = region_of(buffer, "buffer", writable=True)
+        region = region_of(buffer, "buffer", writable=True, device=True)
         return cls(
             "pcclBroadcast",
             (region,),

@@ -129,7 +129,8 @@ ffi.cdef(
                    pcclCodecE4M3E8M0 = 12, pcclCodecFloat16 = 13, pcclCodecBFloat16 = 14 } pcclCodec_t;
     typedef enum { pcclRoundingNearest = 0, pcclRoundingStochastic = 1 } pcclRounding_t;
     typedef struct { size_t struct_size; pcclOnLoss_t on_loss; pcclCodec_t codec; uint32_t block_elements;
-                     pcclRounding_t rounding; uint32_t error_feedback; uint32_t reserved; } pcclReduceOptions_t;
+                     pcclRounding_t rounding; uint32_t error_feedback; uint32_t reserved;
+                     void *cuda_stream; } pcclReduceOptions_t;
 
     pcclResult_t pcclAllReduceWithOptions(const void *, void *, const pcclReduceDescriptor_t *, const pcclComm_t *,
                                           const pcclReduceOptions_t *, pcclReduceInfo_t *, pcclReducePart_t *, size_t,
@@ -145,6 +146,9 @@ ffi.cdef(
     typedef struct { size_t struct_size; uint64_t tag; size_t count; pcclDataType_t datatype; pcclRedOp_t op;
                      uint32_t world_size; uint32_t root;
                      const pcclReduceOptions_t *options; } pcclCollectiveDescriptor_t;
+    typedef struct { bool is_ready; int32_t driver_version; int32_t device_count; char reason[256]; } pcclCudaStatus_t;
+    pcclResult_t pcclGetCudaStatus(pcclCudaStatus_t *);
+    int cuStreamSynchronize(void *);
     typedef struct { uint64_t id; uint32_t size; uint32_t reserved; } pcclEnsemble_t;
     pcclResult_t pcclCreateCommunicatorInEnsemble(const pcclCommCreateParams_t *, const pcclEnsemble_t *,
                                                   pcclComm_t **);
@@ -306,6 +310,45 @@ def require_extension(lib: Any, argument: str, functions: Tuple[str, ...] = EXTE
                 f"{argument} is not possible with {library_path()}, which has no function {name}. Leave the argument "
                 "out, or unset PCCL_LIBRARY."
             )
+
+
+def synchronize_stream(stream: int, name: str) -> None:
+    """Waits for what was put on a CUDA stream of the program's. Raises ValueError when the driver does not."""
+    try:
+        driver = ffi.dlopen(os.environ.get("PCCL_LIBCUDA", "libcuda.so.1"))
+    except OSError as reason:
+        raise ValueError(f"{name} is said to be on a CUDA device, and there is no driver: {reason}") from None
+    code = driver.cuStreamSynchronize(ffi.cast("void *", stream))
+    if code != 0:
+        raise ValueError(f"the CUDA stream of {name} cannot be waited for: error {code}. Synchronise it first.")
+
+
+@dataclass(frozen=True)
+class CudaStatus:
+    """What the CUDA driver of this process can be used for."""
+
+    is_ready: bool
+    driver_version: Tuple[int, int]
+    device_count: int
+    reason: str
+    """Why it is not ready; empty if it is."""
+
+
+def cuda_status() -> CudaStatus:
+    """Loads the CUDA driver, unless that was done, and tells how that went. Raises ImportError without the library."""
+    from ._errors import check
+
+    status = ffi.new("pcclCudaStatus_t *")
+    lib = library()
+    require_extension(lib, "cuda_status", ("pcclGetCudaStatus",))
+    check(lib.pcclGetCudaStatus(status), "pcclGetCudaStatus")
+    version = int(status.driver_version)
+    return CudaStatus(
+        is_ready=bool(status.is_ready),
+        driver_version=(version // 1000, version % 1000 // 10),
+        device_count=int(status.device_count),
+        reason=ffi.string(status.reason).decode(errors="replace"),
+    )
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from ._types import DeviceType, SharedState
 _UINT64_MAX = 2**64 - 1
 
 
-def native_state(state: SharedState, writable: bool) -> Tuple[Any, List[Region], List[Any]]:
+def native_state(state: SharedState, writable: bool, device: bool = False) -> Tuple[Any, List[Region], List[Any]]:
     """The struct, its tensors, and what must live as long."""
     if not 0 <= state.revision <= _UINT64_MAX:
         raise ValueError(f"revision is {state.revision}; expected 0 to {_UINT64_MAX}")
     entries = state.tensors
-    regions = [region_of(entry.data, f"shared state entry {entry.name!r}", writable=writable) for entry in entries]
+    regions = [
+        region_of(entry.data, f"shared state entry {entry.name!r}", writable=writable, device=device) for entry in entries
+    ]
     names = [ffi.new("char[]", entry.name.encode()) for entry in entries]
     infos = ffi.new("pcclTensorInfo_t[]", max(len(entries), 1))
     for info, entry, region, name in zip(infos, entries, regions, names):
@@ -24,6 +26,7 @@ def native_state(state: SharedState, writable: bool) -> Tuple[Any, List[Region],
         info.data = ffi.cast("void *", region.address)
         info.count = region.count
         info.datatype = region.datatype
+        # Of the address alone the library tells where it is.
         info.device_type = DeviceType.CPU
         info.allow_content_inequality = bool(entry.allow_content_inequality)
     native = ffi.new("pcclSharedState_t *")

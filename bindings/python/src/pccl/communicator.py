@@ -212,7 +212,8 @@ class Communicator(Collectives):
         """Combines the tensors of all peers of the group, element by element; all get the same bits.
 
         Args:
-            send: this peer's contribution: a NumPy array, a torch CPU tensor, or an object with the buffer protocol;
+            send: this peer's contribution: a NumPy array, a torch tensor, or an object with the buffer protocol or
+                ``__cuda_array_interface__``;
                 C-contiguous, of any shape, with the same number of elements and the same type on every peer.
             recv: where the result goes; as many elements of the same type as ``send``. None: into ``send``, in place.
                 It may be ``send`` itself, but not overlap it in part. Unspecified content after an error, unless it is
@@ -438,7 +439,7 @@ class Communicator(Collectives):
             ValueError, TypeError: a tensor cannot be used; the text says what to do.
         """
         strategy = SharedStateSyncStrategy(strategy)
-        native, _regions, _kept = native_state(shared_state, writable=True)
+        native, _regions, _kept = native_state(shared_state, writable=True, device=True)
         self._settle_abandoned()
         moved = ffi.new("pcclSharedStateSyncInfo_t *")
         unchanged = [bool(entry.unchanged) for entry in shared_state.tensors]
@@ -642,8 +643,8 @@ class _Request:
         place: str = "",
     ) -> _Request:
         in_place = recv is None
-        source = region_of(send, f"{place}send", writable=in_place)
-        target = source if in_place else region_of(recv, f"{place}recv", writable=True)
+        source = region_of(send, f"{place}send", writable=in_place, device=True)
+        target = source if in_place else region_of(recv, f"{place}recv", writable=True, device=True)
         if source.datatype != target.datatype:
             raise TypeError(
                 f"{place}send has elements of type {source.datatype.name}, {place}recv of {target.datatype.name}; "

@@ -1,0 +1,87 @@
+// The CUDA driver, if there is one: loaded at the first use, never linked. The declarations are our own, of facts of
+// its binary interface, so that nothing of NVIDIA's is needed to build.
+#ifndef CCUDA_H
+#define CCUDA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#pragma clang assume_nonnull begin
+
+typedef int pccl_cuda_result;
+typedef int pccl_cuda_device;
+typedef uint64_t pccl_cuda_pointer;
+typedef struct pccl_cuda_context_s *pccl_cuda_context;
+typedef struct pccl_cuda_stream_s *pccl_cuda_stream;
+
+enum {
+    pccl_cuda_success = 0,
+    pccl_cuda_invalid_value = 1,
+    pccl_cuda_out_of_memory = 2,
+    pccl_cuda_no_device_found = 100,
+    pccl_cuda_invalid_context = 201,
+    /// Of ours: the driver lacks the function.
+    pccl_cuda_unavailable = -1
+};
+
+// FUNCTION(our name, the driver's symbol, parameters, their names)
+#define PCCL_CUDA_FUNCTIONS(FUNCTION)                                                                                  \
+    FUNCTION(init, cuInit, (unsigned flags), (flags))                                                                  \
+    FUNCTION(driver_version, cuDriverGetVersion, (int *version), (version))                                            \
+    FUNCTION(error_name, cuGetErrorName, (pccl_cuda_result code, const char *_Nullable *_Nonnull name), (code, name))  \
+    FUNCTION(device_count, cuDeviceGetCount, (int *count), (count))                                                    \
+    FUNCTION(device_get, cuDeviceGet, (pccl_cuda_device * device, int ordinal), (device, ordinal))                     \
+    FUNCTION(device_name, cuDeviceGetName, (char *name, int bytes, pccl_cuda_device device), (name, bytes, device))    \
+    FUNCTION(primary_state, cuDevicePrimaryCtxGetState, (pccl_cuda_device device, unsigned *flags, int *is_active),    \
+             (device, flags, is_active))                                                                               \
+    FUNCTION(primary_retain, cuDevicePrimaryCtxRetain,                                                                 \
+             (pccl_cuda_context _Nullable *_Nonnull context, pccl_cuda_device device), (context, device))              \
+    FUNCTION(context_push, cuCtxPushCurrent_v2, (pccl_cuda_context context), (context))                                \
+    FUNCTION(context_pop, cuCtxPopCurrent_v2, (pccl_cuda_context _Nullable *_Nonnull context), (context))              \
+    FUNCTION(host_alloc, cuMemHostAlloc, (void *_Nullable *_Nonnull memory, size_t bytes, unsigned flags),             \
+             (memory, bytes, flags))                                                                                   \
+    FUNCTION(host_free, cuMemFreeHost, (void *memory), (memory))                                                       \
+    FUNCTION(copy_to_host, cuMemcpyDtoHAsync_v2,                                                                       \
+             (void *to, pccl_cuda_pointer from, size_t bytes, pccl_cuda_stream _Nullable stream),                      \
+             (to, from, bytes, stream))                                                                                \
+    FUNCTION(copy_to_device, cuMemcpyHtoDAsync_v2,                                                                     \
+             (pccl_cuda_pointer to, const void *from, size_t bytes, pccl_cuda_stream _Nullable stream),                \
+             (to, from, bytes, stream))                                                                                \
+    FUNCTION(stream_synchronize, cuStreamSynchronize, (pccl_cuda_stream _Nullable stream), (stream))                   \
+    FUNCTION(stream_is_capturing, cuStreamIsCapturing, (pccl_cuda_stream _Nullable stream, int *status),               \
+             (stream, status))                                                                                         \
+    FUNCTION(pointer_attribute, cuPointerGetAttribute, (void *value, int attribute, pccl_cuda_pointer pointer),        \
+             (value, attribute, pointer))
+
+#define PCCL_CUDA_DECLARE(name, symbol, parameters, names) pccl_cuda_result pccl_cuda_##name parameters;
+PCCL_CUDA_FUNCTIONS(PCCL_CUDA_DECLARE)
+#undef PCCL_CUDA_DECLARE
+
+enum pccl_cuda_state {
+    pccl_cuda_ready = 0,
+    pccl_cuda_no_driver = 1,
+    pccl_cuda_too_old = 2,
+    pccl_cuda_init_failed = 3,
+    pccl_cuda_no_device = 4,
+    pccl_cuda_forked = 5
+};
+
+typedef struct pccl_cuda_status {
+    enum pccl_cuda_state state;
+    /// As the driver writes it: 12040 for 12.4.
+    int driver_version;
+    int device_count;
+    /// Why it is not ready, in words; empty if it is.
+    char reason[224];
+} pccl_cuda_status;
+
+/// Loads and initialises the driver if nobody has; any thread, any number of times.
+pccl_cuda_status pccl_cuda_load(void);
+
+/// Whether somebody has loaded the driver into this process. Loads nothing.
+bool pccl_cuda_is_in_process(void);
+
+#pragma clang assume_nonnull end
+
+#endif

@@ -1,0 +1,292 @@
+// Buffers in the memory of a CUDA device, with a driver that stands in for a real one (Tests/FakeCUDA): what they give
+// is what memory of the host gives, bit for bit, the host never touches them, and they are as they were after a
+// failure.
+//
+// device LIBCUDA: with this driver. device: there is none.
+#define _GNU_SOURCE
+#include "../FakeCUDA/fake_cuda.h"
+#include "testing.h"
+
+#include <dlfcn.h>
+
+#define COUNT 100000
+
+typedef struct Peer {
+    int index;
+    uint16_t port;
+} Peer;
+
+static pthread_barrier_t bothPeers;
+static void *(*deviceAlloc)(size_t);
+static void (*deviceFree)(void *);
+static void (*deviceWrite)(void *, const void *, size_t);
+static void (*deviceRead)(void *, const void *, size_t);
+static void (*deviceFail)(const char *, int, int);
+static void (*deviceRecover)(void);
+static int (*deviceCalls)(const char *);
+
+static void *find(void *library, const char *name) {
+    void *found = dlsym(library, name);
+    CHECK(found != NULL);
+    return found;
+}
+
+#define FIND(pointer, name)                                                                                            \
+    do {                                                                                                               \
+        void *found = find(library, name);                                                                             \
+        memcpy(&pointer, &found, sizeof(found));                                                                       \
+    } while (0)
+
+static pcclComm_t *join(const Peer *peer) {
+    pcclCommCreateParams_t parameters = parametersFor(peer->port);
+    pcclComm_t *communicator = NULL;
+    EXPECT(pcclSuccess, pcclCreateCommunicator(&parameters, &communicator));
+    EXPECT(pcclSuccess, pcclConnect(communicator));
+    while (groupSize(communicator) < 2) {
+        bool arePending = false;
+        EXPECT(pcclSuccess, pcclArePeersPending(communicator, &arePending));
+        if (arePending)
+            EXPECT(pcclSuccess, pcclUpdateTopology(communicator));
+    }
+    return communicator;
+}
+
+static float valueOf(int index, int i) { return 1.25f * (float)(index + 1) + 0.37f * (float)(i % 1009); }
+
+static void fill(void *device, float *host, int index) {
+    for (int i = 0; i < COUNT; i++)
+        host[i] = valueOf(index, i);
+    deviceWrite(device, host, COUNT * sizeof(float));
+}
+
+// The same reduction three times: all memory of the host, all of the device, and one of each.
+static void checkReductions(const Peer *peer, const pcclComm_t *communicator) {
+    testing_phase = "all-reduce";
+    static __thread float host[COUNT], other[COUNT], expected[COUNT], got[COUNT];
+    void *device = deviceAlloc(sizeof(host)), *target = deviceAlloc(sizeof(host));
+    const pcclCodec_t codecs[] = {pcclCodecOfDescriptor, pcclCodecMinMax8, pcclCodecE3M0, pcclCodecBFloat16};
+    for (int c = 0; c < 4; c++) {
+        pcclReduceDescriptor_t descriptor = reduction(1, COUNT, pcclFloat, c % 2 ? pcclAvg : pcclSum);
+        pcclReduceOptions_t options = {0};
+        options.struct_size = sizeof(options);
+        options.codec = codecs[c];
+        fill(device, host, peer->index);
+        EXPECT(pcclSuccess,
+               pcclAllReduceWithOptions(host, expected, &descriptor, communicator, &options, NULL, NULL, 0, NULL));
+        // In place.
+        EXPECT(pcclSuccess,
+               pcclAllReduceWithOptions(device, device, &descriptor, communicator, &options, NULL, NULL, 0, NULL));
+        deviceRead(got, device, sizeof(got));
+        CHECK(memcmp(got, expected, sizeof(got)) == 0);
+        // From one buffer of the device into another; one peer of the two only.
+        fill(device, host, peer->index);
+        void *from = peer->index == 0 ? device : (void *)host, *into = peer->index == 0 ? target : (void *)other;
+        EXPECT(pcclSuccess,
+               pcclAllReduceWithOptions(from, into, &descriptor, communicator, &options, NULL, NULL, 0, NULL));
+        if (peer->index == 0)
+            deviceRead(other, target, sizeof(other));
+        CHECK(memcmp(other, expected, sizeof(other)) == 0);
+        deviceRead(got, device, sizeof(got));
+        CHECK(peer->index == 1 || memcmp(got, host, sizeof(got)) == 0);
+    }
+    // Into the host, and out of it.
+    pcclReduceDescriptor_t descriptor = reduction(2, COUNT, pcclFloat, pcclMax);
+    fill(device, host, peer->index);
+    void *from = peer->index == 0 ? device : (void *)host, *into = peer->index == 0 ? (void *)other : target;
+    EXPECT(pcclSuccess, pcclAllReduce(from, into, &descriptor, communicator, NULL));
+    if (peer->index == 1)
+        deviceRead(other, target, sizeof(other));
+    for (int i = 0; i < COUNT; i++)
+        CHECK(other[i] == valueOf(1, i));
+    // Many, and a part in the middle of an allocation.
+    pcclAsyncReduceOp_t handles[4];
+    for (uint64_t tag = 0; tag < 4; tag++) {
+        pcclReduceDescriptor_t part = reduction(tag, COUNT / 4, pcclFloat, pcclSum);
+        float *start = (float *)device + tag * (COUNT / 4);
+        EXPECT(pcclSuccess, pcclAllReduceAsync(start, start, &part, communicator, &handles[tag]));
+    }
+    deviceRead(got, device, sizeof(got));
+    CHECK(memcmp(got, host, sizeof(got)) == 0);
+    for (int tag = 3; tag >= 0; tag--)
+        EXPECT(pcclSuccess, pcclAwaitAsyncReduce(&handles[tag], NULL));
+    deviceRead(got, device, sizeof(got));
+    for (int i = 0; i < COUNT; i++)
+        CHECK(got[i] == valueOf(0, i) + valueOf(1, i));
+    deviceFree(device);
+    deviceFree(target);
+}
+
+static void checkOthers(const Peer *peer, const pcclComm_t *communicator) {
+    testing_phase = "other collectives";
+    uint32_t rank = 9;
+    EXPECT(pcclSuccess, pcclGetRank(communicator, &rank, NULL));
+    static __thread float host[2 * COUNT];
+    float *device = deviceAlloc(sizeof(host));
+    for (int i = 0; i < COUNT; i++)
+        host[rank * COUNT + i] = valueOf((int)rank, i);
+    deviceWrite(device, host, sizeof(host));
+    pcclCollectiveDescriptor_t descriptor;
+    memset(&descriptor, 0, sizeof(descriptor));
+    descriptor.struct_size = sizeof(descriptor);
+    descriptor.count = COUNT;
+    descriptor.datatype = pcclFloat;
+    descriptor.tag = 5;
+    EXPECT(pcclSuccess, pcclAllGather(device + rank * COUNT, device, &descriptor, communicator, NULL));
+    deviceRead(host, device, sizeof(host));
+    for (int i = 0; i < 2 * COUNT; i++)
+        CHECK(host[i] == valueOf(i / COUNT, i % COUNT));
+    descriptor.op = pcclSum;
+    EXPECT(pcclSuccess, pcclReduceScatter(device, device + rank * COUNT, &descriptor, communicator, NULL));
+    deviceRead(host, device, sizeof(host));
+    for (int i = 0; i < 2 * COUNT; i++)
+        CHECK(host[i] == valueOf(i / COUNT, i % COUNT) * (i / COUNT == (int)rank ? 2 : 1));
+    descriptor.root = 1;
+    EXPECT(pcclSuccess, pcclBroadcast(device, &descriptor, communicator, NULL));
+    deviceRead(host, device, sizeof(host));
+    CHECK(host[3] == valueOf(0, 3));
+
+    testing_phase = "shared state";
+    int64_t steps = 1;
+    for (int i = 0; i < COUNT; i++)
+        host[i] = valueOf(peer->index, i);
+    deviceWrite(device, host, COUNT * sizeof(float));
+    pcclTensorInfo_t infos[2];
+    memset(infos, 0, sizeof(infos));
+    infos[0].name = "weights";
+    infos[0].data = device;
+    infos[0].count = COUNT;
+    infos[0].datatype = pcclFloat;
+    infos[0].device_type = pcclDeviceCuda;
+    infos[1].name = "steps";
+    infos[1].data = &steps;
+    infos[1].count = 1;
+    infos[1].datatype = pcclInt64;
+    pcclSharedState_t state = {1, 2, infos};
+    pcclSharedStateSyncStrategy_t strategy =
+        peer->index == 0 ? PCCL_SHARED_STATE_SYNC_STRATEGY_SEND_ONLY : PCCL_SHARED_STATE_SYNC_STRATEGY_RECEIVE_ONLY;
+    EXPECT(pcclSuccess, pcclSynchronizeSharedState(communicator, &state, strategy, NULL));
+    deviceRead(host, device, sizeof(host));
+    for (int i = 0; i < COUNT; i++)
+        CHECK(host[i] == valueOf(0, i));
+    deviceFree(device);
+}
+
+static void checkFailures(const Peer *peer, const pcclComm_t *communicator) {
+    testing_phase = "a device that fails";
+    static __thread float host[COUNT], got[COUNT];
+    void *device = deviceAlloc(sizeof(host));
+    pcclReduceDescriptor_t descriptor = reduction(7, COUNT, pcclFloat, pcclSum);
+    fill(device, host, peer->index);
+    pthread_barrier_wait(&bothPeers);
+    if (peer->index == 0) {
+        // Before anything is sent: nobody else notices, and it may be called again.
+        const char *const functions[] = {"cuMemcpyDtoHAsync_v2", "cuStreamSynchronize", "cuCtxPushCurrent_v2",
+                                         "cuMemHostAlloc"};
+        for (int f = 0; f < 3; f++) {
+            deviceFail(functions[f], 1, 999);
+            EXPECT(pcclInternalError, pcclAllReduce(device, device, &descriptor, communicator, NULL));
+            deviceRecover();
+        }
+        int capturing = 1;
+        pcclReduceOptions_t options = {0};
+        options.struct_size = sizeof(options);
+        options.cuda_stream = &capturing;
+        EXPECT(pcclInternalError,
+               pcclAllReduceWithOptions(device, device, &descriptor, communicator, &options, NULL, NULL, 0, NULL));
+        // Memory that cannot be pinned is replaced by other memory. More than any that is kept.
+        void *large = deviceAlloc(40 << 20);
+        pcclReduceDescriptor_t other = reduction(8, 10 << 20, pcclFloat, pcclSum);
+        pcclAsyncReduceOp_t handle;
+        deviceFail(functions[3], 1, 2);
+        EXPECT(pcclSuccess, pcclAllReduceAsync(large, large, &other, communicator, &handle));
+        pthread_barrier_wait(&bothPeers);
+        EXPECT(pcclSuccess, pcclAwaitAsyncReduce(&handle, NULL));
+        deviceFree(large);
+    } else {
+        float *large = calloc(10 << 20, sizeof(float));
+        pcclReduceDescriptor_t other = reduction(8, 10 << 20, pcclFloat, pcclSum);
+        pthread_barrier_wait(&bothPeers);
+        EXPECT(pcclSuccess, pcclAllReduce(large, large, &other, communicator, NULL));
+        free(large);
+    }
+    deviceRead(got, device, sizeof(got));
+    CHECK(memcmp(got, host, sizeof(got)) == 0);
+    // A result that cannot be written back: this member is told, the others have it.
+    pthread_barrier_wait(&bothPeers);
+    if (peer->index == 0) {
+        deviceFail("cuMemcpyHtoDAsync_v2", 1, 700);
+        EXPECT(pcclInternalError, pcclAllReduce(device, device, &descriptor, communicator, NULL));
+        EXPECT(pcclInternalError, pcclAllReduce(device, device, &descriptor, communicator, NULL));
+        deviceRecover();
+        deviceRead(got, device, sizeof(got));
+        CHECK(memcmp(got, host, sizeof(got)) == 0);
+    } else {
+        EXPECT(pcclSuccess, pcclAllReduce(host, got, &descriptor, communicator, NULL));
+        CHECK(got[0] == valueOf(0, 0) + valueOf(1, 0));
+    }
+    pthread_barrier_wait(&bothPeers);
+
+    testing_phase = "a member that is lost";
+    fill(device, host, peer->index);
+    pcclReduceDescriptor_t last = reduction(9, COUNT, pcclFloat, pcclSum);
+    pcclAsyncReduceOp_t handle;
+    if (peer->index == 0) {
+        EXPECT(pcclSuccess, pcclAllReduceAsync(device, device, &last, communicator, &handle));
+        pthread_barrier_wait(&bothPeers);
+        EXPECT(pcclRankConnectionLost, pcclAwaitAsyncReduce(&handle, NULL));
+        deviceRead(got, device, sizeof(got));
+        CHECK(memcmp(got, host, sizeof(got)) == 0);
+    } else {
+        pthread_barrier_wait(&bothPeers);
+    }
+    deviceFree(device);
+}
+
+static void *run(void *argument) {
+    const Peer *peer = argument;
+    pcclComm_t *communicator = join(peer);
+    checkReductions(peer, communicator);
+    pthread_barrier_wait(&bothPeers);
+    checkOthers(peer, communicator);
+    pthread_barrier_wait(&bothPeers);
+    checkFailures(peer, communicator);
+    EXPECT(pcclSuccess, pcclDestroyCommunicator(communicator));
+    return NULL;
+}
+
+int main(int argc, char **argv) {
+    startWatchdog();
+    pcclCudaStatus_t status;
+    EXPECT(pcclInvalidArgument, pcclGetCudaStatus(NULL));
+    if (argc < 2) {
+        testing_phase = "no driver";
+        EXPECT(pcclSuccess, pcclGetCudaStatus(&status));
+        CHECK(!status.is_ready && status.device_count == 0 && strstr(status.reason, "no CUDA driver") != NULL);
+        return 0;
+    }
+    void *library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
+    CHECK(library != NULL);
+    FIND(deviceAlloc, "fake_cuda_alloc");
+    FIND(deviceFree, "fake_cuda_free");
+    FIND(deviceWrite, "fake_cuda_write");
+    FIND(deviceRead, "fake_cuda_read");
+    FIND(deviceFail, "fake_cuda_fail");
+    FIND(deviceRecover, "fake_cuda_recover");
+    FIND(deviceCalls, "fake_cuda_calls");
+    EXPECT(pcclSuccess, pcclInit());
+    uint16_t port;
+    pcclMasterInstance_t *master = startMaster(&port);
+    CHECK(deviceCalls("cuInit") == 0);
+    pthread_barrier_init(&bothPeers, NULL, 2);
+    Peer peers[2] = {{0, port}, {1, port}};
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++)
+        CHECK(pthread_create(&threads[i], NULL, run, &peers[i]) == 0);
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    EXPECT(pcclSuccess, pcclGetCudaStatus(&status));
+    CHECK(status.is_ready && status.device_count == 1 && status.driver_version == 12040 && status.reason[0] == '\0');
+    CHECK(deviceCalls("cuInit") == 1);
+    stopMaster(master);
+    return 0;
+}
