@@ -522,7 +522,8 @@ PCCL_EXPORT pcclResult_t pcclAllReduceAsync(const void *sendbuf, void *recvbuf,
  *   call may be made again.
  * - pcclMasterConnectionFailed: this peer was taken for lost and evicted. The input is whole. Connect again to go on.
  * - pcclInternalError: no memory was left for it, and this peer has left the run, so that the others can go on. The
- *   input is whole. Connect again to go on.
+ *   input is whole. Connect again to go on. Or a CUDA device does not take the result, which the others have: this peer
+ *   is still a member, and what is in the device's memory is undefined.
  */
 PCCL_EXPORT pcclResult_t pcclAwaitAsyncReduce(const pcclAsyncReduceOp_t *reduce_handle,
                                               pcclReduceInfo_t *PCCL_NULLABLE reduce_info_out);

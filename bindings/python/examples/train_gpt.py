@@ -639,6 +639,8 @@ def verdict(outcomes: Dict[Variant, Outcome], options: argparse.Namespace) -> Li
             wrong.append(f"{variant}: loss {outcome.final_loss:.4f}, without churn {calm:.4f}")
         if variant.mode == "streaming" and outcome.sent_bytes * 100 > outcomes[BASELINE].sent_bytes:
             wrong.append(f"{variant}: sent more than a hundredth of the baseline's bytes")
+        if variant.mode == "streaming" and outcome.final_loss > 1.05 * outcomes[BASELINE].final_loss:
+            wrong.append(f"{variant}: loss {outcome.final_loss:.4f}, the baseline's {outcomes[BASELINE].final_loss:.4f}")
     return wrong
 
 
@@ -694,7 +696,7 @@ def arguments() -> argparse.Namespace:
     run.add_argument("--churn", action="store_true", help="kill two peers and start two others")
     all_.add_argument("--plot", type=Path, default=root / ".build/example/train-gpt.svg", help="SVG or PNG file")
     for role in (run, all_):
-        role.add_argument("--tokens", type=int, default=1_310_720, help="bytes that all peers together train with")
+        role.add_argument("--tokens", type=int, default=2_949_120, help="bytes that all peers together train with")
         role.add_argument("--output", type=Path, default=root / ".build/example/runs", help="folder for logs")
         role.add_argument("--pccl-master", default=shutil.which("pccl-master") or str(root / "dist/bin/pccl-master"))
     for role in (peer, run, all_):
