@@ -106,9 +106,9 @@ struct MasterStateTests {
         }
         let beforeGroups = [UInt8](repeating: 0, count: 24)
         let beforeMembers = beforeGroups + number(1) + [UInt8](repeating: 0, count: 9)
-        // No answers; no members, shares, sites and figures; no members, shares, sites and figures of the outcome; then its kind, and
+        // No answers and no revision; no members, shares, sites and figures; no members, shares, sites and figures of the outcome; then its kind, and
         // no resumptions.
-        let answers = [UInt8](repeating: 0, count: 5)
+        let answers = [UInt8](repeating: 0, count: 6)
         let plain = [UInt8](repeating: 0, count: 9)
         let beforeVerdicts = beforeMembers + number(0) + answers + plain + number(0) + plain + [2] + number(0)
         let limits = [MasterState.groupLimit, WireLimits.members, WireLimits.members]

@@ -1,11 +1,18 @@
 import PCCLBase
 import PCCLMembership
+import PCCLSimulator
 import PCCLWire
 import Testing
 
 /// What the simulator found, each as the smallest conversation that shows it.
 @Suite("Bugs that the simulator found")
 struct FoundBugsTests {
+    /// The journal had the answer of a synchronisation that only a member who left had heard, and not what was agreed on.
+    @Test("an answer that is given again after a restart is of the revision that it was of")
+    func revisionOfAnAnswerGivenAgain() {
+        if case .failed(let failure) = Simulation.run(seed: 7_506_441_435_915_314_592) { Issue.record("\(failure)") }
+    }
+
     private let run = RunID(high: 1, low: 2)
     private let now = Instant(nanoseconds: 0)
     private let world = WorldCounts(globalWorldSize: 0, groupCount: 1, largestGroupWorldSize: 0)

@@ -251,6 +251,7 @@ extension MasterMachine {
         groups[g].arrangement = group.arrangement
         groups[g].hasLost = group.hasLost
         groups[g].answers = (group.answers, group.lastAnswer)
+        groups[g].revision = group.revision
         groups[g].members = group.members.map(\.member.id)
         if !group.members.isEmpty { groups[g].phase = .recovering(MasterGroup.Recovery()) }
         for peer in group.members {

@@ -284,7 +284,7 @@ package struct MasterMachine: Sendable {
                         }
                     },
                     arrangement: group.arrangement, outcome: group.outcome, hasLost: group.hasLost,
-                    answers: group.answers.count, lastAnswer: group.answers.last)
+                    answers: group.answers.count, lastAnswer: group.answers.last, revision: group.revision)
             })
     }
 

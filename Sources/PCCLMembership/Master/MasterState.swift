@@ -18,9 +18,11 @@ package struct MasterState: Hashable, Sendable {
         package var outcome: GroupOutcome
         /// A member was lost since that outcome.
         package var hasLost: Bool
-        /// As far as another group depends on it.
+        /// The joint calls of this epoch that left it as it was: how many were answered, what was said last, and what it was
+        /// said of. Members may hear an answer again that nobody else has heard and is still here.
         package var answers: UInt32 = 0
         package var lastAnswer: JointAnswer?
+        package var revision: UInt64?
     }
 
     /// A group stays known when its members are gone, for its epochs; a run has had that many at most.
@@ -73,6 +75,7 @@ extension MasterState {
             }
             w.write(group.answers)
             w.write(group.lastAnswer)
+            w.write(group.revision)
             w.write(group.arrangement)
             w.write(group.outcome.members) { $0.write($1) }
             w.write(group.outcome.arrangement)
@@ -108,6 +111,7 @@ extension ByteReader {
         }
         let answers: UInt32 = try read()
         let lastAnswer: JointAnswer? = try readOptional("joint answer")
+        let revision = try readRevision()
         let arrangement = try readArrangement()
         var outcome = GroupOutcome(kind: .unknown, members: try readMembers(), arrangement: try readArrangement())
         let kind = try read(UInt8.self)
@@ -120,7 +124,7 @@ extension ByteReader {
         }
         return MasterState.Group(
             id: id, epoch: epoch, members: members, arrangement: arrangement, outcome: outcome, hasLost: hasLost,
-            answers: answers, lastAnswer: lastAnswer)
+            answers: answers, lastAnswer: lastAnswer, revision: revision)
     }
 }
 
