@@ -122,7 +122,7 @@ struct WANLabRunCommand: ParsableCommand {
         programs.decidingNode = until
         do {
             if master ?? isMasterWanted {
-                let process = try lab.start(["pccl-master", "--port", "\(Lab.masterPort)"], in: 0)
+                let process = try lab.start(["pccl-master", "--port", "\(Lab.masterPort)", "--no-journal"], in: 0)
                 programs.add(helper: process)
                 try programs.wait(for: "listening on", from: process, seconds: 10)
             }
