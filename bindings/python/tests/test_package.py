@@ -74,7 +74,7 @@ SIZES = {
     "pcclSharedStateSyncInfo_t": 16,
     "pcclBuildInfo_t": 1,
     "pcclReducePart_t": 24,
-    "pcclReduceOptions_t": 32,
+    "pcclReduceOptions_t": 40,
     "pcclShape_t": 16,
     "pcclSaveOptions_t": 24,
 }
