@@ -147,8 +147,8 @@ public final class Communicator: Sendable {
         guard handle(tag: tag) == nil else {
             throw PCCLError(.invalidArgument, "tag \(tag) was launched and not awaited")
         }
-        let feedback = hasErrorFeedback && descriptor.codec != .none ? try feedback(descriptor, tag: tag) : nil
         let staging = try staging(descriptor, send: send, receive: receive, stream: stream)
+        let feedback = hasErrorFeedback && descriptor.codec != .none ? try feedback(descriptor, tag: tag) : nil
         let completion = PeerSession.OperationCompletion()
         let handle = OperationHandle(
             tag: tag, count: Int(descriptor.count), completion, staging: staging, owner: self)

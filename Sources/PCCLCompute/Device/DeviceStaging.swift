@@ -57,11 +57,18 @@ package final class DeviceStaging: Sendable {
         }
         self.memory = memory
         target = goal.map { Target(location: $0, pointer: receive, count: receiveCount) }
-        if let source {
+        guard let source else { return }
+        do throws(DeviceError) {
             try DeviceStaging.fetch(
                 UnsafeMutableRawPointer(mutating: self.send), from: send, sendCount, source, stream)
+        } catch {
+            abandon()
+            throw error
         }
     }
+
+    /// A copy that was asked for may be under way still, and come to memory that somebody else has by then.
+    private func abandon() { for memory in memory { memory.abandon() } }
 
     /// CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED.
     private static let captureUnsupported: CInt = 900
@@ -106,6 +113,7 @@ package final class DeviceStaging: Sendable {
                     try DeviceDriver.check(pccl_cuda_stream_synchronize(nil), "cuStreamSynchronize", device: device)
                 }
             }
+            if case .failure = outcome { abandon() }
             known = outcome
             return outcome
         }
@@ -118,6 +126,7 @@ final class PinnedMemory: Sendable {
     nonisolated(unsafe) let start: UnsafeMutableRawPointer
     private let capacity: Int
     private let isPinned: Bool
+    private let isAbandoned = Atomic(false)
 
     private struct Idle: @unchecked Sendable {
         var start: UnsafeMutableRawPointer
@@ -153,7 +162,11 @@ final class PinnedMemory: Sendable {
         (start, isPinned) = (memory, false)
     }
 
+    /// It is never given back nor used again.
+    func abandon() { isAbandoned.store(true, ordering: .relaxed) }
+
     deinit {
+        guard !isAbandoned.load(ordering: .relaxed) else { return }
         guard isPinned else { return free(start) }
         let mine = Idle(start: start, capacity: capacity)
         let surplus: Idle? = PinnedMemory.idle.withLock { idle in
