@@ -164,12 +164,12 @@ package struct MasterMachine: Sendable {
             guard groups[g].isMember(peer.id) else { return }
             groups[g].joinVotes.insert(peer.id)
             noteVote(g, at: now)
-            advance(g, at: now, &effects)
+            advance(g, isVote: true, at: now, &effects)
         case .votePending:
             guard groups[g].isMember(peer.id) else { return }
             groups[g].pendingVotes.insert(peer.id)
             noteVote(g, at: now)
-            advance(g, at: now, &effects)
+            advance(g, isVote: true, at: now, &effects)
         case .voteOptimize(let figures):
             guard groups[g].isMember(peer.id) else { return }
             groups[g].optimizeVotes.insert(peer.id)
@@ -291,8 +291,10 @@ package struct MasterMachine: Sendable {
     // MARK: join points
 
     /// Does whatever the votes that are in allow. Called whenever a vote, a newcomer or a member came or went.
-    mutating func advance(_ g: Int, at now: Instant, _ effects: inout [Effect]) {
-        gridsMayAdvance = true
+    mutating func advance(_ g: Int, isVote: Bool = false, at now: Instant, _ effects: inout [Effect]) {
+        // A vote matters to other groups only when it is the last one of its own.
+        let votes = [groups[g].joinVotes, groups[g].pendingVotes]
+        if !isVote || votes.contains(where: { $0.isSuperset(of: groups[g].members) }) { gridsMayAdvance = true }
         guard case .settled = groups[g].phase else { return }
         let isInGrid = isInGrid(g)
         if !isInGrid { answerPending(g, &effects) }
