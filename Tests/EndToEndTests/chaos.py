@@ -60,10 +60,9 @@ def chaos_finds_no_broken_promise(case: Case) -> None:
     check(figures["faults"] >= 20 and figures["seed"] == 5, f"not what was asked for: {figures}")
     kinds = ["kill", "stop", "leave", "join", "master"] + (["cut", "oneway", "delay"] if os.geteuid() == 0 else [])
     check(sum(figures.get(kind, 0) for kind in kinds) == figures["faults"], f"kinds do not add up: {figures}")
-    # Each operation was reduced by two at least, and the faults have hit some.
+    # Each operation was reduced by two at least. Whether a fault hits one is luck in so short a run; a long one that
+    # has hit none fails by itself.
     check(figures["compared"] >= figures["operations"] > figures["faults"], f"nothing was compared: {figures}")
-    # What it meant for them depends on what they asked for: an end, or to go on.
-    check(figures["aborts"] + figures["resumes"] > 0, f"no operation was hit: {figures}")
 
 
 chaos_finds_no_broken_promise.limit_seconds = 120

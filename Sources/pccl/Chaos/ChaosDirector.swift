@@ -28,6 +28,8 @@ final class ChaosDirector {
 
     private static let longestPollMilliseconds: UInt64 = 50
     private static let progressNanoseconds: UInt64 = 10_000_000_000
+    /// About one kill of five hits an operation.
+    private static let killsThatHit = 50
     /// On top of what the library promises: a machine with more processes than processors.
     private static let patience = Interval.seconds(2)
     private static let remarkableCalmGap = Interval.milliseconds(200)
@@ -87,8 +89,12 @@ final class ChaosDirector {
             if result.violation == nil { try advance(at: now) }
             tellProgress(at: now)
         }
-        if result.violation != nil { tellWhereAllStand() }
         result.counts = ledger.counts
+        let kills = result.stalls.faults[.kill] ?? 0
+        if kills >= Self.killsThatHit, result.counts.aborts + result.counts.resumes == 0 {
+            broken(.unexpected, "\(kills) kills hit no operation: the run has tested nothing")
+        }
+        if result.violation != nil { tellWhereAllStand() }
         return result
     }
 
