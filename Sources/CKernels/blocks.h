@@ -1,7 +1,20 @@
 // What a codec does with one block, compiled once per level of the processor, by codec_loops.h, and once for devices.
-// See elements.h, which the file that includes this one has included, and CKernels.h for the layout of blocks. From the
-// bottom up: what a block's values have in common, random numbers, scales, how one value becomes a code and back, the
-// blocks of each codec, the list of codecs.
+// See elements.h, which the file that includes this one has included, and CKernels.h for the layout of blocks.
+//
+// A block is the work of one lane or of several that go through it side by side. The file that includes this one says
+// what that means, and how the memory of values is reached:
+//
+//   given_float, given_double      a value of the caller's
+//   VECTOR_LOOP(count, statement)  for each i below count, no matter in which order, or by which lane
+//   LANE_LOOP(count, statement)    the same, for what a lane finds out by itself
+//   LEAST_OF_LANES(x), MOST_OF_LANES(x)   of what each lane has
+//   ONE_LANE(statement)            done once
+//   LANES_MEET()                   what any lane wrote before it, any lane sees after it
+//   BLOCK_CODES(codes)             declares memory of all lanes for a byte for each value of a block
+//   CLEAR(bytes, count), COPY(to, from, count)
+//
+// From the bottom up: what a block's values have in common, random numbers, scales, how one value becomes a code and
+// back, the blocks of each codec, the list of codecs.
 
 #ifndef PCCL_KERNEL_BLOCKS_H
 #define PCCL_KERNEL_BLOCKS_H
@@ -15,13 +28,11 @@
         type low, high;                                                                                                \
         int is_tame;                                                                                                   \
     } extremes_##name;                                                                                                 \
-    static inline extremes_##name extremes_of_##name(const unaligned_##type *x, size_t count) {                        \
+    static inline extremes_##name extremes_of_##name(const given_##type *x, size_t count) {                            \
         signed_bits low = (signed_bits)((bits) ~(bits)0 >> 1), high = ~low;                                            \
-        for (size_t i = 0; i < count; i++) {                                                                           \
-            signed_bits key = order(x[i]);                                                                             \
-            low = key < low ? key : low;                                                                               \
-            high = key > high ? key : high;                                                                            \
-        }                                                                                                              \
+        LANE_LOOP(count, signed_bits key = order(x[i]); low = key < low ? key : low; high = key > high ? key : high)   \
+        low = LEAST_OF_LANES(low);                                                                                     \
+        high = MOST_OF_LANES(high);                                                                                    \
         extremes_##name e;                                                                                             \
         e.is_tame = high < (signed_bits)(tame_bits) && low > ~(signed_bits)(tame_bits);                                \
         /* The order undoes itself. */                                                                                 \
@@ -38,13 +49,11 @@ EXTREMES(f32, float, uint32_t, int32_t, order_f32, 0x7e800000, f32_of_bits)
 EXTREMES(f64, double, uint64_t, int64_t, order_f64, 0x7fd0000000000000, f64_of_bits)
 
 // The bits of the largest magnitude. That of a NaN is larger than that of any number.
-static inline int32_t peak_of(const unaligned_float *x, size_t count) {
+static inline int32_t peak_of(const given_float *x, size_t count) {
     int32_t peak = 0;
-    for (size_t i = 0; i < count; i++) {
-        int32_t magnitude = (int32_t)(bits_of_f32(x[i]) & 0x7fffffff);
-        peak = magnitude > peak ? magnitude : peak;
-    }
-    return peak;
+    LANE_LOOP(count, int32_t magnitude = (int32_t)(bits_of_f32(x[i]) & 0x7fffffff);
+              peak = magnitude > peak ? magnitude : peak)
+    return MOST_OF_LANES(peak);
 }
 
 // The inverse of a scale that is 0 or more. That of a subnormal may be too large for the type.
@@ -118,18 +127,18 @@ static inline uint64_t low_bits_f64(double x) { return bits_of_f64(x + WHOLE_f64
 // A block that is NaN all through, whatever its codes.
 static inline void write_untame_f32(unaligned_uint8_t *bytes, size_t code_bytes) {
     unaligned_float *header = (unaligned_float *)bytes;
-    header[0] = header[1] = nan_f32();
-    memset(bytes + 2 * sizeof(float), 0, code_bytes);
+    ONE_LANE(header[0] = header[1] = nan_f32());
+    CLEAR(bytes + 2 * sizeof(float), code_bytes);
 }
 static inline void write_untame_f64(unaligned_uint8_t *bytes, size_t code_bytes) {
     unaligned_double *header = (unaligned_double *)bytes;
-    header[0] = header[1] = nan_f64();
-    memset(bytes + 2 * sizeof(double), 0, code_bytes);
+    ONE_LANE(header[0] = header[1] = nan_f64());
+    CLEAR(bytes + 2 * sizeof(double), code_bytes);
 }
 
 // MIN-MAX: scale, lowest value, codes of 0 to `top` from the lowest to the highest.
 #define MIN_MAX(name, type, suffix, code, top)                                                                         \
-    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const unaligned_##type *x, size_t count, extremes_##suffix e,  \
+    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const given_##type *x, size_t count, extremes_##suffix e,      \
                               uint64_t seed, uint32_t first, int is_random) {                                          \
         unaligned_##type *header = (unaligned_##type *)bytes;                                                          \
         unaligned_##code *codes = (unaligned_##code *)(bytes + 2 * sizeof(type));                                      \
@@ -140,8 +149,7 @@ static inline void write_untame_f64(unaligned_uint8_t *bytes, size_t code_bytes)
         const type low = e.low;                                                                                        \
         const type scale = (e.high - low) * ((type)1 / top);                                                           \
         const type inverse = inverse_##suffix(scale);                                                                  \
-        header[0] = scale;                                                                                             \
-        header[1] = low;                                                                                               \
+        ONE_LANE(header[0] = scale; header[1] = low);                                                                  \
         if (is_random) {                                                                                               \
             VECTOR_LOOP(count, type t = (x[i] - low) * inverse + dither_##suffix(seed, first + (uint32_t)i);           \
                         t = t < 0 ? 0 : t; t = t < top ? t : top; codes[i] = (code)low_bits_##suffix(t))               \
@@ -150,7 +158,7 @@ static inline void write_untame_f64(unaligned_uint8_t *bytes, size_t code_bytes)
             VECTOR_LOOP(count, codes[i] = (code)low_bits_##suffix((x[i] - low) * inverse))                             \
         }                                                                                                              \
     }                                                                                                                  \
-    ALWAYS void decode_##name(unaligned_##type *out, const unaligned_uint8_t *bytes, size_t count, int adds) {         \
+    ALWAYS void decode_##name(given_##type *out, const unaligned_uint8_t *bytes, size_t count, int adds) {             \
         const unaligned_##type *header = (const unaligned_##type *)bytes;                                              \
         const unaligned_##code *codes = (const unaligned_##code *)(bytes + 2 * sizeof(type));                          \
         const type scale = header[0], low = header[1];                                                                 \
@@ -159,7 +167,7 @@ static inline void write_untame_f64(unaligned_uint8_t *bytes, size_t code_bytes)
 
 // ZERO POINT: scale, the code of zero, codes of 0 to `top` from the lowest value, or zero, to the highest, or zero.
 #define ZERO_POINT(name, type, suffix, code, top)                                                                      \
-    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const unaligned_##type *x, size_t count, extremes_##suffix e,  \
+    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const given_##type *x, size_t count, extremes_##suffix e,      \
                               uint64_t seed, uint32_t first, int is_random) {                                          \
         unaligned_##type *header = (unaligned_##type *)bytes;                                                          \
         unaligned_##code *codes = (unaligned_##code *)(bytes + 2 * sizeof(type));                                      \
@@ -173,8 +181,7 @@ static inline void write_untame_f64(unaligned_uint8_t *bytes, size_t code_bytes)
         const type inverse = inverse_##suffix(scale);                                                                  \
         type zero = is_random ? above_##suffix(-low * inverse) : whole_##suffix(-low * inverse);                       \
         zero = zero < top ? zero : top;                                                                                \
-        header[0] = scale;                                                                                             \
-        header[1] = zero;                                                                                              \
+        ONE_LANE(header[0] = scale; header[1] = zero);                                                                 \
         /* The sum rounds, as in low_bits. One that is the middle at both ends may be one too many. */                 \
         const type base = WHOLE_##suffix + zero, most = WHOLE_##suffix + top;                                          \
         if (is_random) {                                                                                               \
@@ -186,7 +193,7 @@ static inline void write_untame_f64(unaligned_uint8_t *bytes, size_t code_bytes)
                         codes[i] = (code)bits_of_##suffix(t))                                                          \
         }                                                                                                              \
     }                                                                                                                  \
-    ALWAYS void decode_##name(unaligned_##type *out, const unaligned_uint8_t *bytes, size_t count, int adds) {         \
+    ALWAYS void decode_##name(given_##type *out, const unaligned_uint8_t *bytes, size_t count, int adds) {             \
         const unaligned_##type *header = (const unaligned_##type *)bytes;                                              \
         const unaligned_##code *codes = (const unaligned_##code *)(bytes + 2 * sizeof(type));                          \
         const type scale = header[0], zero = header[1];                                                                \
@@ -304,11 +311,9 @@ static inline float value_of_e4m3(uint8_t code) {
 ALWAYS void pack_4(unaligned_uint8_t *bytes, const uint8_t *codes, size_t count) {
     size_t half = (count + 1) / 2;
     VECTOR_LOOP(count / 2, bytes[i] = (uint8_t)(codes[i] | codes[half + i] << 4))
-    if (count % 2 == 1) {
-        bytes[half - 1] = codes[half - 1];
-    }
+    ONE_LANE(if (count % 2 == 1) bytes[half - 1] = codes[half - 1]);
 }
-ALWAYS void pack_8(unaligned_uint8_t *bytes, const uint8_t *codes, size_t count) { memcpy(bytes, codes, count); }
+ALWAYS void pack_8(unaligned_uint8_t *bytes, const uint8_t *codes, size_t count) { COPY(bytes, codes, count); }
 
 #define DECODE_4(value)                                                                                                \
     size_t half = (count + 1) / 2;                                                                                     \
@@ -317,13 +322,13 @@ ALWAYS void pack_8(unaligned_uint8_t *bytes, const uint8_t *codes, size_t count)
 #define DECODE_8(value) STORE_OR_ADD(count, out[i], value(codes[i]) * scale)
 
 #define SCALED(name, format, scale_kind, header_bytes, width, top)                                                     \
-    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const unaligned_float *x, size_t count, int32_t peak,          \
+    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const given_float *x, size_t count, int32_t peak,              \
                               uint64_t seed, uint32_t first, int is_random) {                                          \
-        uint8_t codes[MOST_BLOCK_ELEMENTS];                                                                            \
+        BLOCK_CODES(codes);                                                                                            \
         const float scale = scale_of_##scale_kind(peak, 1.0f / top);                                                   \
-        store_scale_##scale_kind(bytes, scale);                                                                        \
+        ONE_LANE(store_scale_##scale_kind(bytes, scale));                                                              \
         if (scale != scale) {                                                                                          \
-            memset(bytes + header_bytes, 0, (count * width + 7) / 8);                                                  \
+            CLEAR(bytes + header_bytes, (count * width + 7) / 8);                                                      \
             return;                                                                                                    \
         }                                                                                                              \
         const float inverse = inverse_f32(scale);                                                                      \
@@ -332,9 +337,11 @@ ALWAYS void pack_8(unaligned_uint8_t *bytes, const uint8_t *codes, size_t count)
         } else {                                                                                                       \
             VECTOR_LOOP(count, codes[i] = format##_of(x[i] * inverse))                                                 \
         }                                                                                                              \
+        LANES_MEET();                                                                                                  \
         pack_##width(bytes + header_bytes, codes, count);                                                              \
+        LANES_MEET();                                                                                                  \
     }                                                                                                                  \
-    ALWAYS void decode_##name(unaligned_float *out, const unaligned_uint8_t *bytes, size_t count, int adds) {          \
+    ALWAYS void decode_##name(given_float *out, const unaligned_uint8_t *bytes, size_t count, int adds) {              \
         const float scale = load_scale_##scale_kind(bytes);                                                            \
         const unaligned_uint8_t *codes = bytes + header_bytes;                                                         \
         DECODE_##width(value_of_##format)                                                                              \
@@ -364,14 +371,14 @@ static inline uint16_t bf16_of_random(float x, uint32_t random) {
     return (bits & 0x7fffffff) >= 0x7f000000 ? bf16_of_f32(x) : (uint16_t)moved;
 }
 
-static inline int32_t nothing_of(const unaligned_float *x, size_t count) {
+static inline int32_t nothing_of(const given_float *x, size_t count) {
     (void)x;
     (void)count;
     return 0;
 }
 
 #define CAST(name, narrow, widen, narrow_randomly)                                                                     \
-    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const unaligned_float *x, size_t count, int32_t peak,          \
+    ALWAYS void encode_##name(unaligned_uint8_t *bytes, const given_float *x, size_t count, int32_t peak,              \
                               uint64_t seed, uint32_t first, int is_random) {                                          \
         (void)peak;                                                                                                    \
         unaligned_uint16_t *codes = (unaligned_uint16_t *)bytes;                                                       \
@@ -381,13 +388,26 @@ static inline int32_t nothing_of(const unaligned_float *x, size_t count) {
             VECTOR_LOOP(count, codes[i] = narrow(x[i]))                                                                \
         }                                                                                                              \
     }                                                                                                                  \
-    ALWAYS void decode_##name(unaligned_float *out, const unaligned_uint8_t *bytes, size_t count, int adds) {          \
+    ALWAYS void decode_##name(given_float *out, const unaligned_uint8_t *bytes, size_t count, int adds) {              \
         const unaligned_uint16_t *codes = (const unaligned_uint16_t *)bytes;                                           \
         STORE_OR_ADD(count, out[i], widen(codes[i]))                                                                   \
     }
 
 CAST(cast_f16, f16_of_f32, f32_of_f16, f16_of_random)
 CAST(cast_bf16, bf16_of_f32, f32_of_bf16, bf16_of_random)
+
+// ---- What a codec lost --------------------------------------------------------------------------
+
+// Of what is no number nothing is kept, or it would never be a number again.
+static inline float loss_of_f32(float value, float decoded, float factor) {
+    float loss = (value - decoded) * factor;
+    return f32_of_bits(bits_of_f32(loss) & 0x7fffffff) < 0x1p126f ? loss : 0.0f;
+}
+
+static inline double loss_of_f64(double value, double decoded, float factor) {
+    double loss = (value - decoded) * (double)factor;
+    return f64_of_bits(bits_of_f64(loss) & 0x7fffffffffffffff) < 0x1p1022 ? loss : 0.0;
+}
 
 // ---- The list -----------------------------------------------------------------------------------
 

@@ -5,6 +5,18 @@
 //
 // What is done with one block is in blocks.h.
 
+// A block is the work of one lane.
+#define given_float unaligned_float
+#define given_double unaligned_double
+#define LANE_LOOP SCALAR_LOOP
+#define LEAST_OF_LANES(x) (x)
+#define MOST_OF_LANES(x) (x)
+#define ONE_LANE(statement) statement
+#define LANES_MEET() (void)0
+#define BLOCK_CODES(codes) uint8_t codes[MOST_BLOCK_ELEMENTS]
+#define CLEAR(bytes, count) memset(bytes, 0, count)
+#define COPY(to, from, count) memcpy(to, from, count)
+
 #include "blocks.h"
 
 // ---- Loops of a buffer --------------------------------------------------------------------------
@@ -53,21 +65,15 @@ CODECS(CODEC)
 
 // ---- What a codec lost --------------------------------------------------------------------------
 
-static void loss_f32(void *lost, const void *values, const void *decoded, float factor, size_t count) {
-    unaligned_float *out = lost;
-    const unaligned_float *x = values, *y = decoded;
-    // Of what is no number nothing is kept, or it would never be a number again.
-    VECTOR_LOOP(count, float e = (x[i] - y[i]) * factor; float size = f32_of_bits(bits_of_f32(e) & 0x7fffffff);
-                out[i] = size < 0x1p126f ? e : 0.0f)
-}
+#define LOSS(suffix, type)                                                                                             \
+    static void loss_##suffix(void *lost, const void *values, const void *decoded, float factor, size_t count) {       \
+        unaligned_##type *out = lost;                                                                                  \
+        const unaligned_##type *x = values, *y = decoded;                                                              \
+        VECTOR_LOOP(count, out[i] = loss_of_##suffix(x[i], y[i], factor))                                              \
+    }
 
-static void loss_f64(void *lost, const void *values, const void *decoded, float factor, size_t count) {
-    unaligned_double *out = lost;
-    const unaligned_double *x = values, *y = decoded;
-    const double by = (double)factor;
-    VECTOR_LOOP(count, double e = (x[i] - y[i]) * by; double size = f64_of_bits(bits_of_f64(e) & 0x7fffffffffffffff);
-                out[i] = size < 0x1p1022 ? e : 0.0)
-}
+LOSS(f32, float)
+LOSS(f64, double)
 
 // ---- The table ----------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@
         statement;                                                                                                     \
     }
 
-// For 128-bit sums, which no vector unit has.
+// For 128-bit sums, which no vector unit has, and for what a loop finds out about its elements.
 #define SCALAR_LOOP(count, statement)                                                                                  \
     for (size_t i = 0; i < (count); i++) {                                                                             \
         statement;                                                                                                     \
