@@ -106,7 +106,7 @@ clean: ## remove all that was built
 # ---------------------------------------------------------------------------------------------------------------------
 ##@ Test
 
-stages := unit simulator abi arm end-to-end install python torch stress demo chaos
+stages := unit simulator abi arm device end-to-end install python torch stress demo chaos
 
 # Fixed seeds, the same on each machine, and then some that nobody tried before; each is printed if it fails.
 SCHEDULES ?= 50000
@@ -156,6 +156,10 @@ test-abi: lib ## the C header and the library against it: C99, C++, layout, ever
 .PHONY: test-arm
 test-arm: bootstrap ## the kernels on aarch64, in an emulator: the same bits, in vectors (`scripts/bootstrap --arm` gets it)
 	$(call stage,aarch64, $(limited) bash Tests/KernelTests/run.sh)
+
+.PHONY: test-device
+test-device: bootstrap ## the kernels of GPUs in an interpreter: the bits of the processor, and MUTANTS (120) that must be noticed
+	$(call stage,device kernels, $(limited) bash Tests/DeviceTests/run.sh $(or $(MUTANTS),120))
 
 .PHONY: test-end-to-end
 test-end-to-end: lib ## real processes: killed, leaving, joining, without a master
@@ -236,8 +240,8 @@ sanitize-address: bootstrap ## the same tests under the address sanitizer
 	$(call sanitize,address)
 
 swift_paths := Package.swift Sources Tests
-c_files = $(shell find Sources Tests include docs scripts -name '*.[ch]' -o -name '*.cpp')
-shell_scripts = scripts/bootstrap scripts/test-install .ci/run $(shell find Tests bindings -name '*.sh')
+c_files = $(shell find Sources Tests include docs scripts -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu')
+shell_scripts = scripts/bootstrap scripts/test-install scripts/device-kernels .ci/run $(shell find Tests bindings -name '*.sh')
 
 .PHONY: lint
 lint: ## formatting and shell syntax (`scripts/bootstrap --lint` gets what it needs); changes nothing

@@ -40,7 +40,7 @@ let package = Package(
         .target(name: "CKernels", cSettings: kernelSettings),
         .target(name: "CShims"),
         .target(name: "CSnapshots", dependencies: ["CKernels"]),
-        .target(name: "CCUDA"),
+        .target(name: "CCUDA", exclude: ["kernels"]),
 
         room("StrictJSON"),
         room("PCCLBase"),

@@ -12,6 +12,7 @@
 //   LANES_MEET()                   what any lane wrote before it, any lane sees after it
 //   BLOCK_CODES(codes)             declares memory of all lanes for a byte for each value of a block
 //   CLEAR(bytes, count), COPY(to, from, count)
+//   WITH_USUAL_NAN(x)              the same; but a NaN that arithmetic gave is 0x7fc00000, as processors make it of one
 //
 // From the bottom up: what a block's values have in common, random numbers, scales, how one value becomes a code and
 // back, the blocks of each codec, the list of codecs.
@@ -117,9 +118,9 @@ static inline uint64_t low_bits_f64(double x) { return bits_of_f64(x + WHOLE_f64
 
 #define STORE_OR_ADD(count, place, value)                                                                              \
     if (adds) {                                                                                                        \
-        VECTOR_LOOP(count, place = place + (value))                                                                    \
+        VECTOR_LOOP(count, place = WITH_USUAL_NAN(place + (value)))                                                    \
     } else {                                                                                                           \
-        VECTOR_LOOP(count, place = (value))                                                                            \
+        VECTOR_LOOP(count, place = WITH_USUAL_NAN(value))                                                              \
     }
 
 // ---- Ranges: minimum and maximum, and the same with zero among the codes ------------------------

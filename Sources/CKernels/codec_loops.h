@@ -16,6 +16,7 @@
 #define BLOCK_CODES(codes) uint8_t codes[MOST_BLOCK_ELEMENTS]
 #define CLEAR(bytes, count) memset(bytes, 0, count)
 #define COPY(to, from, count) memcpy(to, from, count)
+#define WITH_USUAL_NAN(x) (x)
 
 #include "blocks.h"
 

@@ -138,10 +138,11 @@ ORDERED(i64, int64_t)
 #define multiply_f64(a, b) ((a) * (b))
 
 // Floats are ordered by their bits: of negative ones all but the sign is flipped, and then signed integers compare as
-// the floats do, with -0 below +0. Bits also are the same with and without a float unit for the type.
+// the floats do, with -0 below +0. Bits also are the same with and without a float unit for the type. (All but the sign
+// is made by a second shift: of a shift and a mask clang-14 makes, for devices, the one bit that the shift has copied.)
 #define ORDERED_BY_BITS(name, bits, signed_bits, infinity, quiet_nan)                                                  \
     static inline signed_bits order_##name(bits x) {                                                                   \
-        return (signed_bits)(x ^ ((bits)((signed_bits)x >> (8 * sizeof(bits) - 1)) & (bits)((bits) ~(bits)0 >> 1)));   \
+        return (signed_bits)(x ^ ((bits)((signed_bits)x >> (8 * sizeof(bits) - 1)) >> 1));                             \
     }                                                                                                                  \
     static inline int is_nan_##name(bits x) {                                                                          \
         return (signed_bits)(x & (bits)((bits) ~(bits)0 >> 1)) > (signed_bits)(infinity);                              \
@@ -243,10 +244,26 @@ FINISHER(average_u32, uint32_t, uint64_t, world_size <= (1u << 19), QUOTIENT_F64
          x / d.world_size)
 FINISHER(average_i32, int32_t, int64_t, world_size <= (1u << 19), QUOTIENT_F64(int32_t, f64_of_i51),
          x / (int64_t)d.world_size)
-// Most sums fit 64 bits, and the wide division is a call.
-ONE_FORM(average_u64, uint64_t, uint128_t, x == (uint64_t)x ? (uint64_t)x / d.world_size : x / d.world_size)
-ONE_FORM(average_i64, int64_t, int128_t,
-         x == (int64_t)x ? (int64_t)x / (int64_t)d.world_size : x / (int128_t)d.world_size)
+// Most sums fit 64 bits. Of the others digit by digit of 32 bits, as on paper: the compiler's own division of 128 bits
+// is a call to a library that devices do not have. What the quotient has beyond 64 bits is dropped.
+static inline uint64_t quotient_u128(uint128_t x, uint32_t divisor) {
+    uint64_t low = (uint64_t)x, high = (uint64_t)(x >> 64);
+    if (high == 0) {
+        return low / divisor;
+    }
+    uint64_t upper = (high % divisor) << 32 | low >> 32;
+    uint64_t lower = (upper % divisor) << 32 | (low & 0xffffffff);
+    return (upper / divisor) << 32 | lower / divisor;
+}
+
+// Towards zero.
+static inline uint64_t quotient_i128(int128_t x, uint32_t divisor) {
+    uint128_t bits = (uint128_t)x;
+    return x < 0 ? 0 - quotient_u128(0 - bits, divisor) : quotient_u128(bits, divisor);
+}
+
+ONE_FORM(average_u64, uint64_t, uint128_t, quotient_u128(x, d.world_size))
+ONE_FORM(average_i64, int64_t, int128_t, (int64_t)quotient_i128(x, d.world_size))
 
 #define POWER_OF_TWO(n) (((n) & ((n)-1)) == 0)
 

@@ -6,12 +6,10 @@
 // as one vector, and each level cuts it to the width that it has: of a loop over lanes clang makes something slower, on
 // aarch64 without any vectors.
 
-// A row is what the specification calls a stripe: one word for each lane.
 typedef uint64_t row __attribute__((vector_size(8 * PCCL_XXH3_LANES)));
 typedef row unaligned_row __attribute__((aligned(1), may_alias));
 
-#define ROWS_PER_BLOCK ((size_t)16)
-#define BLOCK_BYTES (ROWS_PER_BLOCK * sizeof(row))
+#define BLOCK_BYTES ((size_t)PCCL_XXH3_ROWS_OF_BLOCK * sizeof(row))
 
 // A lane takes its neighbour's word as it is, so that no word is lost where it meets a zero, and its own as a product.
 static inline void accumulate(row *lanes, const uint8_t *bytes, const uint8_t *secret) {
@@ -35,18 +33,18 @@ pccl_kernel_hash128 LEVEL_XXH3(const void *bytes, size_t count) {
     memcpy(&lanes, pccl_xxh3_start, sizeof lanes);
     // The last block is not scrambled, even if it is a whole one.
     for (; (size_t)(end - place) > BLOCK_BYTES; place += BLOCK_BYTES) {
-        for (size_t i = 0; i < ROWS_PER_BLOCK; i++) {
+        for (size_t i = 0; i < PCCL_XXH3_ROWS_OF_BLOCK; i++) {
             accumulate(&lanes, place + i * sizeof(row), secret + 8 * i);
         }
-        scramble(&lanes, secret + PCCL_XXH3_SECRET_BYTES - sizeof(row));
+        scramble(&lanes, secret + PCCL_XXH3_SCRAMBLE_SECRET);
     }
     size_t rows = ((size_t)(end - place) - 1) / sizeof(row);
     for (size_t i = 0; i < rows; i++) {
         accumulate(&lanes, place + i * sizeof(row), secret + 8 * i);
     }
     // Of the last row some bytes may have been seen already.
-    accumulate(&lanes, end - sizeof(row), secret + PCCL_XXH3_SECRET_BYTES - sizeof(row) - 7);
+    accumulate(&lanes, end - sizeof(row), secret + PCCL_XXH3_LAST_SECRET);
     uint64_t merged[PCCL_XXH3_LANES];
     memcpy(merged, &lanes, sizeof lanes);
-    return pccl_xxh3_merged(merged, count);
+    return pccl_kernel_xxh3_of_lanes(merged, count);
 }

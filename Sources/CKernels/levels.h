@@ -4,6 +4,7 @@
 #define PCCL_LEVELS_H
 
 #include "CKernels.h"
+#include "xxh3.h"
 
 #if defined(__x86_64__) && !defined(PCCL_PLAIN_KERNELS)
 #define PCCL_KERNEL_X86_LEVELS 1
@@ -30,15 +31,9 @@ extern PCCL_KERNEL_INTERNAL const pccl_kernel_codec_table pccl_kernel_codecs_avx
 #endif
 
 // XXH3: what the loops of the levels share with hash.c.
-#define PCCL_XXH3_SECRET_BYTES 192
-#define PCCL_XXH3_LANES 8
-#define PCCL_XXH3_LONGEST_SHORT 240
-#define PCCL_XXH3_PRIME32_1 0x9e3779b1u
-
 extern PCCL_KERNEL_INTERNAL const uint8_t pccl_xxh3_secret[PCCL_XXH3_SECRET_BYTES];
 extern PCCL_KERNEL_INTERNAL const uint64_t pccl_xxh3_start[PCCL_XXH3_LANES];
 PCCL_KERNEL_INTERNAL pccl_kernel_hash128 pccl_xxh3_of_short(const uint8_t *bytes, size_t count);
-PCCL_KERNEL_INTERNAL pccl_kernel_hash128 pccl_xxh3_merged(const uint64_t lanes[PCCL_XXH3_LANES], size_t count);
 
 PCCL_KERNEL_INTERNAL pccl_kernel_hash128 pccl_xxh3_plain(const void *bytes, size_t count);
 #ifdef PCCL_KERNEL_X86_LEVELS

@@ -38,7 +38,6 @@ check() {
 
 warnings="-Wall -Wextra -Wpedantic -Werror"
 c99() { ${CC:-cc} -std=c99 $warnings -O1 -g -pthread -I"$prefix/include" "$@"; }
-c11() { ${CC:-cc} -std=c11 $warnings -O1 -g -pthread "$@"; }
 cxx() { ${CXX:-c++} $warnings -I"$prefix/include" "$@"; }
 link="-L$prefix/lib -Wl,-rpath,$prefix/lib -lpccl -lm"
 
@@ -73,7 +72,7 @@ for test in layout arguments two_peers contract evicted quantised collectives sh
         check "$test" "$work/$test"
 done
 
-check fake_driver_compiles c11 -shared -fPIC "$here/../FakeCUDA/fake_cuda.c" -o "$work/libcuda.so" &&
+check fake_driver_compiles sh "$here/../FakeCUDA/build.sh" "$work/libcuda.so" &&
     check device_compiles c99 "$here/device.c" -o "$work/device" $link -ldl && {
     check device env PCCL_LIBCUDA="$work/libcuda.so" "$work/device" "$work/libcuda.so"
     check no_device env PCCL_LIBCUDA="$work/nothing.so" "$work/device"

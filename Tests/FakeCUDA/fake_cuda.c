@@ -2,9 +2,13 @@
 // that work later and on another thread, errors on request. What it accepts is what a driver accepts, so a test that
 // passes here may fail on a real one, and one that fails here fails there too.
 //
-// FAKE_CUDA_DEVICES=n: so many devices, 1 if it is not set.
+// FAKE_CUDA_DEVICES=n: so many devices, 1 if it is not set. FAKE_CUDA_PTX=file: a module that is loaded whose kernels
+// that file has is taken from it instead. FAKE_CUDA_VERBOSE=1: says why a module was not loaded, or what a kernel did
+// wrong.
 #define _GNU_SOURCE
 #include "fake_cuda.h"
+
+#include "ptx.h"
 
 #include <pthread.h>
 #include <stdbool.h>
@@ -22,8 +26,10 @@ enum {
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     INVALID_CONTEXT = 201,
+    INVALID_PTX = 218,
+    NOT_FOUND = 500,
     ILLEGAL_ADDRESS = 700,
-    FUNCTIONS = 32,
+    FUNCTIONS = 48,
     BLOCKS = 256,
     DEPTH = 16
 };
@@ -160,54 +166,94 @@ int fake_cuda_calls(const char *function) {
     return calls;
 }
 
-// ---- The default stream: copies in their order, some time later ------------------------------------
+// ---- The default stream: copies and kernels in their order, some time later --------------------------
 
-typedef struct copy {
+// A copy if it has no kernel.
+typedef struct task {
     uint8_t *to;
     const uint8_t *from;
     size_t bytes;
-    struct copy *next;
-} copy;
+    const ptx_kernel *kernel;
+    unsigned teams, threads;
+    uint8_t *parameters;
+    struct task *next;
+} task;
 
 static pthread_mutex_t stream_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t stream_moved = PTHREAD_COND_INITIALIZER;
-static copy *first, **last = &first;
+static task *first, **last = &first;
 static bool is_streaming;
 
+static void *kernel_memory(uint64_t address, size_t bytes, bool writes) {
+    (void)writes;
+    return host_side((const void *)(uintptr_t)address, bytes);
+}
+
+static void run_kernel(const task *task) {
+    static uint32_t seed = 1;
+    char error[PTX_ERROR_BYTES];
+    if (ptx_run(task->kernel, task->teams, task->threads, task->parameters, kernel_memory, seed++, error))
+        return;
+    if (getenv("FAKE_CUDA_VERBOSE"))
+        fprintf(stderr, "fake_cuda: %s\n", error);
+    pthread_mutex_lock(&lock);
+    lost_with = ILLEGAL_ADDRESS;
+    pthread_mutex_unlock(&lock);
+}
+
 static void *stream(void *unused) {
+    // Long enough for a caller that does not wait to be found out.
+    const char *said = getenv("FAKE_CUDA_DELAY");
+    const long delay = said ? atol(said) : 300;
     pthread_mutex_lock(&stream_lock);
     for (;;) {
         while (!first)
             pthread_cond_wait(&stream_moved, &stream_lock);
-        copy *next = first;
+        task *next = first;
         pthread_mutex_unlock(&stream_lock);
-        // Long enough for a caller that does not wait to be found out.
-        nanosleep(&(struct timespec){0, 300000}, NULL);
-        memcpy(next->to, next->from, next->bytes);
+        if (delay > 0)
+            nanosleep(&(struct timespec){0, delay * 1000}, NULL);
+        if (next->kernel)
+            run_kernel(next);
+        else
+            memcpy(next->to, next->from, next->bytes);
         pthread_mutex_lock(&stream_lock);
         first = next->next;
         if (!first)
             last = &first;
+        free(next->parameters);
         free(next);
         pthread_cond_broadcast(&stream_moved);
     }
     return unused;
 }
 
-static int push(uint8_t *to, const uint8_t *from, size_t bytes) {
+static int push(task work) {
     pthread_mutex_lock(&stream_lock);
     if (!is_streaming) {
         pthread_t thread;
         is_streaming = pthread_create(&thread, NULL, stream, NULL) == 0;
         pthread_detach(thread);
     }
-    copy *added = malloc(sizeof *added);
-    *added = (copy){to, from, bytes, NULL};
+    task *added = malloc(sizeof *added);
+    *added = work;
     *last = added;
     last = &added->next;
     pthread_cond_broadcast(&stream_moved);
     pthread_mutex_unlock(&stream_lock);
     return SUCCESS;
+}
+
+static int push_copy(uint8_t *to, const uint8_t *from, size_t bytes) {
+    return push((task){.to = to, .from = from, .bytes = bytes});
+}
+
+// Returns when all that was asked for is done.
+static void drain(void) {
+    pthread_mutex_lock(&stream_lock);
+    while (first)
+        pthread_cond_wait(&stream_moved, &stream_lock);
+    pthread_mutex_unlock(&stream_lock);
 }
 
 // ---- The driver -----------------------------------------------------------------------------------
@@ -232,8 +278,8 @@ int cuGetErrorName(int code, const char **name) {
     static const struct {
         int code;
         const char *name;
-    } names[] = {{1, "CUDA_ERROR_INVALID_VALUE"},     {2, "CUDA_ERROR_OUT_OF_MEMORY"},
-                 {100, "CUDA_ERROR_NO_DEVICE"},       {201, "CUDA_ERROR_INVALID_CONTEXT"},
+    } names[] = {{1, "CUDA_ERROR_INVALID_VALUE"},     {2, "CUDA_ERROR_OUT_OF_MEMORY"}, {100, "CUDA_ERROR_NO_DEVICE"},
+                 {201, "CUDA_ERROR_INVALID_CONTEXT"}, {218, "CUDA_ERROR_INVALID_PTX"}, {500, "CUDA_ERROR_NOT_FOUND"},
                  {700, "CUDA_ERROR_ILLEGAL_ADDRESS"}, {999, "CUDA_ERROR_UNKNOWN"}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (names[i].code == code) {
@@ -305,16 +351,34 @@ int cuMemFreeHost(void *memory) {
     return SUCCESS;
 }
 
+int cuMemAlloc_v2(uint64_t *memory, size_t bytes) {
+    ENTER_WITH_CONTEXT;
+    if (bytes == 0)
+        return INVALID_VALUE;
+    *memory = (uint64_t)(uintptr_t)fake_cuda_alloc(bytes);
+    return SUCCESS;
+}
+
+// What was asked for before comes first.
+int cuMemFree_v2(uint64_t memory) {
+    ENTER_WITH_CONTEXT;
+    if (!host_side((const void *)(uintptr_t)memory, 1))
+        return INVALID_VALUE;
+    drain();
+    fake_cuda_free((void *)(uintptr_t)memory);
+    return SUCCESS;
+}
+
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *on) {
     ENTER_WITH_CONTEXT;
     const uint8_t *source = host_side((const void *)(uintptr_t)from, bytes);
-    return source && !on ? push(to, source, bytes) : ILLEGAL_ADDRESS;
+    return source && !on ? push_copy(to, source, bytes) : ILLEGAL_ADDRESS;
 }
 
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *on) {
     ENTER_WITH_CONTEXT;
     uint8_t *target = host_side((const void *)(uintptr_t)to, bytes);
-    return target && !on ? push(target, from, bytes) : ILLEGAL_ADDRESS;
+    return target && !on ? push_copy(target, from, bytes) : ILLEGAL_ADDRESS;
 }
 
 // A stream of a test's own is an address of its flag: 1 while it is captured.
@@ -322,11 +386,11 @@ int cuStreamSynchronize(void *stream) {
     ENTER_WITH_CONTEXT;
     if (stream)
         return SUCCESS;
-    pthread_mutex_lock(&stream_lock);
-    while (first)
-        pthread_cond_wait(&stream_moved, &stream_lock);
-    pthread_mutex_unlock(&stream_lock);
-    return SUCCESS;
+    drain();
+    pthread_mutex_lock(&lock);
+    int code = lost_with;
+    pthread_mutex_unlock(&lock);
+    return code;
 }
 
 int cuStreamIsCapturing(void *stream, int *status) {
@@ -356,4 +420,71 @@ int cuPointerGetAttribute(void *value, int attribute, uint64_t pointer) {
     default:
         return INVALID_VALUE;
     }
+}
+
+// ---- Modules and kernels ----------------------------------------------------------------------------
+
+static char *content_of(const char *path) {
+    FILE *file = fopen(path, "r");
+    if (!file)
+        abort();
+    fseek(file, 0, SEEK_END);
+    size_t bytes = (size_t)ftell(file);
+    rewind(file);
+    char *text = calloc(1, bytes + 1);
+    if (fread(text, 1, bytes, file) != bytes)
+        abort();
+    fclose(file);
+    return text;
+}
+
+static ptx_module *loaded(const char *text) {
+    char error[PTX_ERROR_BYTES];
+    ptx_module *module = ptx_load(text, error);
+    if (!module && getenv("FAKE_CUDA_VERBOSE"))
+        fprintf(stderr, "fake_cuda: %s\n", error);
+    return module;
+}
+
+int cuModuleLoadData(void **module, const void *image) {
+    ENTER_WITH_CONTEXT;
+    const char *text = image, *other = getenv("FAKE_CUDA_PTX");
+    char *instead = other ? content_of(other) : NULL, name[96];
+    const char *kernel = instead ? strstr(instead, ".entry ") : NULL;
+    if (kernel && sscanf(kernel, ".entry %95[^(]", name) == 1 && strstr(text, name))
+        text = instead;
+    *module = loaded(text);
+    free(instead);
+    return *module ? SUCCESS : INVALID_PTX;
+}
+
+int cuModuleUnload(void *module) {
+    ENTER_WITH_CONTEXT;
+    ptx_unload(module);
+    return SUCCESS;
+}
+
+int cuModuleGetFunction(void **function, void *module, const char *name) {
+    ENTER_WITH_CONTEXT;
+    *function = ptx_find(module, name);
+    return *function ? SUCCESS : NOT_FOUND;
+}
+
+int cuLaunchKernel(void *function, unsigned teams, unsigned teams_y, unsigned teams_z, unsigned threads,
+                   unsigned threads_y, unsigned threads_z, unsigned shared_bytes, void *on, void **parameters,
+                   void **extra) {
+    ENTER_WITH_CONTEXT;
+    const ptx_kernel *kernel = function;
+    unsigned most = ptx_most_threads(kernel);
+    bool has_one_dimension = teams_y == 1 && teams_z == 1 && threads_y == 1 && threads_z == 1;
+    if (!has_one_dimension || teams == 0 || threads == 0 || threads % PTX_LANES != 0 ||
+        threads > (most ? most : 1024) || shared_bytes != 0 || extra || on)
+        return INVALID_VALUE;
+    // The caller's are read before this returns.
+    uint8_t *copies = calloc(1, ptx_parameter_bytes(kernel) + 1);
+    for (int i = 0; i < ptx_parameter_count(kernel); i++) {
+        size_t bytes, place = ptx_parameter_place(kernel, i, &bytes);
+        memcpy(copies + place, parameters[i], bytes);
+    }
+    return push((task){.kernel = kernel, .teams = teams, .threads = threads, .parameters = copies});
 }

@@ -14,6 +14,8 @@ typedef int pccl_cuda_device;
 typedef uint64_t pccl_cuda_pointer;
 typedef struct pccl_cuda_context_s *pccl_cuda_context;
 typedef struct pccl_cuda_stream_s *pccl_cuda_stream;
+typedef struct pccl_cuda_module_s *pccl_cuda_module;
+typedef struct pccl_cuda_function_s *pccl_cuda_function;
 
 enum {
     pccl_cuda_success = 0,
@@ -42,6 +44,8 @@ enum {
     FUNCTION(host_alloc, cuMemHostAlloc, (void *_Nullable *_Nonnull memory, size_t bytes, unsigned flags),             \
              (memory, bytes, flags))                                                                                   \
     FUNCTION(host_free, cuMemFreeHost, (void *memory), (memory))                                                       \
+    FUNCTION(device_alloc, cuMemAlloc_v2, (pccl_cuda_pointer * memory, size_t bytes), (memory, bytes))                 \
+    FUNCTION(device_free, cuMemFree_v2, (pccl_cuda_pointer memory), (memory))                                          \
     FUNCTION(copy_to_host, cuMemcpyDtoHAsync_v2,                                                                       \
              (void *to, pccl_cuda_pointer from, size_t bytes, pccl_cuda_stream _Nullable stream),                      \
              (to, from, bytes, stream))                                                                                \
@@ -51,6 +55,18 @@ enum {
     FUNCTION(stream_synchronize, cuStreamSynchronize, (pccl_cuda_stream _Nullable stream), (stream))                   \
     FUNCTION(stream_is_capturing, cuStreamIsCapturing, (pccl_cuda_stream _Nullable stream, int *status),               \
              (stream, status))                                                                                         \
+    FUNCTION(module_load, cuModuleLoadData, (pccl_cuda_module _Nullable *_Nonnull module, const void *image),          \
+             (module, image))                                                                                          \
+    FUNCTION(module_unload, cuModuleUnload, (pccl_cuda_module module), (module))                                       \
+    FUNCTION(module_function, cuModuleGetFunction,                                                                     \
+             (pccl_cuda_function _Nullable *_Nonnull function, pccl_cuda_module module, const char *name),             \
+             (function, module, name))                                                                                 \
+    FUNCTION(launch, cuLaunchKernel,                                                                                   \
+             (pccl_cuda_function function, unsigned teams_x, unsigned teams_y, unsigned teams_z, unsigned threads_x,   \
+              unsigned threads_y, unsigned threads_z, unsigned shared_bytes, pccl_cuda_stream _Nullable stream,        \
+              void *_Nonnull *_Nonnull parameters, void *_Nullable *_Nullable extra),                                  \
+             (function, teams_x, teams_y, teams_z, threads_x, threads_y, threads_z, shared_bytes, stream, parameters,  \
+              extra))                                                                                                  \
     FUNCTION(pointer_attribute, cuPointerGetAttribute, (void *value, int attribute, pccl_cuda_pointer pointer),        \
              (value, attribute, pointer))
 
@@ -81,6 +97,11 @@ pccl_cuda_status pccl_cuda_load(void);
 
 /// Whether somebody has loaded the driver into this process. Loads nothing.
 bool pccl_cuda_is_in_process(void);
+
+/// The kernels, as PTX for devices of compute capability 7.0 and later: text that ends with a zero, for module_load.
+/// Sources/CCUDA/kernels says what they do. They are launched with teams of so many threads.
+enum { pccl_cuda_threads_of_team = 256 };
+extern const char pccl_cuda_ptx_reduce[], pccl_cuda_ptx_codec[], pccl_cuda_ptx_hash[];
 
 #pragma clang assume_nonnull end
 

@@ -203,6 +203,9 @@ pccl_kernel_xxh3 _Nonnull pccl_kernel_xxh3_best(void);
 // That of one level; null where this build or processor lacks it.
 pccl_kernel_xxh3 _Nullable pccl_kernel_xxh3_at(pccl_kernel_level level);
 
+// The hash of more than 240 bytes, from its eight lanes after the last row: for who has worked them out elsewhere.
+pccl_kernel_hash128 pccl_kernel_xxh3_of_lanes(const uint64_t lanes[_Nonnull 8], size_t count);
+
 // ---- Outer steps ----
 //
 // What an optimiser does with parameters that all hold alike. Pointers are those of whole floats; buffers do not

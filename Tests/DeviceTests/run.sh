@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# The kernels of devices, run by a driver that stands in for one: that the committed PTX is what its source makes, that
+# every kernel gives the bits of the processor, and that changes of the PTX would be noticed.
+#
+#     Tests/DeviceTests/run.sh [MUTANTS]      so many changes, 120 if not given
+#
+# Prints "ok NAME" or "FAILED NAME" for each check, with the output of those that failed, and ends with a non-zero
+# status if any did.
+set -u
+cd "$(dirname "$0")/../.." || exit 2
+
+work=$(mktemp -d) || exit 2
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+failed=0
+
+# check NAME COMMAND...: one line for the outcome; the command's output only when it failed.
+check() {
+    local name=$1
+    shift
+    if "$@" >"$work/output" 2>&1; then
+        echo "ok $name"
+    else
+        echo "FAILED $name"
+        tail -n 40 "$work/output" | sed 's/^/    /'
+        failed=1
+        return 1
+    fi
+}
+
+check ptx_is_of_its_source scripts/device-kernels --check
+check fake_driver_compiles sh Tests/FakeCUDA/build.sh "$work/libcuda.so"
+check tests_compile clang -std=c2x -Wall -Wextra -Werror -Wno-c23-extensions -O2 -g -ffp-contract=off -pthread \
+    -ISources/CCUDA/include -ISources/CKernels/include -ISources/CKernels Tests/DeviceTests/kernels.c \
+    Sources/CCUDA/*.c Sources/CKernels/*.c -ldl -lm -o "$work/kernels"
+[ $failed = 0 ] || exit 1
+
+export PCCL_LIBCUDA=$work/libcuda.so FAKE_CUDA_DELAY=0 FAKE_CUDA_VERBOSE=1
+check every_kernel "$work/kernels"
+seed=$RANDOM
+check "every_kernel_with_seed_$seed" env KERNEL_SEED=$seed "$work/kernels"
+
+# Of the changes that nobody notices nearly all make no difference (docs/cuda.md), so the share is not higher.
+check changes_are_noticed python3 Tests/DeviceTests/mutate.py "$work/kernels" "$work/libcuda.so" \
+    Sources/CCUDA/kernels/*.ptx --count "${1:-120}" --seed 1 --least 90
+tail -n 1 "$work/output"
+exit $failed
