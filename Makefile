@@ -10,6 +10,9 @@ MAKEFLAGS += --no-print-directory
 VERSION := 0.1.0
 PREFIX ?= /usr/local
 DESTDIR ?=
+# A file of C beside a folder of its name would be made a program of.
+MAKEFLAGS += --no-builtin-rules
+
 DIST := dist
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -249,6 +252,7 @@ lint: ## formatting and shell syntax (`scripts/bootstrap --lint` gets what it ne
 	@if command -v clang-format >/dev/null; then clang-format --dry-run -Werror $(c_files); \
 	    else echo "lint: no clang-format here, so C is not checked; scripts/bootstrap --lint installs it"; fi
 	@for script in $(shell_scripts); do bash -n $$script || exit 1; done
+	@scripts/device-kernels --check
 	@echo "lint: ok"
 
 .PHONY: format

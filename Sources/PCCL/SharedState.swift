@@ -110,8 +110,6 @@ extension Communicator {
     private struct Prepared {
         var offer: StateOffer
         var memory: StateMemory
-        /// Of entries in the memory of a device.
-        var stagings: [DeviceStaging]
         /// Nobody asks who is alone what it holds, and nobody has looked.
         var isAlone: Bool
     }
@@ -120,8 +118,15 @@ extension Communicator {
         try state.validate()
         try requireNothingInFlight()
         let isAlone = try requireView().worldSize == 1
-        var entries = state.entries.sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }
-        let stagings = isAlone ? [] : try Communicator.stage(&entries)
+        let entries = state.entries.sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }
+        var devices: [DeviceTensor?] = Array(repeating: nil, count: entries.count)
+        if !isAlone {
+            for (index, entry) in entries.enumerated() where !entry.mayDiffer {
+                devices[index] = try entry.asked { () throws(DeviceError) in
+                    try DeviceTensor(entry.memory, byteCount: entry.byteCount)
+                }
+            }
+        }
         let known = stateHashes.withLock { $0 }
         var chunks: [[ContentHash]?] = entries.map { entry in
             guard !entry.mayDiffer else { return nil }
@@ -129,12 +134,21 @@ extension Communicator {
             let kept = entry.isUnchanged ? known[entry.name] : nil
             return kept?.count == entry.chunkCount ? kept : []
         }
+        for (index, device) in devices.enumerated() {
+            guard let device, chunks[index]?.isEmpty ?? false else { continue }
+            chunks[index] = try entries[index].asked { [stateHash] () throws(DeviceError) in
+                try device.chunkHashes(by: stateHash)
+            }
+        }
         let unknown = chunks.indices.filter { chunks[$0]?.isEmpty ?? false }
         let hashes = ContentHash.ofChunks(of: unknown.map { entries[$0].bytes }, by: stateHash)
         for (index, hashes) in zip(unknown, hashes) { chunks[index] = hashes }
         let memory = StateMemory(
-            zip(entries, chunks).map { entry, chunks in
-                StateMemory.Tensor(base: entry.memory, byteCount: entry.byteCount, chunks: chunks, by: stateHash)
+            zip(zip(entries, devices), chunks).map { place, chunks in
+                let (entry, device) = place
+                return StateMemory.Tensor(
+                    device.map { .device($0) } ?? .host(entry.memory), byteCount: entry.byteCount, chunks: chunks,
+                    by: stateHash)
             }, by: stateHash)
         let offer = StateOffer(
             revision: state.revision, strategy: strategy, function: stateHash,
@@ -143,23 +157,7 @@ extension Communicator {
                     name: entry.name, type: entry.type, count: UInt64(entry.count), allowsInequality: entry.mayDiffer,
                     hash: tensor.hash)
             })
-        return Prepared(offer: offer, memory: memory, stagings: stagings, isAlone: isAlone)
-    }
-
-    private static func stage(_ entries: inout [SharedState.Entry]) throws(PCCLError) -> [DeviceStaging] {
-        var stagings: [DeviceStaging] = []
-        for index in entries.indices {
-            let (memory, count) = (entries[index].memory, entries[index].byteCount)
-            do {
-                let staging = try DeviceStaging(send: memory, sendCount: count, receive: memory, receiveCount: count)
-                guard let staging else { continue }
-                entries[index].memory = staging.receive
-                stagings.append(staging)
-            } catch {
-                throw PCCLError(.internalError, "\"\(entries[index].name)\": \(error)")
-            }
-        }
-        return stagings
+        return Prepared(offer: offer, memory: memory, isAlone: isAlone)
     }
 
     private func conclude(
@@ -173,12 +171,10 @@ extension Communicator {
             throw error
         }
         let traffic = prepared.memory.traffic
-        if traffic.receivedBytes > 0 {
-            do {
-                for staging in prepared.stagings { try staging.bringBack() }
-            } catch {
-                throw PCCLError(.internalError, error.description)
-            }
+        if let failure = prepared.memory.failure {
+            stateHashes.withLock { $0 = [:] }
+            throw PCCLError(
+                .internalError, "\"\(prepared.offer.entries[failure.entry].name)\": \(failure.error)")
         }
         if case .synchronized(let revision) = answer { state.revision = revision }
         let chunks =
@@ -220,5 +216,9 @@ extension SharedState {
 extension SharedState.Entry {
     fileprivate var byteCount: Int { count * type.byteCount }
     fileprivate var chunkCount: Int { ContentHash.chunkCount(of: byteCount) }
+    /// What a device answers about this entry.
+    fileprivate func asked<T>(_ question: () throws(DeviceError) -> T) throws(PCCLError) -> T {
+        do { return try question() } catch { throw PCCLError(.internalError, "\"\(name)\": \(error)") }
+    }
     var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: memory, count: byteCount) }
 }

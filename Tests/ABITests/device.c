@@ -171,6 +171,143 @@ static void checkOthers(const Peer *peer, const pcclComm_t *communicator) {
     deviceFree(device);
 }
 
+#define CHUNK_FLOATS (1 << 18)
+#define LARGE (3 * CHUNK_FLOATS + 77)
+#define SMALL 8
+
+// Four tensors: of several chunks, of a few bytes, at an address that no word is at, and one that only member 0 has on
+// a device.
+typedef struct Tensors {
+    void *large, *small, *oddly, *mixed;
+    float *mixedHost;
+    pcclTensorInfo_t infos[4];
+} Tensors;
+
+static float *largeValues(int index) {
+    float *values = malloc(LARGE * sizeof(float));
+    for (int i = 0; i < LARGE; i++)
+        values[i] = valueOf(index, i);
+    return values;
+}
+
+static void makeTensors(Tensors *tensors, const Peer *peer) {
+    memset(tensors, 0, sizeof(*tensors));
+    float *values = largeValues(peer->index);
+    tensors->large = deviceAlloc(LARGE * sizeof(float));
+    tensors->small = deviceAlloc(SMALL * sizeof(float));
+    tensors->oddly = deviceAlloc(sizeof(float) + LARGE * sizeof(float));
+    deviceWrite(tensors->large, values, LARGE * sizeof(float));
+    deviceWrite(tensors->small, values, SMALL * sizeof(float));
+    deviceWrite((char *)tensors->oddly + sizeof(float), values, LARGE * sizeof(float));
+    tensors->mixedHost = largeValues(peer->index);
+    tensors->mixed = deviceAlloc(LARGE * sizeof(float));
+    deviceWrite(tensors->mixed, values, LARGE * sizeof(float));
+    free(values);
+    const char *const names[] = {"large", "small", "oddly", "mixed"};
+    void *const places[] = {tensors->large, tensors->small, (char *)tensors->oddly + sizeof(float),
+                            peer->index == 0 ? tensors->mixed : (void *)tensors->mixedHost};
+    for (int i = 0; i < 4; i++) {
+        tensors->infos[i].name = names[i];
+        tensors->infos[i].data = places[i];
+        tensors->infos[i].count = i == 1 ? SMALL : LARGE;
+        tensors->infos[i].datatype = pcclFloat;
+    }
+}
+
+static void checkTensors(const Tensors *tensors, const Peer *peer, const float *expected) {
+    float *got = malloc(LARGE * sizeof(float));
+    deviceRead(got, tensors->large, LARGE * sizeof(float));
+    CHECK(memcmp(got, expected, LARGE * sizeof(float)) == 0);
+    deviceRead(got, tensors->small, SMALL * sizeof(float));
+    CHECK(memcmp(got, expected, SMALL * sizeof(float)) == 0);
+    deviceRead(got, (char *)tensors->oddly + sizeof(float), LARGE * sizeof(float));
+    CHECK(memcmp(got, expected, LARGE * sizeof(float)) == 0);
+    if (peer->index == 0)
+        deviceRead(got, tensors->mixed, LARGE * sizeof(float));
+    else
+        memcpy(got, tensors->mixedHost, LARGE * sizeof(float));
+    CHECK(memcmp(got, expected, LARGE * sizeof(float)) == 0);
+    free(got);
+}
+
+static void checkSharedStates(const Peer *peer, const pcclComm_t *communicator) {
+    testing_phase = "shared states of several chunks";
+    Tensors tensors;
+    makeTensors(&tensors, peer);
+    float *expected = largeValues(0);
+    pcclSharedState_t state = {2, 4, tensors.infos};
+    pcclSharedStateSyncInfo_t info;
+    pcclSharedStateSyncStrategy_t strategy =
+        peer->index == 0 ? PCCL_SHARED_STATE_SYNC_STRATEGY_SEND_ONLY : PCCL_SHARED_STATE_SYNC_STRATEGY_RECEIVE_ONLY;
+    EXPECT(pcclSuccess, pcclSynchronizeSharedState(communicator, &state, strategy, &info));
+    checkTensors(&tensors, peer, expected);
+    CHECK((peer->index == 0 ? info.tx_bytes : info.rx_bytes) > 3 * LARGE * sizeof(float));
+
+    testing_phase = "shared states that are alike";
+    pthread_barrier_wait(&bothPeers);
+    int writes = deviceCalls("cuMemcpyHtoDAsync_v2");
+    pthread_barrier_wait(&bothPeers);
+    state.revision = 3;
+    EXPECT(pcclSuccess, pcclSynchronizeSharedState(communicator, &state, strategy, &info));
+    CHECK(info.tx_bytes == 0 && info.rx_bytes == 0);
+    pthread_barrier_wait(&bothPeers);
+    CHECK(deviceCalls("cuMemcpyHtoDAsync_v2") == writes);
+
+    testing_phase = "shared states that differ in one chunk";
+    expected[CHUNK_FLOATS + 5] = -1;
+    if (peer->index == 0) {
+        deviceWrite((char *)tensors.large + (CHUNK_FLOATS + 5) * sizeof(float), &expected[CHUNK_FLOATS + 5], 4);
+        deviceWrite((char *)tensors.oddly + (CHUNK_FLOATS + 6) * sizeof(float), &expected[CHUNK_FLOATS + 5], 4);
+        deviceWrite((char *)tensors.mixed + (CHUNK_FLOATS + 5) * sizeof(float), &expected[CHUNK_FLOATS + 5], 4);
+    }
+    pthread_barrier_wait(&bothPeers);
+    state.revision = 4;
+    EXPECT(pcclSuccess, pcclSynchronizeSharedState(communicator, &state, strategy, &info));
+    checkTensors(&tensors, peer, expected);
+    pthread_barrier_wait(&bothPeers);
+    // Two of them lie on the receiver's device: a chunk each.
+    CHECK(deviceCalls("cuMemcpyHtoDAsync_v2") == writes + 2);
+    CHECK((peer->index == 0 ? info.tx_bytes : info.rx_bytes) < 4 * CHUNK_FLOATS * sizeof(float));
+
+    testing_phase = "a device that fails before its state is told";
+    state.revision = 5;
+    pthread_barrier_wait(&bothPeers);
+    if (peer->index == 0) {
+        const char *const functions[] = {"cuStreamSynchronize", "cuMemcpyDtoHAsync_v2", "cuCtxPushCurrent_v2"};
+        for (int f = 0; f < 3; f++) {
+            deviceFail(functions[f], 1, 999);
+            EXPECT(pcclInternalError, pcclSynchronizeSharedState(communicator, &state, strategy, &info));
+            deviceRecover();
+        }
+    }
+    pthread_barrier_wait(&bothPeers);
+    EXPECT(pcclSuccess, pcclSynchronizeSharedState(communicator, &state, strategy, &info));
+
+    testing_phase = "a device that does not take what it is sent";
+    expected[9] = -2;
+    if (peer->index == 0)
+        deviceWrite((char *)tensors.large + 9 * sizeof(float), &expected[9], 4);
+    state.revision = 6;
+    pthread_barrier_wait(&bothPeers);
+    if (peer->index == 0)
+        deviceFail("cuMemcpyHtoDAsync_v2", 1, 2);
+    pthread_barrier_wait(&bothPeers);
+    EXPECT(peer->index == 0 ? pcclSuccess : pcclInternalError,
+           pcclSynchronizeSharedState(communicator, &state, strategy, &info));
+    state.revision = 7;
+    pthread_barrier_wait(&bothPeers);
+    EXPECT(pcclSuccess, pcclSynchronizeSharedState(communicator, &state, strategy, &info));
+    deviceRead(expected, tensors.large, 10 * sizeof(float));
+    CHECK(expected[9] == -2);
+
+    deviceFree(tensors.large);
+    deviceFree(tensors.small);
+    deviceFree(tensors.oddly);
+    deviceFree(tensors.mixed);
+    free(tensors.mixedHost);
+    free(expected);
+}
+
 static void checkFailures(const Peer *peer, const pcclComm_t *communicator) {
     testing_phase = "a device that fails";
     static __thread float host[COUNT], got[COUNT];
@@ -249,6 +386,8 @@ static void *run(void *argument) {
     pthread_barrier_wait(&bothPeers);
     checkOthers(peer, communicator);
     pthread_barrier_wait(&bothPeers);
+    checkSharedStates(peer, communicator);
+    pthread_barrier_wait(&bothPeers);
     checkFailures(peer, communicator);
     EXPECT(pcclSuccess, pcclDestroyCommunicator(communicator));
     return NULL;
@@ -287,6 +426,7 @@ int main(int argc, char **argv) {
     EXPECT(pcclSuccess, pcclGetCudaStatus(&status));
     CHECK(status.is_ready && status.device_count == 1 && status.driver_version == 12040 && status.reason[0] == '\0');
     CHECK(deviceCalls("cuInit") == 1);
+    CHECK((deviceCalls("cuLaunchKernel") > 0) == (getenv("FAKE_CUDA_NO_KERNELS") == NULL));
     stopMaster(master);
     return 0;
 }

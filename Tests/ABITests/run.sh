@@ -75,6 +75,7 @@ done
 check fake_driver_compiles sh "$here/../FakeCUDA/build.sh" "$work/libcuda.so" &&
     check device_compiles c99 "$here/device.c" -o "$work/device" $link -ldl && {
     check device env PCCL_LIBCUDA="$work/libcuda.so" "$work/device" "$work/libcuda.so"
+    check device_without_kernels env PCCL_LIBCUDA="$work/libcuda.so" FAKE_CUDA_NO_KERNELS=1 "$work/device" "$work/libcuda.so"
     check no_device env PCCL_LIBCUDA="$work/nothing.so" "$work/device"
 }
 check exports_only_pccl only_pccl_symbols

@@ -473,10 +473,14 @@ static void test_hash(const char *name) {
 
 // ---- All of them --------------------------------------------------------------------------------------
 
-static void load_module(const char *text) { MUST(pccl_cuda_module_load(&module, text)); }
-
 // A module that has none of the kernels that are asked for is not loaded.
-static bool has_wanted(const char *text) { return !only || strstr(text, only); }
+static bool load_module(pccl_cuda_kernels kernels) {
+    const char *text = pccl_cuda_ptx(kernels);
+    if (only && !strstr(text, only))
+        return false;
+    MUST(pccl_cuda_module_load(&module, text));
+    return true;
+}
 
 int main(int count, char **arguments) {
     only = count > 1 ? arguments[1] : NULL;
@@ -484,14 +488,12 @@ int main(int count, char **arguments) {
     if (seed)
         random_state = strtoull(seed, NULL, 10);
     start_device();
-    if (has_wanted(pccl_cuda_ptx_reduce)) {
-        load_module(pccl_cuda_ptx_reduce);
+    if (load_module(pccl_cuda_reduce)) {
 #define TEST(name, LOOP, element, accumulator, widen, combine, finisher) test_reduction("reduce_" #name, &name);
         REDUCTIONS(TEST)
 #undef TEST
     }
-    if (has_wanted(pccl_cuda_ptx_codec)) {
-        load_module(pccl_cuda_ptx_codec);
+    if (load_module(pccl_cuda_codec)) {
 #define TEST(name, type, measured, measure, header, bits)                                                              \
     test_codec("encode_" #name, "encode_randomly_" #name, "decode_" #name, "add_" #name, &name);
         CODECS(TEST)
@@ -499,10 +501,8 @@ int main(int count, char **arguments) {
         test_loss("loss_f32", 4, loss_f32);
         test_loss("loss_f64", 8, loss_f64);
     }
-    if (has_wanted(pccl_cuda_ptx_hash)) {
-        load_module(pccl_cuda_ptx_hash);
+    if (load_module(pccl_cuda_hash))
         test_hash("hash_chunks");
-    }
     if (kernel_count == 0) {
         printf("no kernel %s\n", only);
         return ERROR_STATUS;

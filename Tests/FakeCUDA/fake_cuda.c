@@ -3,8 +3,8 @@
 // passes here may fail on a real one, and one that fails here fails there too.
 //
 // FAKE_CUDA_DEVICES=n: so many devices, 1 if it is not set. FAKE_CUDA_PTX=file: a module that is loaded whose kernels
-// that file has is taken from it instead. FAKE_CUDA_VERBOSE=1: says why a module was not loaded, or what a kernel did
-// wrong.
+// that file has is taken from it instead. FAKE_CUDA_NO_KERNELS=1: no module is loaded, as on a device that is too old.
+// FAKE_CUDA_VERBOSE=1: says why a module was not loaded, or what a kernel did wrong.
 #define _GNU_SOURCE
 #include "fake_cuda.h"
 
@@ -26,12 +26,15 @@ enum {
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     INVALID_CONTEXT = 201,
+    NO_BINARY_FOR_DEVICE = 209,
     INVALID_PTX = 218,
+    INVALID_HANDLE = 400,
     NOT_FOUND = 500,
     ILLEGAL_ADDRESS = 700,
     FUNCTIONS = 48,
     BLOCKS = 256,
-    DEPTH = 16
+    DEPTH = 16,
+    STREAMS = 16
 };
 
 typedef struct block {
@@ -166,7 +169,7 @@ int fake_cuda_calls(const char *function) {
     return calls;
 }
 
-// ---- The default stream: copies and kernels in their order, some time later --------------------------
+// ---- Streams: copies and kernels in their order, some time later -------------------------------------
 
 // A copy if it has no kernel.
 typedef struct task {
@@ -179,10 +182,29 @@ typedef struct task {
     struct task *next;
 } task;
 
+// The first one is the default stream; the others do not wait for it.
+typedef struct stream {
+    task *first, **last;
+    bool is_running;
+} stream;
+
 static pthread_mutex_t stream_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t stream_moved = PTHREAD_COND_INITIALIZER;
-static task *first, **last = &first;
-static bool is_streaming;
+static stream streams[STREAMS];
+static int stream_count = 1;
+
+// Null if it is none, as a test's own are.
+static stream *stream_of(void *handle) {
+    if (!handle)
+        return &streams[0];
+    pthread_mutex_lock(&stream_lock);
+    stream *found = NULL;
+    for (int i = 1; i < stream_count; i++)
+        if (handle == &streams[i])
+            found = &streams[i];
+    pthread_mutex_unlock(&stream_lock);
+    return found;
+}
 
 static void *kernel_memory(uint64_t address, size_t bytes, bool writes) {
     (void)writes;
@@ -190,7 +212,7 @@ static void *kernel_memory(uint64_t address, size_t bytes, bool writes) {
 }
 
 static void run_kernel(const task *task) {
-    static uint32_t seed = 1;
+    static _Atomic uint32_t seed = 1;
     char error[PTX_ERROR_BYTES];
     if (ptx_run(task->kernel, task->teams, task->threads, task->parameters, kernel_memory, seed++, error))
         return;
@@ -201,15 +223,16 @@ static void run_kernel(const task *task) {
     pthread_mutex_unlock(&lock);
 }
 
-static void *stream(void *unused) {
+static void *run_stream(void *of) {
+    stream *on = of;
     // Long enough for a caller that does not wait to be found out.
     const char *said = getenv("FAKE_CUDA_DELAY");
     const long delay = said ? atol(said) : 300;
     pthread_mutex_lock(&stream_lock);
     for (;;) {
-        while (!first)
+        while (!on->first)
             pthread_cond_wait(&stream_moved, &stream_lock);
-        task *next = first;
+        task *next = on->first;
         pthread_mutex_unlock(&stream_lock);
         if (delay > 0)
             nanosleep(&(struct timespec){0, delay * 1000}, NULL);
@@ -218,40 +241,40 @@ static void *stream(void *unused) {
         else
             memcpy(next->to, next->from, next->bytes);
         pthread_mutex_lock(&stream_lock);
-        first = next->next;
-        if (!first)
-            last = &first;
+        on->first = next->next;
+        if (!on->first)
+            on->last = &on->first;
         free(next->parameters);
         free(next);
         pthread_cond_broadcast(&stream_moved);
     }
-    return unused;
+    return NULL;
 }
 
-static int push(task work) {
+static int push(void *handle, task work) {
+    stream *on = stream_of(handle);
+    if (!on)
+        return INVALID_HANDLE;
     pthread_mutex_lock(&stream_lock);
-    if (!is_streaming) {
+    if (!on->is_running) {
         pthread_t thread;
-        is_streaming = pthread_create(&thread, NULL, stream, NULL) == 0;
+        on->last = &on->first;
+        on->is_running = pthread_create(&thread, NULL, run_stream, on) == 0;
         pthread_detach(thread);
     }
     task *added = malloc(sizeof *added);
     *added = work;
-    *last = added;
-    last = &added->next;
+    *on->last = added;
+    on->last = &added->next;
     pthread_cond_broadcast(&stream_moved);
     pthread_mutex_unlock(&stream_lock);
     return SUCCESS;
 }
 
-static int push_copy(uint8_t *to, const uint8_t *from, size_t bytes) {
-    return push((task){.to = to, .from = from, .bytes = bytes});
-}
-
-// Returns when all that was asked for is done.
-static void drain(void) {
+// Returns when all that it was asked for is done.
+static void drain(stream *on) {
     pthread_mutex_lock(&stream_lock);
-    while (first)
+    while (on->first)
         pthread_cond_wait(&stream_moved, &stream_lock);
     pthread_mutex_unlock(&stream_lock);
 }
@@ -278,9 +301,10 @@ int cuGetErrorName(int code, const char **name) {
     static const struct {
         int code;
         const char *name;
-    } names[] = {{1, "CUDA_ERROR_INVALID_VALUE"},     {2, "CUDA_ERROR_OUT_OF_MEMORY"}, {100, "CUDA_ERROR_NO_DEVICE"},
-                 {201, "CUDA_ERROR_INVALID_CONTEXT"}, {218, "CUDA_ERROR_INVALID_PTX"}, {500, "CUDA_ERROR_NOT_FOUND"},
-                 {700, "CUDA_ERROR_ILLEGAL_ADDRESS"}, {999, "CUDA_ERROR_UNKNOWN"}};
+    } names[] = {
+        {1, "CUDA_ERROR_INVALID_VALUE"},     {2, "CUDA_ERROR_OUT_OF_MEMORY"},     {100, "CUDA_ERROR_NO_DEVICE"},
+        {201, "CUDA_ERROR_INVALID_CONTEXT"}, {218, "CUDA_ERROR_INVALID_PTX"},     {400, "CUDA_ERROR_INVALID_HANDLE"},
+        {500, "CUDA_ERROR_NOT_FOUND"},       {700, "CUDA_ERROR_ILLEGAL_ADDRESS"}, {999, "CUDA_ERROR_UNKNOWN"}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (names[i].code == code) {
             *name = names[i].name;
@@ -364,7 +388,8 @@ int cuMemFree_v2(uint64_t memory) {
     ENTER_WITH_CONTEXT;
     if (!host_side((const void *)(uintptr_t)memory, 1))
         return INVALID_VALUE;
-    drain();
+    for (int i = 0; i < stream_count; i++)
+        drain(&streams[i]);
     fake_cuda_free((void *)(uintptr_t)memory);
     return SUCCESS;
 }
@@ -372,30 +397,42 @@ int cuMemFree_v2(uint64_t memory) {
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *on) {
     ENTER_WITH_CONTEXT;
     const uint8_t *source = host_side((const void *)(uintptr_t)from, bytes);
-    return source && !on ? push_copy(to, source, bytes) : ILLEGAL_ADDRESS;
+    return source ? push(on, (task){.to = to, .from = source, .bytes = bytes}) : ILLEGAL_ADDRESS;
 }
 
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *on) {
     ENTER_WITH_CONTEXT;
     uint8_t *target = host_side((const void *)(uintptr_t)to, bytes);
-    return target && !on ? push_copy(target, from, bytes) : ILLEGAL_ADDRESS;
+    return target ? push(on, (task){.to = target, .from = from, .bytes = bytes}) : ILLEGAL_ADDRESS;
+}
+
+int cuStreamCreate(void **handle, unsigned flags) {
+    ENTER_WITH_CONTEXT;
+    if (flags != 1)
+        return INVALID_VALUE;
+    pthread_mutex_lock(&stream_lock);
+    if (stream_count == STREAMS)
+        abort();
+    *handle = &streams[stream_count++];
+    pthread_mutex_unlock(&stream_lock);
+    return SUCCESS;
 }
 
 // A stream of a test's own is an address of its flag: 1 while it is captured.
-int cuStreamSynchronize(void *stream) {
+int cuStreamSynchronize(void *handle) {
     ENTER_WITH_CONTEXT;
-    if (stream)
-        return SUCCESS;
-    drain();
+    stream *on = stream_of(handle);
+    if (on)
+        drain(on);
     pthread_mutex_lock(&lock);
     int code = lost_with;
     pthread_mutex_unlock(&lock);
     return code;
 }
 
-int cuStreamIsCapturing(void *stream, int *status) {
+int cuStreamIsCapturing(void *handle, int *status) {
     ENTER_WITH_CONTEXT;
-    *status = stream ? *(int *)stream : 0;
+    *status = stream_of(handle) ? 0 : *(int *)handle;
     return SUCCESS;
 }
 
@@ -448,6 +485,8 @@ static ptx_module *loaded(const char *text) {
 
 int cuModuleLoadData(void **module, const void *image) {
     ENTER_WITH_CONTEXT;
+    if (getenv("FAKE_CUDA_NO_KERNELS"))
+        return NO_BINARY_FOR_DEVICE;
     const char *text = image, *other = getenv("FAKE_CUDA_PTX");
     char *instead = other ? content_of(other) : NULL, name[96];
     const char *kernel = instead ? strstr(instead, ".entry ") : NULL;
@@ -478,7 +517,7 @@ int cuLaunchKernel(void *function, unsigned teams, unsigned teams_y, unsigned te
     unsigned most = ptx_most_threads(kernel);
     bool has_one_dimension = teams_y == 1 && teams_z == 1 && threads_y == 1 && threads_z == 1;
     if (!has_one_dimension || teams == 0 || threads == 0 || threads % PTX_LANES != 0 ||
-        threads > (most ? most : 1024) || shared_bytes != 0 || extra || on)
+        threads > (most ? most : 1024) || shared_bytes != 0 || extra)
         return INVALID_VALUE;
     // The caller's are read before this returns.
     uint8_t *copies = calloc(1, ptx_parameter_bytes(kernel) + 1);
@@ -486,5 +525,5 @@ int cuLaunchKernel(void *function, unsigned teams, unsigned teams_y, unsigned te
         size_t bytes, place = ptx_parameter_place(kernel, i, &bytes);
         memcpy(copies + place, parameters[i], bytes);
     }
-    return push((task){.kernel = kernel, .teams = teams, .threads = threads, .parameters = copies});
+    return push(on, (task){.kernel = kernel, .teams = teams, .threads = threads, .parameters = copies});
 }

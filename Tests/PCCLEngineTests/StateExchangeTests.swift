@@ -20,7 +20,7 @@ private final class Tensors: @unchecked Sendable {
             of: memories.map { UnsafeRawBufferPointer(start: $0.base, count: $0.byteCount) })
         state = StateMemory(
             zip(memories, chunks).map {
-                StateMemory.Tensor(base: $0.base, byteCount: $0.byteCount, chunks: $1, by: .xxh3)
+                StateMemory.Tensor(.host($0.base), byteCount: $0.byteCount, chunks: $1, by: .xxh3)
             },
             by: .xxh3)
     }

@@ -52,6 +52,8 @@ enum {
     FUNCTION(copy_to_device, cuMemcpyHtoDAsync_v2,                                                                     \
              (pccl_cuda_pointer to, const void *from, size_t bytes, pccl_cuda_stream _Nullable stream),                \
              (to, from, bytes, stream))                                                                                \
+    FUNCTION(stream_create, cuStreamCreate, (pccl_cuda_stream _Nullable *_Nonnull stream, unsigned flags),             \
+             (stream, flags))                                                                                          \
     FUNCTION(stream_synchronize, cuStreamSynchronize, (pccl_cuda_stream _Nullable stream), (stream))                   \
     FUNCTION(stream_is_capturing, cuStreamIsCapturing, (pccl_cuda_stream _Nullable stream, int *status),               \
              (stream, status))                                                                                         \
@@ -98,10 +100,14 @@ pccl_cuda_status pccl_cuda_load(void);
 /// Whether somebody has loaded the driver into this process. Loads nothing.
 bool pccl_cuda_is_in_process(void);
 
+typedef enum pccl_cuda_kernels { pccl_cuda_reduce = 0, pccl_cuda_codec = 1, pccl_cuda_hash = 2 } pccl_cuda_kernels;
+
 /// The kernels, as PTX for devices of compute capability 7.0 and later: text that ends with a zero, for module_load.
-/// Sources/CCUDA/kernels says what they do. They are launched with teams of so many threads.
+/// Sources/CCUDA/kernels says what they do.
+const char *pccl_cuda_ptx(pccl_cuda_kernels kernels);
+
+/// Teams of so many threads are what they are launched with.
 enum { pccl_cuda_threads_of_team = 256 };
-extern const char pccl_cuda_ptx_reduce[], pccl_cuda_ptx_codec[], pccl_cuda_ptx_hash[];
 
 #pragma clang assume_nonnull end
 

@@ -133,11 +133,24 @@ package struct DeviceLocation: Sendable {
         pccl_cuda_context_pop(&ignored)
     }
 
+    /// Its context, or the primary one of its device, as a number that no other living one has.
+    func contextNumber() throws(DeviceError) -> UInt { UInt(bitPattern: try contextPointer()) }
+
+    private func contextPointer() throws(DeviceError) -> pccl_cuda_context {
+        if let context { context.pointer } else { try DeviceLocation.primary(device) }
+    }
+
     /// Calls the driver in the context of this memory; whatever this thread had current is current again afterwards.
     func inContext<T>(_ body: () throws(DeviceError) -> T) throws(DeviceError) -> T {
-        let context = if let context { context.pointer } else { try DeviceLocation.primary(device) }
+        let context = try contextPointer()
         try DeviceDriver.check(pccl_cuda_context_push(context), "cuCtxPushCurrent", device: device)
         defer { DeviceLocation.pop() }
         return try body()
+    }
+
+    func waitForDefaultStream() throws(DeviceError) {
+        try inContext { () throws(DeviceError) in
+            try DeviceDriver.check(pccl_cuda_stream_synchronize(nil), "cuStreamSynchronize", device: device)
+        }
     }
 }

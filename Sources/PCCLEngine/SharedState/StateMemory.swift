@@ -6,8 +6,12 @@ import PCCLCompute
 /// Made by the caller, which hashes; from when it is lent until the end of the call only the loop's thread uses it.
 package final class StateMemory: @unchecked Sendable {
     package struct Tensor {
-        /// Nil if there are no bytes.
-        package let base: UnsafeMutableRawPointer?
+        package enum Place {
+            /// Nil if there are no bytes.
+            case host(UnsafeMutableRawPointer?)
+            case device(DeviceTensor)
+        }
+        package let place: Place
         package let byteCount: Int
         /// What its chunks hold; none if it is not shared.
         package fileprivate(set) var chunks: [ContentHash]
@@ -15,24 +19,22 @@ package final class StateMemory: @unchecked Sendable {
         package fileprivate(set) var hash: ContentHash?
 
         /// `chunks`: as many as `ContentHash.chunkCount` says; nil if it is not shared.
-        package init(base: UnsafeMutableRawPointer?, byteCount: Int, chunks: [ContentHash]?, by function: HashFunction)
-        {
-            self.base = base
+        package init(_ place: Place, byteCount: Int, chunks: [ContentHash]?, by function: HashFunction) {
+            self.place = place
             self.byteCount = byteCount
             self.chunks = chunks ?? []
             hash = chunks.map { ContentHash(ofChunks: $0, byteCount: byteCount, by: function) }
         }
 
-        func bytes(ofChunk chunk: Int) -> UnsafeMutableRawBufferPointer {
-            let range = ContentHash.range(ofChunk: chunk, byteCount: byteCount)
-            return UnsafeMutableRawBufferPointer(start: base.map { $0 + range.lowerBound }, count: range.count)
-        }
+        func range(ofChunk chunk: Int) -> Range<Int> { ContentHash.range(ofChunk: chunk, byteCount: byteCount) }
     }
 
     package let function: HashFunction
     package private(set) var tensors: [Tensor]
     /// In the end: what the synchronisation has moved.
     package internal(set) var traffic = Traffic()
+    /// What a device did not do: then a tensor does not hold what is said here. The first time.
+    package private(set) var failure: (entry: Int, error: DeviceError)?
 
     /// All of their hashes are by this function.
     package init(_ tensors: [Tensor], by function: HashFunction) {
@@ -48,7 +50,27 @@ package final class StateMemory: @unchecked Sendable {
     func endReceiving(_ entry: Int, _ hash: ContentHash) { tensors[entry].hash = hash }
 
     func write(_ source: UnsafeRawBufferPointer, toChunk chunk: Int, of entry: Int, _ hash: ContentHash) {
-        tensors[entry].bytes(ofChunk: chunk).copyMemory(from: source)
+        let range = tensors[entry].range(ofChunk: chunk)
+        switch tensors[entry].place {
+        case .host(let base):
+            UnsafeMutableRawBufferPointer(start: base.map { $0 + range.lowerBound }, count: range.count)
+                .copyMemory(from: source)
+        case .device(let tensor):
+            do { try tensor.write(source, at: range.lowerBound) } catch { note(error, entry) }
+        }
         tensors[entry].chunks[chunk] = hash
     }
+
+    /// False if a device does not give it.
+    func read(_ chunk: Int, of tensor: DeviceTensor, _ entry: Int, into memory: UnsafeMutableRawPointer) -> Bool {
+        do {
+            try tensor.read(tensors[entry].range(ofChunk: chunk), into: memory)
+            return true
+        } catch {
+            note(error, entry)
+            return false
+        }
+    }
+
+    private func note(_ error: DeviceError, _ entry: Int) { failure = failure ?? (entry, error) }
 }

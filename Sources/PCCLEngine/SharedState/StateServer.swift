@@ -10,13 +10,17 @@ final class StateServer {
     private struct Body {
         var request: Tag
         var entry: Int
-        var payload: UnsafeRawPointer
+        /// Nil: it is fetched from a device when its turn comes.
+        var payload: UnsafeRawPointer?
+        /// Of the entry, if the payload is one.
+        var chunk: Int?
         var byteCount: Int
         var sentBytes = 0
         /// Where the payload lies, if that is our staging.
         var piece: StagedPiece?
         /// Of an entry, as it is, and not begun: it may be compressed yet.
         var isRaw = false
+        var isCompressed = false
     }
 
     /// What a peer may have asked for and not been given: more than any window of requests.
@@ -33,8 +37,13 @@ final class StateServer {
     /// By entry: the hashes of its chunks, the same for all who ask.
     private var hashLists: [Int: StagedPiece] = [:]
     private var bodies: [PeerID: [Body]] = [:]
+    private struct Departure {
+        var piece: StagedPiece
+        /// What travels is the entry's own bytes, so that the time they take says what compressing them would save.
+        var isPlain: Bool
+    }
     /// Staging on its way out, by token.
-    private var departures: [Int: StagedPiece] = [:]
+    private var departures: [Int: Departure] = [:]
     private(set) var sentBytes: UInt64 = 0
 
     init(
@@ -56,11 +65,14 @@ final class StateServer {
         let tensor = memory.tensors[request.entry]
         switch request.part {
         case .chunk(let chunk):
-            guard tensor.chunks.indices.contains(chunk) else { return false }
-            let bytes = UnsafeRawBufferPointer(tensor.bytes(ofChunk: chunk))
-            guard let base = bytes.baseAddress, bytes.count > 0 else { return false }
+            guard tensor.chunks.indices.contains(chunk), tensor.byteCount > 0 else { return false }
+            let range = tensor.range(ofChunk: chunk)
+            var payload: UnsafeRawPointer?
+            if case .host(let base) = tensor.place { payload = base.map { UnsafeRawPointer($0) + range.lowerBound } }
             bodies[peer, default: []].append(
-                Body(request: tag, entry: request.entry, payload: base, byteCount: bytes.count, isRaw: true))
+                Body(
+                    request: tag, entry: request.entry, payload: payload, chunk: chunk, byteCount: range.count,
+                    isRaw: true))
         case .hashes:
             guard let piece = hashList(request.entry) else { return false }
             bodies[peer, default: []].append(
@@ -94,6 +106,11 @@ final class StateServer {
     func nextSegment(for link: Link, limit: Int, token: () -> Int) -> OutgoingSegment? {
         let peer = link.peer
         guard var body = bodies[peer]?.first else { return nil }
+        if body.payload == nil, !fetch(&body) {
+            // The device is lost, and with it all there is. Who waits for it asks another one.
+            withdraw(body.entry)
+            return nil
+        }
         if body.isRaw, !link.peerFetches { compress(&body, for: peer) }
         body.isRaw = false
         let count = min(limit, body.byteCount - body.sentBytes)
@@ -101,14 +118,14 @@ final class StateServer {
             kind: .data, phase: .state, epoch: .none, launch: LaunchNumber(UInt32(clamping: body.byteCount)),
             tag: body.request,
             offset: UInt64(body.sentBytes), payloadBytes: UInt32(count))
-        let payload = body.payload + body.sentBytes
+        guard let payload = body.payload.map({ $0 + body.sentBytes }) else { return nil }
         body.sentBytes += count
         sentBytes += UInt64(count)
         if body.sentBytes == body.byteCount { bodies[peer]?.removeFirst() } else { bodies[peer]?[0] = body }
         var number = 0
         if let piece = body.piece {
             number = token()
-            departures[number] = piece
+            departures[number] = Departure(piece: piece, isPlain: body.chunk != nil && !body.isCompressed)
         }
         return OutgoingSegment(header: header, payload: payload, owner: owner, token: number)
     }
@@ -118,8 +135,18 @@ final class StateServer {
     }
 
     func sent(_ segment: OutgoingSegment, to peer: PeerID) {
-        guard departures.removeValue(forKey: segment.token) == nil else { return }
+        guard departures.removeValue(forKey: segment.token)?.isPlain ?? true else { return }
         choices[peer, default: CompressionChoice()].noteDelivered(Int(segment.header.payloadBytes), at: loop.now)
+    }
+
+    private func fetch(_ body: inout Body) -> Bool {
+        guard case .device(let tensor) = memory.tensors[body.entry].place, let chunk = body.chunk,
+            let piece = StagedPiece(pool, byteCount: body.byteCount),
+            memory.read(chunk, of: tensor, body.entry, into: piece.base)
+        else { return false }
+        body.piece = piece
+        body.payload = UnsafeRawPointer(piece.base)
+        return true
     }
 
     private func compress(_ body: inout Body, for peer: PeerID) {
@@ -143,5 +170,6 @@ final class StateServer {
         body.piece = piece
         body.payload = UnsafeRawPointer(piece.base)
         body.byteCount = size
+        body.isCompressed = true
     }
 }

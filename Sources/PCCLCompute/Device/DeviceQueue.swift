@@ -1,0 +1,145 @@
+import CCUDA
+import Synchronization
+
+/// The library's own stream in one context, and what is loaded there. Work on it does not wait for work on other streams, nor
+/// they for it: who hands it memory waits for what writes that memory before. Kept for as long as the process lives.
+///
+/// Every function blocks until its work is done, and may be called from any thread.
+final class DeviceQueue: Sendable {
+    private let location: DeviceLocation
+    private let stream: Handle
+
+    private struct Handle: @unchecked Sendable { var pointer: OpaquePointer }
+
+    /// `cuda.h`: CU_STREAM_NON_BLOCKING.
+    private static let nonBlocking: UInt32 = 1
+    private static let known = Mutex<[UInt: DeviceQueue]>([:])
+
+    /// That of the context which this memory is of.
+    static func of(_ location: DeviceLocation) throws(DeviceError) -> DeviceQueue {
+        let number = try location.contextNumber()
+        if let queue = known.withLock({ $0[number] }) { return queue }
+        let made = try DeviceQueue(location)
+        // Two threads may have made one; the second one's has done nothing yet.
+        return known.withLock { known in
+            let queue = known[number] ?? made
+            known[number] = queue
+            return queue
+        }
+    }
+
+    private init(_ location: DeviceLocation) throws(DeviceError) {
+        self.location = location
+        stream = try location.inContext { () throws(DeviceError) in
+            var stream: OpaquePointer?
+            let code = pccl_cuda_stream_create(&stream, DeviceQueue.nonBlocking)
+            guard code == pccl_cuda_success, let stream else {
+                throw DeviceError("cuStreamCreate", code: code, device: location.device)
+            }
+            return Handle(pointer: stream)
+        }
+    }
+
+    private func check(_ code: CInt, _ call: String) throws(DeviceError) {
+        try DeviceDriver.check(code, call, device: location.device)
+    }
+
+    private func finish() throws(DeviceError) {
+        try check(pccl_cuda_stream_synchronize(stream.pointer), "cuStreamSynchronize")
+    }
+
+    func read(_ to: UnsafeMutableRawPointer, from: UnsafeRawPointer, _ count: Int) throws(DeviceError) {
+        try location.inContext { () throws(DeviceError) in
+            let pointer = pccl_cuda_pointer(UInt(bitPattern: from))
+            try check(pccl_cuda_copy_to_host(to, pointer, count, stream.pointer), "cuMemcpyDtoHAsync")
+            try finish()
+        }
+    }
+
+    func write(_ to: UnsafeMutableRawPointer, from: UnsafeRawPointer, _ count: Int) throws(DeviceError) {
+        try location.inContext { () throws(DeviceError) in
+            let pointer = pccl_cuda_pointer(UInt(bitPattern: to))
+            try check(pccl_cuda_copy_to_device(pointer, from, count, stream.pointer), "cuMemcpyHtoDAsync")
+            try finish()
+        }
+    }
+
+    // MARK: - Hashes
+
+    private struct Hashing: @unchecked Sendable {
+        /// Nil before it is loaded, or if it cannot be.
+        var function: OpaquePointer?
+        var hasTried = false
+        /// Of the device, for the lanes.
+        var scratch: pccl_cuda_pointer = 0
+        var scratchBytes = 0
+    }
+    private let hashing = Mutex(Hashing())
+
+    static let laneCount = 8
+    private static let warpThreads = 32
+    private static let mostTeams = 4096
+
+    /// The lanes of XXH3 of each chunk of `chunkBytes`, eight of each, as `hash_chunks` in Sources/CCUDA/kernels says. Nil if
+    /// this device does not run the kernel. The address and `chunkBytes` are multiples of 8.
+    func hashLanes(_ from: UnsafeRawPointer, _ count: Int, chunkBytes: Int) throws(DeviceError) -> [UInt64]? {
+        let result: Result<[UInt64]?, DeviceError> = hashing.withLock { hashing in
+            Result { () throws(DeviceError) in
+                try location.inContext { () throws(DeviceError) in
+                    guard let function = loadedFunction(&hashing) else { return nil }
+                    let chunks = (count + chunkBytes - 1) / chunkBytes
+                    let lanes = chunks * DeviceQueue.laneCount
+                    let bytes = lanes * MemoryLayout<UInt64>.stride
+                    try reserve(bytes, &hashing)
+                    try launch(function, from, count, chunkBytes, chunks, hashing.scratch)
+                    var result = [UInt64](repeating: 0, count: lanes)
+                    let code = result.withUnsafeMutableBytes { to in
+                        to.baseAddress.map { pccl_cuda_copy_to_host($0, hashing.scratch, bytes, stream.pointer) }
+                    }
+                    try check(code ?? CInt(pccl_cuda_success), "cuMemcpyDtoHAsync")
+                    try finish()
+                    return result
+                }
+            }
+        }
+        return try result.get()
+    }
+
+    /// An old device, or one that a new driver no longer serves, is no error: the host hashes then.
+    private func loadedFunction(_ hashing: inout Hashing) -> OpaquePointer? {
+        guard !hashing.hasTried else { return hashing.function }
+        hashing.hasTried = true
+        var (module, function): (OpaquePointer?, OpaquePointer?) = (nil, nil)
+        guard pccl_cuda_module_load(&module, pccl_cuda_ptx(pccl_cuda_hash)) == pccl_cuda_success, let module,
+            pccl_cuda_module_function(&function, module, "hash_chunks") == pccl_cuda_success
+        else { return nil }
+        hashing.function = function
+        return function
+    }
+
+    private func reserve(_ bytes: Int, _ hashing: inout Hashing) throws(DeviceError) {
+        guard bytes > hashing.scratchBytes else { return }
+        var memory: pccl_cuda_pointer = 0
+        try check(pccl_cuda_device_alloc(&memory, bytes), "cuMemAlloc")
+        // Nobody uses the one before: each call waits for its end.
+        if hashing.scratchBytes > 0 { pccl_cuda_device_free(hashing.scratch) }
+        (hashing.scratch, hashing.scratchBytes) = (memory, bytes)
+    }
+
+    private func launch(
+        _ function: OpaquePointer, _ from: UnsafeRawPointer, _ count: Int, _ chunkBytes: Int, _ chunks: Int,
+        _ lanes: pccl_cuda_pointer
+    ) throws(DeviceError) {
+        let threads = pccl_cuda_threads_of_team
+        let teams = min((chunks * DeviceQueue.warpThreads + threads - 1) / threads, DeviceQueue.mostTeams)
+        // The arguments, and where each of them is.
+        let arguments = [lanes, UInt64(UInt(bitPattern: from)), UInt64(count), UInt64(chunkBytes)]
+        let code = arguments.withUnsafeBytes { bytes in
+            let places = bytes.indices.filter { $0 % MemoryLayout<UInt64>.stride == 0 }
+            var addresses = places.map { UnsafeMutableRawPointer(mutating: bytes.baseAddress.unsafelyUnwrapped + $0) }
+            return pccl_cuda_launch(
+                function, UInt32(teams), 1, 1, UInt32(threads), 1, 1, 0, stream.pointer, &addresses, nil)
+        }
+        try check(code, "cuLaunchKernel")
+    }
+}
