@@ -1,5 +1,6 @@
 // The CUDA driver, if there is one: loaded at the first use, never linked. The declarations are our own, of facts of
-// its binary interface, so that nothing of NVIDIA's is needed to build.
+// its binary interface, so that nothing of NVIDIA's is needed to build; scripts/check-cuda-declarations compares them
+// with its cuda.h.
 #ifndef CCUDA_H
 #define CCUDA_H
 
@@ -23,8 +24,19 @@ enum {
     pccl_cuda_out_of_memory = 2,
     pccl_cuda_no_device_found = 100,
     pccl_cuda_invalid_context = 201,
+    pccl_cuda_stream_capture_unsupported = 900,
     /// Of ours: the driver lacks the function.
     pccl_cuda_unavailable = -1
+};
+
+// Numbers that functions take and give.
+enum {
+    pccl_cuda_pointer_context = 1,
+    pccl_cuda_pointer_memory_type = 2,
+    pccl_cuda_pointer_device_ordinal = 9,
+    pccl_cuda_memory_of_device = 2,
+    pccl_cuda_host_alloc_portable = 1,
+    pccl_cuda_stream_non_blocking = 1
 };
 
 // FUNCTION(our name, the driver's symbol, parameters, their names)

@@ -60,35 +60,27 @@ package struct DeviceLocation: Sendable {
 
     private struct SendableContext: @unchecked Sendable { var pointer: pccl_cuda_context }
 
-    /// `cuda.h`: CU_POINTER_ATTRIBUTE_….
-    private enum Attribute: CInt {
-        case context = 1
-        case memoryType = 2
-        case deviceOrdinal = 9
-    }
-    private static let deviceMemory: UInt32 = 2
-
     /// Where this address is; nil if it is the host's, as far as the driver knows.
     package init?(of address: UnsafeRawPointer) throws(DeviceError) {
         guard DeviceDriver.isInUse else { return nil }
         let pointer = pccl_cuda_pointer(UInt(bitPattern: address))
         var type: UInt32 = 0
         let code = DeviceLocation.inAnyContext {
-            pccl_cuda_pointer_attribute(&type, Attribute.memoryType.rawValue, pointer)
+            pccl_cuda_pointer_attribute(&type, CInt(pccl_cuda_pointer_memory_type), pointer)
         }
         // What the driver has never heard of is memory of the host. Without any context there is no memory of a device.
         if code == pccl_cuda_invalid_value || code == pccl_cuda_invalid_context { return nil }
         try DeviceDriver.check(code, "cuPointerGetAttribute")
-        guard type == DeviceLocation.deviceMemory else { return nil }
+        guard type == pccl_cuda_memory_of_device else { return nil }
         var ordinal: CInt = 0
         try DeviceDriver.check(
             DeviceLocation.inAnyContext {
-                pccl_cuda_pointer_attribute(&ordinal, Attribute.deviceOrdinal.rawValue, pointer)
+                pccl_cuda_pointer_attribute(&ordinal, CInt(pccl_cuda_pointer_device_ordinal), pointer)
             }, "cuPointerGetAttribute")
         device = Int(ordinal)
         var context: pccl_cuda_context?
         _ = DeviceLocation.inAnyContext {
-            pccl_cuda_pointer_attribute(&context, Attribute.context.rawValue, pointer)
+            pccl_cuda_pointer_attribute(&context, CInt(pccl_cuda_pointer_context), pointer)
         }
         self.context = context.map(SendableContext.init)
     }

@@ -11,8 +11,6 @@ final class DeviceQueue: Sendable {
 
     private struct Handle: @unchecked Sendable { var pointer: OpaquePointer }
 
-    /// `cuda.h`: CU_STREAM_NON_BLOCKING.
-    private static let nonBlocking: UInt32 = 1
     private static let known = Mutex<[UInt: DeviceQueue]>([:])
 
     /// That of the context which this memory is of.
@@ -32,7 +30,7 @@ final class DeviceQueue: Sendable {
         self.location = location
         stream = try location.inContext { () throws(DeviceError) in
             var stream: OpaquePointer?
-            let code = pccl_cuda_stream_create(&stream, DeviceQueue.nonBlocking)
+            let code = pccl_cuda_stream_create(&stream, UInt32(pccl_cuda_stream_non_blocking))
             guard code == pccl_cuda_success, let stream else {
                 throw DeviceError("cuStreamCreate", code: code, device: location.device)
             }

@@ -70,9 +70,6 @@ package final class DeviceStaging: Sendable {
     /// A copy that was asked for may be under way still, and come to memory that somebody else has by then.
     private func abandon() { for memory in memory { memory.abandon() } }
 
-    /// CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED.
-    private static let captureUnsupported: CInt = 900
-
     private static func fetch(
         _ to: UnsafeMutableRawPointer, from: UnsafeRawPointer, _ count: Int, _ source: DeviceLocation,
         _ stream: OpaquePointer?
@@ -84,7 +81,7 @@ package final class DeviceStaging: Sendable {
                     pccl_cuda_stream_is_capturing(stream, &capture), "cuStreamIsCapturing", device: source.device)
                 // An operation that may have to be repeated cannot be recorded.
                 try DeviceDriver.check(
-                    capture == 0 ? CInt(pccl_cuda_success) : DeviceStaging.captureUnsupported,
+                    capture == 0 ? CInt(pccl_cuda_success) : CInt(pccl_cuda_stream_capture_unsupported),
                     "a stream that is captured",
                     device: source.device)
                 try DeviceDriver.check(
@@ -135,8 +132,6 @@ final class PinnedMemory: Sendable {
     private static let idle = Mutex<[Idle]>([])
     private static let kept = 8
     private static let granule = 2 << 20
-    /// CU_MEMHOSTALLOC_PORTABLE: for all devices.
-    private static let portable: UInt32 = 1
 
     /// If the driver has no more to pin, memory that is not: it is slower, and does as well.
     init(count: Int, near location: DeviceLocation) throws(DeviceError) {
@@ -151,7 +146,7 @@ final class PinnedMemory: Sendable {
         }
         self.capacity = capacity
         var memory: UnsafeMutableRawPointer?
-        let code = try location.inContext { pccl_cuda_host_alloc(&memory, capacity, PinnedMemory.portable) }
+        let code = try location.inContext { pccl_cuda_host_alloc(&memory, capacity, UInt32(pccl_cuda_host_alloc_portable)) }
         if code == pccl_cuda_success, let memory {
             (start, isPinned) = (memory, true)
             return
