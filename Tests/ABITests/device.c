@@ -318,7 +318,7 @@ static void checkFailures(const Peer *peer, const pcclComm_t *communicator) {
     if (peer->index == 0) {
         // Before anything is sent: nobody else notices, and it may be called again.
         const char *const functions[] = {"cuMemcpyDtoHAsync_v2", "cuStreamSynchronize", "cuCtxPushCurrent_v2",
-                                         "cuMemHostAlloc"};
+                                         "cuMemHostRegister_v2"};
         for (int f = 0; f < 3; f++) {
             deviceFail(functions[f], 1, 999);
             EXPECT(pcclInternalError, pcclAllReduce(device, device, &descriptor, communicator, NULL));

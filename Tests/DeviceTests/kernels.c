@@ -6,7 +6,7 @@
 //
 // KERNEL_SEED=n: other random values.
 
-#include "CCUDA.h"
+#include "device.h"
 
 // The loops themselves, for what is compared with has the names of the kernels.
 #define LEVEL_TABLE test_reductions
@@ -23,10 +23,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MOST_BYTES = 1 << 20, GUARD_BYTES = 64, MOST_INPUTS = 8, ERROR_STATUS = 2 };
+enum { MOST_BYTES = 1 << 20, MOST_INPUTS = 8 };
 
 static const char *only;
-static const char *kernel_name;
 static int kernel_count, failure_count;
 
 static uint64_t random_state = 1;
@@ -42,50 +41,11 @@ static uint64_t random_below(uint64_t limit) { return random_64() % limit; }
 
 // ---- The device -------------------------------------------------------------------------------------
 
-static void must(pccl_cuda_result code, const char *call) {
-    if (code == pccl_cuda_success)
-        return;
-    const char *name = "an unknown error";
-    pccl_cuda_error_name(code, &name);
-    printf("%s: %s: %s (%d)\n", kernel_name ? kernel_name : "device", call, name, code);
-    exit(ERROR_STATUS);
-}
-#define MUST(call) must(call, #call)
-
 static pccl_cuda_module module;
-
-static void start_device(void) {
-    pccl_cuda_status status = pccl_cuda_load();
-    if (status.state != pccl_cuda_ready) {
-        printf("no device: %s\n", status.reason);
-        exit(ERROR_STATUS);
-    }
-    pccl_cuda_device device;
-    pccl_cuda_context context;
-    MUST(pccl_cuda_device_get(&device, 0));
-    MUST(pccl_cuda_primary_retain(&context, device));
-    MUST(pccl_cuda_context_push(context));
-}
-
-static pccl_cuda_pointer device_memory(size_t bytes) {
-    pccl_cuda_pointer memory;
-    MUST(pccl_cuda_device_alloc(&memory, bytes ? bytes : 1));
-    return memory;
-}
-
-static void write_device(pccl_cuda_pointer to, const void *from, size_t bytes) {
-    MUST(pccl_cuda_copy_to_device(to, from, bytes, NULL));
-    MUST(pccl_cuda_stream_synchronize(NULL));
-}
-
-static void read_device(void *to, pccl_cuda_pointer from, size_t bytes) {
-    MUST(pccl_cuda_copy_to_host(to, from, bytes, NULL));
-    MUST(pccl_cuda_stream_synchronize(NULL));
-}
 
 static void launch(void **parameters) {
     pccl_cuda_function function;
-    MUST(pccl_cuda_module_function(&function, module, kernel_name));
+    MUST(pccl_cuda_module_function(&function, module, doing));
     // So few that each thread has several turns at the larger sizes.
     unsigned teams = 1 + (unsigned)random_below(3);
     MUST(pccl_cuda_launch(function, teams, 1, 1, pccl_cuda_threads_of_team, 1, 1, 0, NULL, parameters, NULL));
@@ -198,7 +158,7 @@ static void compare(const void *wanted, const void *found, size_t bytes, const c
     if (i == bytes)
         return;
     failure_count++;
-    printf("%s: %s of %zu (%zu): byte %zu is %#x instead of %#x\n", kernel_name, what, count, detail, i, b[i], a[i]);
+    printf("%s: %s of %zu (%zu): byte %zu is %#x instead of %#x\n", doing, what, count, detail, i, b[i], a[i]);
     exit(1);
 }
 
@@ -214,7 +174,7 @@ static void forget_nans(void *values, size_t count, size_t width) {
 static bool is_wanted(const char *name) {
     if (only && strcmp(only, name) != 0)
         return false;
-    kernel_name = name;
+    doing = name;
     kernel_count++;
     return true;
 }

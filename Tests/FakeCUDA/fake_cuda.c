@@ -361,18 +361,14 @@ int cuCtxPopCurrent_v2(void **context) {
     return SUCCESS;
 }
 
-int cuMemHostAlloc(void **memory, size_t bytes, unsigned flags) {
+int cuMemHostRegister_v2(void *memory, size_t bytes, unsigned flags) {
     ENTER_WITH_CONTEXT;
-    if (flags > 7 || bytes == 0)
-        return INVALID_VALUE;
-    *memory = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-    return *memory ? SUCCESS : 2;
+    return memory && bytes > 0 && flags == 1 ? SUCCESS : INVALID_VALUE;
 }
 
-int cuMemFreeHost(void *memory) {
-    ENTER;
-    free(memory);
-    return SUCCESS;
+int cuMemHostUnregister(void *memory) {
+    ENTER_WITH_CONTEXT;
+    return memory ? SUCCESS : INVALID_VALUE;
 }
 
 int cuMemAlloc_v2(uint64_t *memory, size_t bytes) {
@@ -404,6 +400,23 @@ int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *on) 
     ENTER_WITH_CONTEXT;
     uint8_t *target = host_side((const void *)(uintptr_t)to, bytes);
     return target ? push(on, (task){.to = target, .from = from, .bytes = bytes}) : ILLEGAL_ADDRESS;
+}
+
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *on) {
+    ENTER_WITH_CONTEXT;
+    uint8_t *target = host_side((const void *)(uintptr_t)to, bytes);
+    const uint8_t *source = host_side((const void *)(uintptr_t)from, bytes);
+    return target && source ? push(on, (task){.to = target, .from = source, .bytes = bytes}) : ILLEGAL_ADDRESS;
+}
+
+int cuMemGetInfo_v2(size_t *left, size_t *total) {
+    ENTER_WITH_CONTEXT;
+    *left = *total = (size_t)1 << 30;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < BLOCKS; i++)
+        *left -= blocks[i].device ? blocks[i].mapped : 0;
+    pthread_mutex_unlock(&lock);
+    return SUCCESS;
 }
 
 int cuStreamCreate(void **handle, unsigned flags) {

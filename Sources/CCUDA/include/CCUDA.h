@@ -35,7 +35,7 @@ enum {
     pccl_cuda_pointer_memory_type = 2,
     pccl_cuda_pointer_device_ordinal = 9,
     pccl_cuda_memory_of_device = 2,
-    pccl_cuda_host_alloc_portable = 1,
+    pccl_cuda_host_register_portable = 1,
     pccl_cuda_stream_non_blocking = 1
 };
 
@@ -53,9 +53,9 @@ enum {
              (pccl_cuda_context _Nullable *_Nonnull context, pccl_cuda_device device), (context, device))              \
     FUNCTION(context_push, cuCtxPushCurrent_v2, (pccl_cuda_context context), (context))                                \
     FUNCTION(context_pop, cuCtxPopCurrent_v2, (pccl_cuda_context _Nullable *_Nonnull context), (context))              \
-    FUNCTION(host_alloc, cuMemHostAlloc, (void *_Nullable *_Nonnull memory, size_t bytes, unsigned flags),             \
+    FUNCTION(host_register, cuMemHostRegister_v2, (void *memory, size_t bytes, unsigned flags),                        \
              (memory, bytes, flags))                                                                                   \
-    FUNCTION(host_free, cuMemFreeHost, (void *memory), (memory))                                                       \
+    FUNCTION(host_unregister, cuMemHostUnregister, (void *memory), (memory))                                           \
     FUNCTION(device_alloc, cuMemAlloc_v2, (pccl_cuda_pointer * memory, size_t bytes), (memory, bytes))                 \
     FUNCTION(device_free, cuMemFree_v2, (pccl_cuda_pointer memory), (memory))                                          \
     FUNCTION(copy_to_host, cuMemcpyDtoHAsync_v2,                                                                       \
@@ -64,6 +64,10 @@ enum {
     FUNCTION(copy_to_device, cuMemcpyHtoDAsync_v2,                                                                     \
              (pccl_cuda_pointer to, const void *from, size_t bytes, pccl_cuda_stream _Nullable stream),                \
              (to, from, bytes, stream))                                                                                \
+    FUNCTION(copy_on_device, cuMemcpyDtoDAsync_v2,                                                                     \
+             (pccl_cuda_pointer to, pccl_cuda_pointer from, size_t bytes, pccl_cuda_stream _Nullable stream),          \
+             (to, from, bytes, stream))                                                                                \
+    FUNCTION(memory_info, cuMemGetInfo_v2, (size_t * free, size_t * total), (free, total))                             \
     FUNCTION(stream_create, cuStreamCreate, (pccl_cuda_stream _Nullable *_Nonnull stream, unsigned flags),             \
              (stream, flags))                                                                                          \
     FUNCTION(stream_synchronize, cuStreamSynchronize, (pccl_cuda_stream _Nullable stream), (stream))                   \
