@@ -300,6 +300,23 @@ static void checkSharedStates(const Peer *peer, const pcclComm_t *communicator) 
     deviceRead(expected, tensors.large, 10 * sizeof(float));
     CHECK(expected[9] == -2);
 
+    testing_phase = "a device that does not give what is asked for";
+    expected[9] = -3;
+    if (peer->index == 0)
+        deviceWrite((char *)tensors.large + 9 * sizeof(float), &expected[9], 4);
+    pcclSharedState_t one = {8, 1, tensors.infos};
+    // What both hash comes first: the lanes of all chunks, or the chunks.
+    int hashing = getenv("FAKE_CUDA_NO_KERNELS") == NULL ? 2 : 8;
+    pthread_barrier_wait(&bothPeers);
+    if (peer->index == 0)
+        deviceFail("cuMemcpyDtoHAsync_v2", hashing + 1, 2);
+    pthread_barrier_wait(&bothPeers);
+    EXPECT(peer->index == 0 ? pcclInternalError : pcclSuccess,
+           pcclSynchronizeSharedState(communicator, &one, strategy, &info));
+    // There is nobody else, so the same member was asked again.
+    deviceRead(expected, tensors.large, 10 * sizeof(float));
+    CHECK(expected[9] == -3);
+
     deviceFree(tensors.large);
     deviceFree(tensors.small);
     deviceFree(tensors.oddly);

@@ -45,8 +45,8 @@ _SWAPS = [
 
 
 def _changes(instruction: str) -> Iterator[str]:
-    guard, _, rest = re.match(r"(@!?%p\d+ )?()(.*)", instruction).groups()
-    guard = guard or ""
+    guard = re.match(r"(@!?%p\d+ )?", instruction)[0]
+    rest = instruction[len(guard):]
     for old, new in _SWAPS:
         name = rest.split(None, 1)[0]
         if name.startswith(old):
@@ -67,8 +67,7 @@ def _changes(instruction: str) -> Iterator[str]:
         yield ""
     if re.match(r"(add|sub|and|or|xor|min|max|mul\.(lo|rn))\.\S+\s+(%\w+), (%\w+), ", rest):
         parts = re.match(r"\S+\.(\w+)\s+(%\w+), (%\w+), ", rest)
-        kind = parts[1] if parts[1] != "pred" else "pred"
-        yield f"{guard}mov.{kind} {parts[2]}, {parts[3]};"
+        yield f"{guard}mov.{parts[1]} {parts[2]}, {parts[3]};"
 
 
 def _mutants(path: Path) -> Iterator[Mutant]:
@@ -112,7 +111,7 @@ def main() -> int:
     parser.add_argument("--least", type=float, default=95)
     arguments = parser.parse_args()
     print(f"mutants: seed {arguments.seed}", flush=True)
-    # As many of each file as it has instructions, but for the one of few.
+    # As many of each file: the few instructions of one are not lost among the many of another.
     chosen: List[Mutant] = []
     for path in arguments.ptx:
         generator = random.Random(f"{arguments.seed} {path.name}")

@@ -106,10 +106,11 @@ final class StateServer {
     func nextSegment(for link: Link, limit: Int, token: () -> Int) -> OutgoingSegment? {
         let peer = link.peer
         guard var body = bodies[peer]?.first else { return nil }
-        if body.payload == nil, !fetch(&body) {
-            // The device is lost, and with it all there is. Who waits for it asks another one.
+        while body.payload == nil, !fetch(&body) {
+            // Who waits for it asks another one.
             withdraw(body.entry)
-            return nil
+            guard let next = bodies[peer]?.first else { return nil }
+            body = next
         }
         if body.isRaw, !link.peerFetches { compress(&body, for: peer) }
         body.isRaw = false
