@@ -237,7 +237,10 @@ typedef struct pcclCollectiveDescriptor_t {
     uint32_t world_size;
     /** Of a broadcast: the rank of the member that has what all are to get. */
     uint32_t root;
-    /** Of a reduce-scatter: its codec and error feedback; `on_loss` is not looked at. Null: none. */
+    /**
+     * Of each: `cuda_stream`. Of a reduce-scatter: its codec and error feedback too. `on_loss` is not looked at. Null:
+     * none.
+     */
     const pcclReduceOptions_t *PCCL_NULLABLE options;
 } pcclCollectiveDescriptor_t;
 

@@ -13,6 +13,8 @@ public struct BlockBuffers: @unchecked Sendable {
     /// In elements.
     public var receiveCount: Int
     public var type: DataType
+    /// As that of `ReduceOperand`.
+    public var cudaStream: OpaquePointer?
 
     public init(
         send: UnsafeRawPointer, sendCount: Int, receive: UnsafeMutableRawPointer, receiveCount: Int, type: DataType
@@ -53,7 +55,7 @@ extension Communicator {
             OperationDescriptor(
                 .allGather, count: UInt64(buffers.receiveCount), type: buffers.type, operation: .sum,
                 algorithm: .direct, worldSize: UInt16(buffers.receiveCount / buffers.sendCount)),
-            tag: tag, send: buffers.send, receive: buffers.receive, onLoss: .abort)
+            tag: tag, send: buffers.send, receive: buffers.receive, stream: buffers.cudaStream, onLoss: .abort)
     }
 
     /// Begins to reduce everybody's blocks, of which each member gets the one of its rank.
@@ -77,11 +79,12 @@ extension Communicator {
                 .reduceScatter, count: UInt64(buffers.sendCount), type: buffers.type, operation: operation,
                 algorithm: .direct, codec: codec.format == .none ? .none : codec,
                 worldSize: UInt16(buffers.sendCount / buffers.receiveCount)),
-            tag: tag, send: buffers.send, receive: buffers.receive, hasErrorFeedback: errorFeedback, onLoss: .abort)
+            tag: tag, send: buffers.send, receive: buffers.receive, stream: buffers.cudaStream,
+            hasErrorFeedback: errorFeedback, onLoss: .abort)
     }
 
     /// Begins to bring what the member of rank `root` has to all others. `worldSize` says for how many members the rank was
-    /// meant; nil: for as many as there are now.
+    /// meant; nil: for as many as there are now. `cudaStream` is as in `ReduceOperand`.
     ///
     /// The root sends each byte once, and the others pass it on to each other; few bytes it sends to all by itself.
     ///
@@ -89,7 +92,8 @@ extension Communicator {
     /// `.rankConnectionLost` if there are fewer members than `worldSize`; `.invalidUsage` when not connected; `.tooFewPeers`
     /// when alone.
     public func broadcastAsync(
-        _ buffer: UnsafeMutableRawPointer, count: Int, type: DataType, root: Int, tag: UInt64, worldSize: Int? = nil
+        _ buffer: UnsafeMutableRawPointer, count: Int, type: DataType, root: Int, tag: UInt64, worldSize: Int? = nil,
+        cudaStream: OpaquePointer? = nil
     ) throws(PCCLError) -> OperationHandle {
         guard count > 0 else { throw PCCLError(.invalidArgument, "a count of \(count): there is nothing to send") }
         _ = try Span(UnsafeRawPointer(buffer), count: count, type)
@@ -103,7 +107,7 @@ extension Communicator {
             OperationDescriptor(
                 .broadcast(root: UInt16(root)), count: UInt64(count), type: type, operation: .sum, algorithm: .direct,
                 worldSize: UInt16(worldSize)),
-            tag: tag, send: UnsafeRawPointer(buffer), receive: buffer, onLoss: .abort)
+            tag: tag, send: UnsafeRawPointer(buffer), receive: buffer, stream: cudaStream, onLoss: .abort)
     }
 
     /// Begins to wait until all members have begun: nobody's handle is done before. When a member is lost, those who are left

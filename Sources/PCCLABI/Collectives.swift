@@ -106,10 +106,10 @@ private func allGather(
     try communicator.requireMembership()
     let (send, receive) = (try required(sendbuf, "sendbuf"), try required(recvbuf, "recvbuf"))
     let what = try What(descriptor, communicator)
-    return try communicator.allGatherAsync(
-        BlockBuffers(
-            send: send, sendCount: what.count, receive: receive, receiveCount: what.countOfAll, type: what.type),
-        tag: what.tag)
+    var buffers = BlockBuffers(
+        send: send, sendCount: what.count, receive: receive, receiveCount: what.countOfAll, type: what.type)
+    buffers.cudaStream = try Options(what.options).cudaStream
+    return try communicator.allGatherAsync(buffers, tag: what.tag)
 }
 
 private func reduceScatter(
@@ -121,10 +121,11 @@ private func reduceScatter(
     let (send, receive) = (try required(sendbuf, "sendbuf"), try required(recvbuf, "recvbuf"))
     let what = try What(descriptor, communicator)
     let options = try Options(what.options)
+    var buffers = BlockBuffers(
+        send: send, sendCount: what.countOfAll, receive: receive, receiveCount: what.count, type: what.type)
+    buffers.cudaStream = options.cudaStream
     return try communicator.reduceScatterAsync(
-        BlockBuffers(
-            send: send, sendCount: what.countOfAll, receive: receive, receiveCount: what.count, type: what.type),
-        what.operation, tag: what.tag, codec: options.codec(.none), errorFeedback: options.hasErrorFeedback)
+        buffers, what.operation, tag: what.tag, codec: options.codec(.none), errorFeedback: options.hasErrorFeedback)
 }
 
 private func broadcast(
@@ -136,7 +137,8 @@ private func broadcast(
     let buffer = try required(buffer, "buffer")
     let what = try What(descriptor, communicator)
     return try communicator.broadcastAsync(
-        buffer, count: what.count, type: what.type, root: what.root, tag: what.tag, worldSize: what.worldSize)
+        buffer, count: what.count, type: what.type, root: what.root, tag: what.tag, worldSize: what.worldSize,
+        cudaStream: try Options(what.options).cudaStream)
 }
 
 private func begin(

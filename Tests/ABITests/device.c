@@ -145,6 +145,18 @@ static void checkOthers(const Peer *peer, const pcclComm_t *communicator) {
     deviceRead(host, device, sizeof(host));
     CHECK(host[3] == valueOf(0, 3));
 
+    // A stream that cannot be waited for, so each of them has looked at it.
+    int capturing = 1;
+    pcclReduceOptions_t options = {0};
+    options.struct_size = sizeof(options);
+    options.cuda_stream = &capturing;
+    descriptor.options = &options;
+    EXPECT(pcclInternalError, pcclAllGather(device + rank * COUNT, device, &descriptor, communicator, NULL));
+    EXPECT(pcclInternalError, pcclReduceScatter(device, device + rank * COUNT, &descriptor, communicator, NULL));
+    EXPECT(pcclInternalError, pcclBroadcast(device, &descriptor, communicator, NULL));
+    capturing = 0;
+    EXPECT(pcclSuccess, pcclBroadcast(device, &descriptor, communicator, NULL));
+
     testing_phase = "shared state";
     int64_t steps = 1;
     for (int i = 0; i < COUNT; i++)
