@@ -48,20 +48,23 @@ static __device__ inline uint8_t *codes_of_warp() {
         statement;                                                                                                     \
     }
 
+// The kernels of a codec, each of them for the blocks of a whole buffer.
+#define ENCODE_BLOCK(name, measure, seed, is_random)                                                                   \
+    encode_##name(codes + b * block_bytes, values + first, n, measure(values + first, n), seed, (uint32_t)first,       \
+                  is_random)
+
 #define CODEC(name, type, measured, measure, header, bits)                                                             \
-    KERNEL encode_##name(uint8_t *codes, const type *values, size_t count, size_t block){FOR_BLOCKS(                   \
-        header, bits,                                                                                                  \
-        encode_##name(codes + b * block_bytes, values + first, n, measure(values + first, n), 0, (uint32_t)first,      \
-                      0))} KERNEL encode_randomly_##name(uint8_t *codes, const type *values, size_t count,             \
-                                                         size_t block, uint64_t seed){FOR_BLOCKS(                      \
-        header, bits,                                                                                                  \
-        encode_##name(codes + b * block_bytes, values + first, n, measure(values + first, n), seed, (uint32_t)first,   \
-                      1))} KERNEL decode_##name(type *values, const uint8_t *codes, size_t count, size_t block){       \
-        FOR_BLOCKS(header, bits,                                                                                       \
-                   decode_##name(values + first, codes + b * block_bytes, n,                                           \
-                                 0))} KERNEL add_##name(type *sums, const uint8_t *codes, size_t count,                \
-                                                        size_t block) {                                                \
-        FOR_BLOCKS(header, bits, decode_##name(sums + first, codes + b * block_bytes, n, 1))                           \
+    KERNEL encode_##name(uint8_t *codes, const type *values, size_t count, size_t block) {                             \
+        FOR_BLOCKS(header, bits, ENCODE_BLOCK(name, measure, 0, 0));                                                   \
+    }                                                                                                                  \
+    KERNEL encode_randomly_##name(uint8_t *codes, const type *values, size_t count, size_t block, uint64_t seed) {     \
+        FOR_BLOCKS(header, bits, ENCODE_BLOCK(name, measure, seed, 1));                                                \
+    }                                                                                                                  \
+    KERNEL decode_##name(type *values, const uint8_t *codes, size_t count, size_t block) {                             \
+        FOR_BLOCKS(header, bits, decode_##name(values + first, codes + b * block_bytes, n, 0));                        \
+    }                                                                                                                  \
+    KERNEL add_##name(type *sums, const uint8_t *codes, size_t count, size_t block) {                                  \
+        FOR_BLOCKS(header, bits, decode_##name(sums + first, codes + b * block_bytes, n, 1));                          \
     }
 
 CODECS(CODEC)
