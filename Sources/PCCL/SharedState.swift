@@ -214,10 +214,10 @@ extension SharedState {
 }
 
 extension SharedState.Entry {
-    fileprivate var byteCount: Int { count * type.byteCount }
+    var byteCount: Int { count * type.byteCount }
     fileprivate var chunkCount: Int { ContentHash.chunkCount(of: byteCount) }
     /// What a device answers about this entry.
-    fileprivate func asked<T>(_ question: () throws(DeviceError) -> T) throws(PCCLError) -> T {
+    func asked<T>(_ question: () throws(DeviceError) -> T) throws(PCCLError) -> T {
         do { return try question() } catch { throw PCCLError(.internalError, "\"\(name)\": \(error)") }
     }
     var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: memory, count: byteCount) }

@@ -1,5 +1,6 @@
 import Glibc
 import PCCLBase
+import PCCLCompute
 import PCCLSnapshot
 import PCCLTransport
 
@@ -10,6 +11,8 @@ extension SharedState {
     /// A child of this process writes, for which `SIGCHLD` may come; the caller waits for the fork, and for copies of
     /// tensors in memory that processes share. Where the system refuses a child, and with `inBackground` false, it is
     /// written before the call returns.
+    ///
+    /// Tensors of a CUDA device are copied to the host first.
     ///
     /// `keep`: when it is written, all snapshots in the directory but so many of the highest revisions are removed.
     ///
@@ -22,6 +25,9 @@ extension SharedState {
         try validate()
         guard keep ?? 1 >= 1 else { throw PCCLError(.invalidArgument, "\(keep ?? 0) snapshots cannot be kept") }
         var sources: [SnapshotSource] = []
+        var copies: [DeviceCopy] = []
+        // A child has the copies too, from the fork on.
+        defer { withExtendedLifetime(copies) {} }
         for entry in entries {
             let shape = entry.shape ?? [entry.count]
             guard let count = SnapshotHeader.elementCount(of: shape), count == entry.count else {
@@ -29,7 +35,13 @@ extension SharedState {
                     .invalidArgument,
                     "\"\(entry.name)\" has \(entry.count) elements, and the shape \(shape) another number")
             }
-            sources.append(SnapshotSource(name: entry.name, type: entry.type, shape: shape, bytes: entry.bytes))
+            var bytes = entry.bytes
+            if let copy = try DeviceCopy(entry) {
+                try copy.read()
+                bytes = copy.bytes
+                copies.append(copy)
+            }
+            sources.append(SnapshotSource(name: entry.name, type: entry.type, shape: shape, bytes: bytes))
         }
         do throws(SnapshotProblem) {
             let writing = try SnapshotWriting(revision: revision, sources, to: directory, inBackground: inBackground)
@@ -52,15 +64,22 @@ extension SharedState {
     /// after an error.
     public mutating func load(from path: String) throws(PCCLError) {
         try validate()
-        let targets = entries.map {
-            SnapshotTarget(name: $0.name, type: $0.type, count: $0.count, memory: $0.memory)
+        var copies: [DeviceCopy] = []
+        var targets: [SnapshotTarget] = []
+        for entry in entries {
+            let copy = try DeviceCopy(entry)
+            if let copy { copies.append(copy) }
+            targets.append(
+                SnapshotTarget(
+                    name: entry.name, type: entry.type, count: entry.count, memory: copy?.memory ?? entry.memory))
         }
         let use = { (file: SnapshotFile) throws(SnapshotProblem) -> UInt64 in
             try file.read(into: targets)
             return file.header.revision ?? 0
         }
+        let read: UInt64
         do throws(SnapshotProblem) {
-            revision =
+            read =
                 if SharedState.isDirectory(path) {
                     try SnapshotFile.newest(in: path, passedOver: { Log.write(.warning, "passed over: \($0)") }, use)
                 } else {
@@ -69,7 +88,42 @@ extension SharedState {
         } catch {
             throw PCCLError(error)
         }
+        for copy in copies { try copy.write() }
+        revision = read
         for index in entries.indices { entries[index].isUnchanged = false }
+    }
+
+    /// Memory of the host that stands for an entry on a device while a file is written or read.
+    private final class DeviceCopy {
+        let memory: UnsafeMutableRawPointer
+        private let entry: Entry
+        private let tensor: DeviceTensor
+
+        /// Nil if the entry is memory of the host.
+        init?(_ entry: Entry) throws(PCCLError) {
+            let tensor = try entry.asked { () throws(DeviceError) in
+                try DeviceTensor(entry.memory, byteCount: entry.byteCount)
+            }
+            guard let tensor else { return nil }
+            self.entry = entry
+            self.tensor = tensor
+            guard let memory = malloc(entry.byteCount) else {
+                throw PCCLError(.internalError, "\"\(entry.name)\": no memory for \(entry.byteCount) bytes")
+            }
+            self.memory = memory
+        }
+
+        deinit { free(memory) }
+
+        var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: memory, count: entry.byteCount) }
+
+        func read() throws(PCCLError) {
+            try entry.asked { () throws(DeviceError) in try tensor.read(0..<entry.byteCount, into: memory) }
+        }
+
+        func write() throws(PCCLError) {
+            try entry.asked { () throws(DeviceError) in try tensor.write(bytes, at: 0) }
+        }
     }
 
     private static func isDirectory(_ path: String) -> Bool {

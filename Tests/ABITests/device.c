@@ -329,6 +329,37 @@ static void checkSharedStates(const Peer *peer, const pcclComm_t *communicator) 
     deviceRead(expected, tensors.large, 10 * sizeof(float));
     CHECK(expected[9] == -3);
 
+    testing_phase = "snapshots";
+    char folder[] = "/tmp/pccl-device-XXXXXX";
+    CHECK(mkdtemp(folder) != NULL);
+    for (int waits = 0; waits < 2; waits++) {
+        float *kept = malloc(LARGE * sizeof(float));
+        float *empty = calloc(LARGE, sizeof(float));
+        deviceRead(kept, tensors.large, LARGE * sizeof(float));
+        pcclSaveOptions_t options = {0};
+        options.struct_size = sizeof(options);
+        options.keep = 1;
+        options.foreground = waits == 1;
+        pcclSnapshot_t *snapshot;
+        state.revision = 20 + (uint64_t)waits;
+        EXPECT(pcclSuccess, pcclSaveSharedState(&state, folder, &options, &snapshot));
+        deviceWrite(tensors.large, empty, LARGE * sizeof(float));
+        deviceWrite(tensors.small, empty, SMALL * sizeof(float));
+        EXPECT(pcclSuccess, pcclAwaitSnapshot(snapshot));
+        state.revision = 0;
+        EXPECT(pcclSuccess, pcclLoadSharedState(folder, &state));
+        CHECK(state.revision == 20 + (uint64_t)waits);
+        deviceRead(empty, tensors.large, LARGE * sizeof(float));
+        CHECK(memcmp(kept, empty, LARGE * sizeof(float)) == 0);
+        deviceRead(empty, tensors.small, SMALL * sizeof(float));
+        CHECK(empty[1] == valueOf(0, 1));
+        free(kept);
+        free(empty);
+    }
+    char remove[64];
+    snprintf(remove, sizeof(remove), "rm -r %s", folder);
+    CHECK(system(remove) == 0);
+
     deviceFree(tensors.large);
     deviceFree(tensors.small);
     deviceFree(tensors.oddly);
