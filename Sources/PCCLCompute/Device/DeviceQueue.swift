@@ -79,7 +79,7 @@ final class DeviceQueue: Sendable {
     private static let mostTeams = 4096
 
     /// The lanes of XXH3 of each chunk of `chunkBytes`, eight of each, as `hash_chunks` in Sources/CCUDA/kernels says. Nil if
-    /// this device does not run the kernel. The address and `chunkBytes` are multiples of 8.
+    /// this device does not run the kernel, or has no memory for them. The address and `chunkBytes` are multiples of 8.
     func hashLanes(_ from: UnsafeRawPointer, _ count: Int, chunkBytes: Int) throws(DeviceError) -> [UInt64]? {
         let result: Result<[UInt64]?, DeviceError> = hashing.withLock { hashing in
             Result { () throws(DeviceError) in
@@ -88,15 +88,15 @@ final class DeviceQueue: Sendable {
                     let chunks = (count + chunkBytes - 1) / chunkBytes
                     let lanes = chunks * DeviceQueue.laneCount
                     let bytes = lanes * MemoryLayout<UInt64>.stride
-                    try reserve(bytes, &hashing)
+                    guard try reserve(bytes, &hashing) else { return nil }
                     try launch(function, from, count, chunkBytes, chunks, hashing.scratch)
-                    var result = [UInt64](repeating: 0, count: lanes)
-                    let code = result.withUnsafeMutableBytes { to in
-                        to.baseAddress.map { pccl_cuda_copy_to_host($0, hashing.scratch, bytes, stream.pointer) }
-                    }
-                    try check(code ?? CInt(pccl_cuda_success), "cuMemcpyDtoHAsync")
+                    let read = UnsafeMutableBufferPointer<UInt64>.allocate(capacity: lanes)
+                    defer { read.deallocate() }
+                    let to = UnsafeMutableRawPointer(read.baseAddress.unsafelyUnwrapped)
+                    try check(
+                        pccl_cuda_copy_to_host(to, hashing.scratch, bytes, stream.pointer), "cuMemcpyDtoHAsync")
                     try finish()
-                    return result
+                    return Array(read)
                 }
             }
         }
@@ -115,13 +115,17 @@ final class DeviceQueue: Sendable {
         return function
     }
 
-    private func reserve(_ bytes: Int, _ hashing: inout Hashing) throws(DeviceError) {
-        guard bytes > hashing.scratchBytes else { return }
+    /// False if the device has no more memory.
+    private func reserve(_ bytes: Int, _ hashing: inout Hashing) throws(DeviceError) -> Bool {
+        guard bytes > hashing.scratchBytes else { return true }
         var memory: pccl_cuda_pointer = 0
-        try check(pccl_cuda_device_alloc(&memory, bytes), "cuMemAlloc")
+        let code = pccl_cuda_device_alloc(&memory, bytes)
+        guard code != pccl_cuda_out_of_memory else { return false }
+        try check(code, "cuMemAlloc")
         // Nobody uses the one before: each call waits for its end.
         if hashing.scratchBytes > 0 { pccl_cuda_device_free(hashing.scratch) }
         (hashing.scratch, hashing.scratchBytes) = (memory, bytes)
+        return true
     }
 
     private func launch(
