@@ -161,8 +161,8 @@ test-arm: bootstrap ## the kernels on aarch64, in an emulator: the same bits, in
 	$(call stage,aarch64, $(limited) bash Tests/KernelTests/run.sh)
 
 .PHONY: test-device
-test-device: lib ## the kernels of GPUs in an interpreter: the bits of the processor, and MUTANTS (100) that must be noticed
-	$(call stage,device kernels, $(limited) bash Tests/DeviceTests/run.sh $(or $(MUTANTS),100))
+test-device: lib ## the kernels of GPUs in an interpreter: the bits of the processor, and MUTANTS (60) that must be noticed
+	$(call stage,device kernels, $(limited) bash Tests/DeviceTests/run.sh $(or $(MUTANTS),60))
 
 .PHONY: test-end-to-end
 test-end-to-end: lib ## real processes: killed, leaving, joining, without a master
