@@ -17,24 +17,7 @@ fi
 prefix=$(cd "$prefix" && pwd) || exit 2
 library=$prefix/lib/libpccl.so
 
-work=$(mktemp -d) || exit 2
-trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM
-failed=0
-
-# check NAME COMMAND...: one line for the outcome; the command's output only when it failed.
-check() {
-    name=$1
-    shift
-    if "$@" >"$work/output" 2>&1; then
-        echo "ok $name"
-    else
-        echo "FAILED $name"
-        sed 's/^/    /' "$work/output"
-        failed=1
-        return 1
-    fi
-}
+. "$here/../checks.sh"
 
 warnings="-Wall -Wextra -Wpedantic -Werror"
 c99() { ${CC:-cc} -std=c99 $warnings -O1 -g -pthread -I"$prefix/include" "$@"; }

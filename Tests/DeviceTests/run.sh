@@ -9,24 +9,7 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 2
 
-work=$(mktemp -d) || exit 2
-trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM
-failed=0
-
-# check NAME COMMAND...: one line for the outcome; the command's output only when it failed.
-check() {
-    local name=$1
-    shift
-    if "$@" >"$work/output" 2>&1; then
-        echo "ok $name"
-    else
-        echo "FAILED $name"
-        tail -n 40 "$work/output" | sed 's/^/    /'
-        failed=1
-        return 1
-    fi
-}
+. Tests/checks.sh
 
 check ptx_is_of_its_source scripts/device-kernels --check
 check fake_driver_compiles sh Tests/FakeCUDA/build.sh "$work/libcuda.so"

@@ -34,24 +34,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     exit
 fi
 
-work=$(mktemp -d) || exit 2
-trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM
-failed=0
-
-# check NAME COMMAND...: one line for the outcome; the command's output only when it failed.
-check() {
-    local name=$1
-    shift
-    if "$@" >"$work/output" 2>&1; then
-        echo "ok $name"
-    else
-        echo "FAILED $name"
-        head -n 20 "$work/output" | sed 's/^/    /'
-        failed=1
-        return 1
-    fi
-}
+. Tests/checks.sh
 
 # compile FOLDER ROOM COMPILER...: as a release build does, but that warnings are errors, and one is that a loop which is
 # marked to be vectorised was not.
