@@ -4,24 +4,30 @@
 //
 // FAKE_CUDA_DEVICES=n: so many devices, 1 if it is not set. FAKE_CUDA_PTX=file: a module that is loaded whose kernels
 // that file has is taken from it instead. FAKE_CUDA_NO_KERNELS=1: no module is loaded, as on a device that is too old.
-// FAKE_CUDA_VERBOSE=1: says why a module was not loaded, or what a kernel did wrong.
+// FAKE_CUDA_VERBOSE=1: says why a module was not loaded, or what a kernel did wrong. FAKE_CUDA_DELAY=n: a copy or a
+// kernel begins so many microseconds after what was before it, 300 if it is not set; FAKE_CUDA_JITTER=n: and up to so
+// many more, at random. FAKE_CUDA_FAIL=function:n:code: as fake_cuda_fail. FAKE_CUDA_NO_PEER_ACCESS=1: nobody may use
+// what another process exported.
 #define _GNU_SOURCE
 #include "fake_cuda.h"
 
 #include "ptx.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
     SUCCESS = 0,
     INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
     NOT_INITIALIZED = 3,
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
@@ -29,20 +35,36 @@ enum {
     NO_BINARY_FOR_DEVICE = 209,
     INVALID_PTX = 218,
     INVALID_HANDLE = 400,
+    NOT_SUPPORTED = 801,
     NOT_FOUND = 500,
     ILLEGAL_ADDRESS = 700,
-    FUNCTIONS = 48,
+    FUNCTIONS = 64,
+    GRANULE = 2 << 20,
     BLOCKS = 256,
     DEPTH = 16,
-    STREAMS = 16
+    STREAMS = 32
 };
+
+enum { NO_ACCESS = 0, READ = 1, READ_WRITE = 3 };
 
 typedef struct block {
     uint8_t *device; // What the caller has: mapped without any right.
     uint8_t *host;   // The same pages, for this driver.
     size_t bytes, mapped;
     int ordinal;
+    int rights;
+    bool is_imported, is_reserved;
+    struct allocation *of;
 } block;
+
+// Memory without an address: what processes share, as a file.
+typedef struct allocation {
+    int file;
+    size_t bytes;
+    int ordinal;
+    int holders; // Its handle, and each place where it is mapped.
+    bool is_imported;
+} allocation;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block blocks[BLOCKS];
@@ -50,6 +72,7 @@ static struct {
     const char *name;
     int calls, fails_at, code;
 } functions[FUNCTIONS];
+static size_t created_bytes;
 static int lost_with;
 static bool is_initialised;
 static pid_t owner;
@@ -60,6 +83,22 @@ static _Thread_local int depth;
 static int device_count(void) {
     const char *said = getenv("FAKE_CUDA_DEVICES");
     return said ? atoi(said) : 1;
+}
+
+static int index_of(const char *name);
+
+// What the environment asks for, once.
+static void plan_failure(void) {
+    static bool is_planned;
+    char name[64];
+    int n, code;
+    const char *said = is_planned ? NULL : getenv("FAKE_CUDA_FAIL");
+    is_planned = true;
+    if (!said || sscanf(said, "%63[^:]:%d:%d", name, &n, &code) != 3)
+        return;
+    int i = index_of(name);
+    functions[i].fails_at = n;
+    functions[i].code = code;
 }
 
 static int index_of(const char *name) {
@@ -76,6 +115,7 @@ static int index_of(const char *name) {
 // Counts a call, and tells with what it is to fail.
 static int enter(const char *name) {
     pthread_mutex_lock(&lock);
+    plan_failure();
     int i = index_of(name), code = lost_with;
     if (++functions[i].calls == functions[i].fails_at) {
         code = functions[i].code;
@@ -109,12 +149,22 @@ static block *find(const void *address, size_t bytes) {
     return NULL;
 }
 
-static uint8_t *host_side(const void *address, size_t bytes) {
+static uint8_t *host_side(const void *address, size_t bytes, int rights) {
     pthread_mutex_lock(&lock);
     block *found = find(address, bytes);
+    if (found && (found->rights & rights) != rights)
+        found = NULL;
     uint8_t *host = found ? found->host + ((const uint8_t *)address - found->device) : NULL;
     pthread_mutex_unlock(&lock);
     return host;
+}
+
+static void add(block made) {
+    int i = 0;
+    while (blocks[i].device)
+        if (++i == BLOCKS)
+            abort();
+    blocks[i] = made;
 }
 
 // ---- What tests ask for ---------------------------------------------------------------------------
@@ -125,17 +175,17 @@ void *fake_cuda_alloc(size_t bytes) {
     if (file < 0 || ftruncate(file, (off_t)mapped) != 0)
         abort();
     block made = {mmap(NULL, mapped, PROT_NONE, MAP_SHARED, file, 0),
-                  mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0), bytes, mapped, device_count() - 1};
+                  mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0),
+                  .bytes = bytes,
+                  .mapped = mapped,
+                  .ordinal = device_count() - 1,
+                  .rights = READ_WRITE};
     close(file);
     if (made.device == MAP_FAILED || made.host == MAP_FAILED)
         abort();
     pthread_mutex_lock(&lock);
     contexts[made.ordinal] = 1;
-    int i = 0;
-    while (blocks[i].device)
-        if (++i == BLOCKS)
-            abort();
-    blocks[i] = made;
+    add(made);
     pthread_mutex_unlock(&lock);
     return made.device;
 }
@@ -149,8 +199,10 @@ void fake_cuda_free(void *memory) {
     pthread_mutex_unlock(&lock);
 }
 
-void fake_cuda_write(void *to, const void *from, size_t bytes) { memcpy(host_side(to, bytes), from, bytes); }
-void fake_cuda_read(void *to, const void *from, size_t bytes) { memcpy(to, host_side(from, bytes), bytes); }
+void fake_cuda_write(void *to, const void *from, size_t bytes) {
+    memcpy(host_side(to, bytes, READ_WRITE), from, bytes);
+}
+void fake_cuda_read(void *to, const void *from, size_t bytes) { memcpy(to, host_side(from, bytes, READ), bytes); }
 
 void fake_cuda_fail(const char *function, int n, int code) {
     pthread_mutex_lock(&lock);
@@ -185,13 +237,12 @@ typedef struct task {
 // The first one is the default stream; the others do not wait for it.
 typedef struct stream {
     task *first, **last;
-    bool is_running;
+    bool is_running, is_made;
 } stream;
 
 static pthread_mutex_t stream_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t stream_moved = PTHREAD_COND_INITIALIZER;
-static stream streams[STREAMS];
-static int stream_count = 1;
+static stream streams[STREAMS] = {{.is_made = true}};
 
 // Null if it is none, as a test's own are.
 static stream *stream_of(void *handle) {
@@ -199,16 +250,15 @@ static stream *stream_of(void *handle) {
         return &streams[0];
     pthread_mutex_lock(&stream_lock);
     stream *found = NULL;
-    for (int i = 1; i < stream_count; i++)
-        if (handle == &streams[i])
+    for (int i = 1; i < STREAMS; i++)
+        if (handle == &streams[i] && streams[i].is_made)
             found = &streams[i];
     pthread_mutex_unlock(&stream_lock);
     return found;
 }
 
 static void *kernel_memory(uint64_t address, size_t bytes, bool writes) {
-    (void)writes;
-    return host_side((const void *)(uintptr_t)address, bytes);
+    return host_side((const void *)(uintptr_t)address, bytes, writes ? READ_WRITE : READ);
 }
 
 static void run_kernel(const task *task) {
@@ -223,17 +273,23 @@ static void run_kernel(const task *task) {
     pthread_mutex_unlock(&lock);
 }
 
+static long microseconds(const char *name, long usual) {
+    const char *said = getenv(name);
+    return said ? atol(said) : usual;
+}
+
 static void *run_stream(void *of) {
     stream *on = of;
     // Long enough for a caller that does not wait to be found out.
-    const char *said = getenv("FAKE_CUDA_DELAY");
-    const long delay = said ? atol(said) : 300;
+    const long least = microseconds("FAKE_CUDA_DELAY", 300), jitter = microseconds("FAKE_CUDA_JITTER", 0);
+    unsigned random = (unsigned)getpid() ^ (unsigned)(uintptr_t)of;
     pthread_mutex_lock(&stream_lock);
     for (;;) {
         while (!on->first)
             pthread_cond_wait(&stream_moved, &stream_lock);
         task *next = on->first;
         pthread_mutex_unlock(&stream_lock);
+        const long delay = least + (jitter > 0 ? rand_r(&random) % jitter : 0);
         if (delay > 0)
             nanosleep(&(struct timespec){0, delay * 1000}, NULL);
         if (next->kernel)
@@ -301,10 +357,11 @@ int cuGetErrorName(int code, const char **name) {
     static const struct {
         int code;
         const char *name;
-    } names[] = {
-        {1, "CUDA_ERROR_INVALID_VALUE"},     {2, "CUDA_ERROR_OUT_OF_MEMORY"},     {100, "CUDA_ERROR_NO_DEVICE"},
-        {201, "CUDA_ERROR_INVALID_CONTEXT"}, {218, "CUDA_ERROR_INVALID_PTX"},     {400, "CUDA_ERROR_INVALID_HANDLE"},
-        {500, "CUDA_ERROR_NOT_FOUND"},       {700, "CUDA_ERROR_ILLEGAL_ADDRESS"}, {999, "CUDA_ERROR_UNKNOWN"}};
+    } names[] = {{1, "CUDA_ERROR_INVALID_VALUE"},   {2, "CUDA_ERROR_OUT_OF_MEMORY"},
+                 {100, "CUDA_ERROR_NO_DEVICE"},     {201, "CUDA_ERROR_INVALID_CONTEXT"},
+                 {218, "CUDA_ERROR_INVALID_PTX"},   {400, "CUDA_ERROR_INVALID_HANDLE"},
+                 {500, "CUDA_ERROR_NOT_FOUND"},     {700, "CUDA_ERROR_ILLEGAL_ADDRESS"},
+                 {801, "CUDA_ERROR_NOT_SUPPORTED"}, {999, "CUDA_ERROR_UNKNOWN"}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (names[i].code == code) {
             *name = names[i].name;
@@ -382,9 +439,9 @@ int cuMemAlloc_v2(uint64_t *memory, size_t bytes) {
 // What was asked for before comes first.
 int cuMemFree_v2(uint64_t memory) {
     ENTER_WITH_CONTEXT;
-    if (!host_side((const void *)(uintptr_t)memory, 1))
+    if (!host_side((const void *)(uintptr_t)memory, 1, READ_WRITE))
         return INVALID_VALUE;
-    for (int i = 0; i < stream_count; i++)
+    for (int i = 0; i < STREAMS; i++)
         drain(&streams[i]);
     fake_cuda_free((void *)(uintptr_t)memory);
     return SUCCESS;
@@ -392,20 +449,20 @@ int cuMemFree_v2(uint64_t memory) {
 
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *on) {
     ENTER_WITH_CONTEXT;
-    const uint8_t *source = host_side((const void *)(uintptr_t)from, bytes);
+    const uint8_t *source = host_side((const void *)(uintptr_t)from, bytes, READ);
     return source ? push(on, (task){.to = to, .from = source, .bytes = bytes}) : ILLEGAL_ADDRESS;
 }
 
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *on) {
     ENTER_WITH_CONTEXT;
-    uint8_t *target = host_side((const void *)(uintptr_t)to, bytes);
+    uint8_t *target = host_side((const void *)(uintptr_t)to, bytes, READ_WRITE);
     return target ? push(on, (task){.to = target, .from = from, .bytes = bytes}) : ILLEGAL_ADDRESS;
 }
 
 int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *on) {
     ENTER_WITH_CONTEXT;
-    uint8_t *target = host_side((const void *)(uintptr_t)to, bytes);
-    const uint8_t *source = host_side((const void *)(uintptr_t)from, bytes);
+    uint8_t *target = host_side((const void *)(uintptr_t)to, bytes, READ_WRITE);
+    const uint8_t *source = host_side((const void *)(uintptr_t)from, bytes, READ);
     return target && source ? push(on, (task){.to = target, .from = source, .bytes = bytes}) : ILLEGAL_ADDRESS;
 }
 
@@ -414,8 +471,165 @@ int cuMemGetInfo_v2(size_t *left, size_t *total) {
     *left = *total = (size_t)1 << 30;
     pthread_mutex_lock(&lock);
     for (int i = 0; i < BLOCKS; i++)
-        *left -= blocks[i].device ? blocks[i].mapped : 0;
+        *left -= blocks[i].device && !blocks[i].is_reserved ? blocks[i].mapped : 0;
+    *left -= created_bytes;
     pthread_mutex_unlock(&lock);
+    return SUCCESS;
+}
+
+// ---- Memory that processes share -------------------------------------------------------------------
+
+typedef struct properties {
+    int type, handle_types, location_type, ordinal;
+    void *unused;
+    uint8_t flags[8];
+} properties;
+
+typedef struct access {
+    int location_type, ordinal, rights;
+} access_rights;
+
+static bool is_proper(const properties *p) {
+    static const uint8_t none[8];
+    return p->type == 1 && p->handle_types == 1 && p->location_type == 1 && p->ordinal >= 0 &&
+           p->ordinal < device_count() && !p->unused && memcmp(p->flags, none, sizeof none) == 0;
+}
+
+int cuMemGetAllocationGranularity(size_t *bytes, const properties *wanted, int which) {
+    ENTER;
+    if (!is_proper(wanted) || which != 0)
+        return INVALID_VALUE;
+    *bytes = GRANULE;
+    return SUCCESS;
+}
+
+int cuMemCreate(uint64_t *handle, size_t bytes, const properties *wanted, unsigned long long flags) {
+    ENTER;
+    if (!is_proper(wanted) || flags != 0 || bytes == 0 || bytes % GRANULE != 0)
+        return INVALID_VALUE;
+    int file = memfd_create("fake-cuda-shared", MFD_CLOEXEC);
+    if (file < 0 || ftruncate(file, (off_t)bytes) != 0)
+        return OUT_OF_MEMORY;
+    allocation *made = calloc(1, sizeof *made);
+    *made = (allocation){file, bytes, wanted->ordinal, 1, false};
+    pthread_mutex_lock(&lock);
+    created_bytes += bytes;
+    pthread_mutex_unlock(&lock);
+    *handle = (uint64_t)(uintptr_t)made;
+    return SUCCESS;
+}
+
+// With the lock.
+static void let_go(allocation *of) {
+    if (--of->holders > 0)
+        return;
+    if (!of->is_imported)
+        created_bytes -= of->bytes;
+    close(of->file);
+    free(of);
+}
+
+int cuMemRelease(uint64_t handle) {
+    ENTER;
+    pthread_mutex_lock(&lock);
+    let_go((allocation *)(uintptr_t)handle);
+    pthread_mutex_unlock(&lock);
+    return SUCCESS;
+}
+
+int cuMemAddressReserve(uint64_t *address, size_t bytes, size_t alignment, uint64_t wish, unsigned long long flags) {
+    ENTER;
+    if (bytes == 0 || bytes % GRANULE != 0 || alignment != 0 || wish != 0 || flags != 0)
+        return INVALID_VALUE;
+    void *place = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (place == MAP_FAILED)
+        return OUT_OF_MEMORY;
+    *address = (uint64_t)(uintptr_t)place;
+    return SUCCESS;
+}
+
+int cuMemAddressFree(uint64_t address, size_t bytes) {
+    ENTER;
+    pthread_mutex_lock(&lock);
+    bool is_mapped = find((const void *)(uintptr_t)address, 1) != NULL;
+    pthread_mutex_unlock(&lock);
+    return is_mapped || munmap((void *)(uintptr_t)address, bytes) != 0 ? INVALID_VALUE : SUCCESS;
+}
+
+int cuMemMap(uint64_t address, size_t bytes, size_t offset, uint64_t handle, unsigned long long flags) {
+    ENTER;
+    allocation *of = (allocation *)(uintptr_t)handle;
+    if (offset != 0 || flags != 0 || bytes != of->bytes)
+        return INVALID_VALUE;
+    void *place = (void *)(uintptr_t)address;
+    block made = {mmap(place, bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, of->file, 0),
+                  mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, of->file, 0),
+                  .bytes = bytes,
+                  .mapped = bytes,
+                  .ordinal = of->ordinal,
+                  .rights = NO_ACCESS,
+                  .is_imported = of->is_imported,
+                  .is_reserved = true,
+                  .of = of};
+    if (made.device == MAP_FAILED || made.host == MAP_FAILED)
+        return OUT_OF_MEMORY;
+    pthread_mutex_lock(&lock);
+    of->holders++;
+    add(made);
+    pthread_mutex_unlock(&lock);
+    return SUCCESS;
+}
+
+int cuMemSetAccess(uint64_t address, size_t bytes, const access_rights *wanted, size_t count) {
+    ENTER;
+    if (count != 1 || wanted->location_type != 1 || (wanted->rights != READ && wanted->rights != READ_WRITE))
+        return INVALID_VALUE;
+    int code = INVALID_VALUE;
+    pthread_mutex_lock(&lock);
+    block *found = find((const void *)(uintptr_t)address, bytes);
+    if (found && found->is_reserved && found->bytes == bytes) {
+        code = found->is_imported && getenv("FAKE_CUDA_NO_PEER_ACCESS") ? NOT_SUPPORTED : SUCCESS;
+        if (code == SUCCESS)
+            found->rights = wanted->rights;
+    }
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+// Whoever does it while the device works there loses what was to be done.
+int cuMemUnmap(uint64_t address, size_t bytes) {
+    ENTER;
+    pthread_mutex_lock(&lock);
+    block *found = find((const void *)(uintptr_t)address, bytes);
+    bool is_right = found && found->is_reserved && found->bytes == bytes;
+    if (is_right) {
+        mmap(found->device, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+        munmap(found->host, bytes);
+        let_go(found->of);
+        memset(found, 0, sizeof *found);
+    }
+    pthread_mutex_unlock(&lock);
+    return is_right ? SUCCESS : INVALID_VALUE;
+}
+
+int cuMemExportToShareableHandle(void *descriptor, uint64_t handle, int type, unsigned long long flags) {
+    ENTER;
+    if (type != 1 || flags != 0)
+        return INVALID_VALUE;
+    *(int *)descriptor = fcntl(((allocation *)(uintptr_t)handle)->file, F_DUPFD_CLOEXEC, 0);
+    return SUCCESS;
+}
+
+// The descriptor stays the caller's.
+int cuMemImportFromShareableHandle(uint64_t *handle, void *descriptor, int type) {
+    ENTER;
+    struct stat content;
+    int file = (int)(intptr_t)descriptor;
+    if (type != 1 || fstat(file, &content) != 0 || content.st_size == 0 || content.st_size % GRANULE != 0)
+        return INVALID_VALUE;
+    allocation *made = calloc(1, sizeof *made);
+    *made = (allocation){fcntl(file, F_DUPFD_CLOEXEC, 0), (size_t)content.st_size, 0, 1, true};
+    *handle = (uint64_t)(uintptr_t)made;
     return SUCCESS;
 }
 
@@ -424,9 +638,25 @@ int cuStreamCreate(void **handle, unsigned flags) {
     if (flags != 1)
         return INVALID_VALUE;
     pthread_mutex_lock(&stream_lock);
-    if (stream_count == STREAMS)
-        abort();
-    *handle = &streams[stream_count++];
+    int i = 1;
+    while (streams[i].is_made)
+        if (++i == STREAMS)
+            abort();
+    streams[i].is_made = true;
+    *handle = &streams[i];
+    pthread_mutex_unlock(&stream_lock);
+    return SUCCESS;
+}
+
+// What it was asked for comes first; its thread waits for the next who makes one.
+int cuStreamDestroy_v2(void *handle) {
+    ENTER_WITH_CONTEXT;
+    stream *on = stream_of(handle);
+    if (!on || !handle)
+        return INVALID_HANDLE;
+    drain(on);
+    pthread_mutex_lock(&stream_lock);
+    on->is_made = false;
     pthread_mutex_unlock(&stream_lock);
     return SUCCESS;
 }

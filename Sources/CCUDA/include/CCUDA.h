@@ -24,6 +24,7 @@ enum {
     pccl_cuda_out_of_memory = 2,
     pccl_cuda_no_device_found = 100,
     pccl_cuda_invalid_context = 201,
+    pccl_cuda_not_supported = 801,
     pccl_cuda_stream_capture_unsupported = 900,
     /// Of ours: the driver lacks the function.
     pccl_cuda_unavailable = -1
@@ -36,8 +37,34 @@ enum {
     pccl_cuda_pointer_device_ordinal = 9,
     pccl_cuda_memory_of_device = 2,
     pccl_cuda_host_register_portable = 1,
-    pccl_cuda_stream_non_blocking = 1
+    pccl_cuda_stream_non_blocking = 1,
+    pccl_cuda_allocation_pinned = 1,
+    pccl_cuda_location_device = 1,
+    pccl_cuda_handle_descriptor = 1,
+    pccl_cuda_granularity_minimum = 0,
+    pccl_cuda_access_read = 1,
+    pccl_cuda_access_read_write = 3
 };
+
+typedef uint64_t pccl_cuda_allocation;
+
+typedef struct pccl_cuda_location {
+    int type, ordinal;
+} pccl_cuda_location;
+
+/// Of memory that other processes may map.
+typedef struct pccl_cuda_allocation_properties {
+    int type;
+    int handle_types;
+    pccl_cuda_location location;
+    void *_Nullable unused;
+    uint8_t flags[8];
+} pccl_cuda_allocation_properties;
+
+typedef struct pccl_cuda_access {
+    pccl_cuda_location location;
+    int rights;
+} pccl_cuda_access;
 
 // FUNCTION(our name, the driver's symbol, parameters, their names)
 #define PCCL_CUDA_FUNCTIONS(FUNCTION)                                                                                  \
@@ -68,8 +95,36 @@ enum {
              (pccl_cuda_pointer to, pccl_cuda_pointer from, size_t bytes, pccl_cuda_stream _Nullable stream),          \
              (to, from, bytes, stream))                                                                                \
     FUNCTION(memory_info, cuMemGetInfo_v2, (size_t * free, size_t * total), (free, total))                             \
+    FUNCTION(granularity, cuMemGetAllocationGranularity,                                                               \
+             (size_t * bytes, const pccl_cuda_allocation_properties *properties, int which),                           \
+             (bytes, properties, which))                                                                               \
+    FUNCTION(create, cuMemCreate,                                                                                      \
+             (pccl_cuda_allocation * allocation, size_t bytes, const pccl_cuda_allocation_properties *properties,      \
+              unsigned long long flags),                                                                               \
+             (allocation, bytes, properties, flags))                                                                   \
+    FUNCTION(release, cuMemRelease, (pccl_cuda_allocation allocation), (allocation))                                   \
+    FUNCTION(reserve, cuMemAddressReserve,                                                                             \
+             (pccl_cuda_pointer * address, size_t bytes, size_t alignment, pccl_cuda_pointer wish,                     \
+              unsigned long long flags),                                                                               \
+             (address, bytes, alignment, wish, flags))                                                                 \
+    FUNCTION(unreserve, cuMemAddressFree, (pccl_cuda_pointer address, size_t bytes), (address, bytes))                 \
+    FUNCTION(map, cuMemMap,                                                                                            \
+             (pccl_cuda_pointer address, size_t bytes, size_t offset, pccl_cuda_allocation allocation,                 \
+              unsigned long long flags),                                                                               \
+             (address, bytes, offset, allocation, flags))                                                              \
+    FUNCTION(unmap, cuMemUnmap, (pccl_cuda_pointer address, size_t bytes), (address, bytes))                           \
+    FUNCTION(set_access, cuMemSetAccess,                                                                               \
+             (pccl_cuda_pointer address, size_t bytes, const pccl_cuda_access *access, size_t count),                  \
+             (address, bytes, access, count))                                                                          \
+    FUNCTION(export_descriptor, cuMemExportToShareableHandle,                                                          \
+             (void *descriptor, pccl_cuda_allocation allocation, int type, unsigned long long flags),                  \
+             (descriptor, allocation, type, flags))                                                                    \
+    FUNCTION(import_descriptor, cuMemImportFromShareableHandle,                                                        \
+             (pccl_cuda_allocation * allocation, void *_Nullable descriptor, int type),                                \
+             (allocation, descriptor, type))                                                                           \
     FUNCTION(stream_create, cuStreamCreate, (pccl_cuda_stream _Nullable *_Nonnull stream, unsigned flags),             \
              (stream, flags))                                                                                          \
+    FUNCTION(stream_destroy, cuStreamDestroy_v2, (pccl_cuda_stream stream), (stream))                                  \
     FUNCTION(stream_synchronize, cuStreamSynchronize, (pccl_cuda_stream _Nullable stream), (stream))                   \
     FUNCTION(stream_is_capturing, cuStreamIsCapturing, (pccl_cuda_stream _Nullable stream, int *status),               \
              (stream, status))                                                                                         \
