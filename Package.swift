@@ -47,7 +47,7 @@ let package = Package(
         room("PCCLWire", ["PCCLBase"]),
         room("PCCLMembership", ["PCCLBase", "PCCLWire"]),
         room("PCCLSchedule", ["PCCLBase"]),
-        room("PCCLCompute", ["PCCLBase", "CKernels", "CCUDA", "COpenSSL", "CZstd"]),
+        room("PCCLCompute", ["PCCLBase", "CKernels", "CCUDA", "CShims", "COpenSSL", "CZstd"]),
         room("PCCLSnapshot", ["PCCLBase", "PCCLCompute", "StrictJSON", "CSnapshots"]),
         room("PCCLTransport", ["PCCLBase", "PCCLWire", "CShims", "CUV"]),
         room("PCCLEngine", ["PCCLBase", "PCCLWire", "PCCLSchedule", "PCCLCompute", "PCCLTransport"]),

@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 int pccl_shim_accept(int listener, struct sockaddr *address, socklen_t *length) {
     return accept4(listener, address, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -49,4 +51,82 @@ int pccl_shim_set_congestion_control(int descriptor, const char *name) {
 int pccl_shim_is_open_at_other_end(int descriptor) {
     struct pollfd watched = {descriptor, POLLRDHUP, 0};
     return poll(&watched, 1, 0) == 0;
+}
+
+int pccl_shim_open_local_socket(uint8_t name[pccl_shim_socket_name_bytes], int *count) {
+    int made = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (made < 0)
+        return -1;
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    socklen_t length = sizeof(sa_family_t); // Without a name: the kernel chooses one.
+    if (bind(made, (struct sockaddr *)&address, length) != 0)
+        goto failed;
+    length = sizeof address;
+    if (getsockname(made, (struct sockaddr *)&address, &length) != 0)
+        goto failed;
+    *count = (int)(length - offsetof(struct sockaddr_un, sun_path));
+    if (*count <= 0 || *count > pccl_shim_socket_name_bytes)
+        goto failed;
+    memcpy(name, address.sun_path, (size_t)*count);
+    return made;
+failed:
+    close(made);
+    return -1;
+}
+
+int pccl_shim_send_descriptor(int from, const uint8_t *name, int name_count, const void *bytes, size_t count,
+                              int descriptor) {
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    if (name_count < 0 || (size_t)name_count > sizeof to.sun_path)
+        return -1;
+    memcpy(to.sun_path, name, (size_t)name_count);
+    struct iovec content = {(void *)(uintptr_t)bytes, count};
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    memset(&control, 0, sizeof control);
+    struct msghdr message = {.msg_name = &to,
+                             .msg_namelen = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + (size_t)name_count),
+                             .msg_iov = &content,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+    struct cmsghdr *passed = CMSG_FIRSTHDR(&message);
+    passed->cmsg_level = SOL_SOCKET;
+    passed->cmsg_type = SCM_RIGHTS;
+    passed->cmsg_len = CMSG_LEN(sizeof descriptor);
+    memcpy(CMSG_DATA(passed), &descriptor, sizeof descriptor);
+    return sendmsg(from, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)count ? 0 : -1;
+}
+
+ssize_t pccl_shim_receive_descriptor(int socket, void *bytes, size_t room, int *descriptor) {
+    struct iovec content = {bytes, room};
+    // Room for more than one: what nobody asked for is closed, and not left open.
+    enum { MOST = 8 };
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(MOST * sizeof(int))];
+    } control;
+    struct msghdr message = {.msg_iov = &content,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+    *descriptor = -1;
+    ssize_t count = recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_TRUNC);
+    if (count < 0)
+        return -1;
+    for (struct cmsghdr *passed = CMSG_FIRSTHDR(&message); passed; passed = CMSG_NXTHDR(&message, passed)) {
+        if (passed->cmsg_level != SOL_SOCKET || passed->cmsg_type != SCM_RIGHTS)
+            continue;
+        for (size_t i = 0; CMSG_LEN((i + 1) * sizeof(int)) <= passed->cmsg_len; i++) {
+            int one;
+            memcpy(&one, CMSG_DATA(passed) + i * sizeof one, sizeof one);
+            if (*descriptor < 0)
+                *descriptor = one;
+            else
+                close(one);
+        }
+    }
+    return count;
 }

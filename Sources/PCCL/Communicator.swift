@@ -100,6 +100,8 @@ public final class Communicator: Sendable {
                 portBase: Environment.process.portBase,
                 algorithm: configuration.algorithm ?? Environment.process.algorithm,
                 links: Environment.process.links)
+            session.deviceWindowBytes = Environment.process.deviceWindowBytes
+            session.deviceRoundBytes = Environment.process.deviceRoundBytes
             session.advertised = Environment.process.advertised
             session.interfaces = Environment.process.interfaces
             session.ensemble = configuration.ensemble
@@ -147,11 +149,11 @@ public final class Communicator: Sendable {
         guard handle(tag: tag) == nil else {
             throw PCCLError(.invalidArgument, "tag \(tag) was launched and not awaited")
         }
-        let staging = try staging(descriptor, send: send, receive: receive, stream: stream)
+        let device = try deviceBuffers(descriptor, send: send, receive: receive, stream: stream)
         let feedback = hasErrorFeedback && descriptor.codec != .none ? try feedback(descriptor, tag: tag) : nil
         let completion = PeerSession.OperationCompletion()
         let handle = OperationHandle(
-            tag: tag, count: Int(descriptor.count), completion, staging: staging, owner: self)
+            tag: tag, count: Int(descriptor.count), completion, device: device, owner: self)
         let isFree = handles.withLock { handles in
             if handles[tag] != nil { return false }
             handles[tag] = handle
@@ -162,16 +164,16 @@ public final class Communicator: Sendable {
         }
         session.launch(
             Tag(tag), descriptor,
-            ReduceBuffers(send: staging?.send ?? send, receive: staging?.receive ?? receive, feedback: feedback),
+            ReduceBuffers(send: send, receive: receive, feedback: feedback, device: device),
             onLoss: onLoss, completion)
         return handle
     }
 
     /// Nil: all of it is memory of the host.
-    private func staging(
+    private func deviceBuffers(
         _ descriptor: OperationDescriptor, send: UnsafeRawPointer, receive: UnsafeMutableRawPointer,
         stream: OpaquePointer?
-    ) throws(PCCLError) -> DeviceStaging? {
+    ) throws(PCCLError) -> DeviceBuffers? {
         let whole = Int(descriptor.count) * descriptor.type.byteCount
         let block = whole / max(Int(descriptor.worldSize), 1)
         let (sent, received) =
@@ -182,8 +184,11 @@ public final class Communicator: Sendable {
             case .barrier: (0, 0)
             }
         do {
-            return try DeviceStaging(
+            let buffers = try DeviceBuffers(
                 send: send, sendCount: sent, receive: receive, receiveCount: received, stream: stream)
+            // Here, and not later on the thread that others wait for.
+            if let buffers, descriptor.codec != .none || !session.sharesDevices { _ = try buffers.stage() }
+            return buffers
         } catch {
             throw PCCLError(.internalError, error.description)
         }

@@ -10,14 +10,14 @@ public final class OperationHandle: Sendable {
     public let count: Int
     private let completion: PeerSession.OperationCompletion
     /// Where buffers are memory of a device.
-    private let staging: DeviceStaging?
+    private let device: DeviceBuffers?
     private weak let owner: Communicator?
 
     init(
-        tag: UInt64, count: Int, _ completion: PeerSession.OperationCompletion, staging: DeviceStaging?,
+        tag: UInt64, count: Int, _ completion: PeerSession.OperationCompletion, device: DeviceBuffers?,
         owner: Communicator
     ) {
-        self.staging = staging
+        self.device = device
         self.tag = tag
         self.count = count
         self.completion = completion
@@ -75,8 +75,8 @@ public final class OperationHandle: Sendable {
         switch outcome.outcome {
         case .success(let worldSize, let parts):
             (result.worldSize, result.parts) = (worldSize, parts)
-            if bringsBack, let staging {
-                do { try staging.bringBack() } catch { result.error = PCCLError(.internalError, error.description) }
+            if bringsBack, let device {
+                do { try device.bringBack() } catch { result.error = PCCLError(.internalError, error.description) }
             }
         case .memberLost:
             result.error = PCCLError(.rankConnectionLost, "a member was lost during the operation with tag \(tag)")

@@ -10,8 +10,8 @@ package protocol EngineDelegate: AnyObject {
     func enginePrepared(_ peer: PeerID, _ epoch: Epoch, _ tag: Tag, _ launch: LaunchNumber)
     /// This peer holds the whole result of its launch.
     func engineHoldsResult(_ tag: Tag, _ launch: LaunchNumber)
-    /// An operation of this peer cannot go on. Said once, until the engine is halted.
-    func engineIsOutOfMemory(_ text: String)
+    /// An operation of this peer cannot go on: it has no memory, or its device fails. Said once, until the engine is halted.
+    func engineCannotGoOn(_ text: String)
 }
 
 /// The data plane of one communicator: runs operations over links. It decides nothing about outcomes and knows views
@@ -21,19 +21,21 @@ package protocol EngineDelegate: AnyObject {
 /// and by the sender's launch number, which `bind` ties to an operation of ours; frames of a launch that is not bound yet
 /// are kept, within the eager allowance.
 package final class Engine {
-    private let loop: EventLoop
-    private let configuration: EngineConfiguration
-    private weak var delegate: (any EngineDelegate)?
+    let loop: EventLoop
+    let configuration: EngineConfiguration
+    weak var delegate: (any EngineDelegate)?
     private let pools: Execution.Pools
 
     private var epoch = Epoch.none
-    private var isHalted = true
-    private var isOutOfMemory = false
+    private(set) var isHalted = true
+    private var cannotGoOn = false
     private var members: [PeerID] = []
     private var executions: [LaunchNumber: Execution] = [:]
-    private var inbound: [PeerID: Inbound] = [:]
+    /// Operations that go through windows, or may yet.
+    var runs: [LaunchNumber: WindowRun] = [:]
+    var inbound: [PeerID: Inbound] = [:]
     private var outbound: [PeerID: Outbound] = [:]
-    private var links: [PeerID: Link] = [:]
+    private(set) var links: [PeerID: Link] = [:]
 
     private var nextToken = 1
     /// Of requests for shared state: what comes late is not taken for an answer to a later one.
@@ -41,13 +43,19 @@ package final class Engine {
     private var landings: [Int: (launch: LaunchNumber, piece: StagedPiece)] = [:]
     private var departures: [Int: Departure] = [:]
     private var exchange: StateExchange?
+    let windows: WindowExchange
+    /// Whether all other members' windows are mapped. Any thread may read it.
+    package let hasAllWindows = Guarded(false)
 
     /// What is known of one peer's launches in this epoch.
-    private struct Inbound {
+    struct Inbound {
         /// Their launch → ours.
         var bound: [LaunchNumber: LaunchNumber] = [:]
         var ignored: Set<LaunchNumber> = []
-        var windows: [LaunchNumber: Int] = [:]
+        /// What their entries say, until they are bound.
+        var entries: [LaunchNumber: Entry] = [:]
+        /// How far those that are not bound have come through windows.
+        var rounds: [LaunchNumber: WindowRounds] = [:]
         /// Data of launches that are not bound yet.
         var early: [LaunchNumber: [HeldFrame]] = [:]
         /// Frames of epochs to come, in order of arrival.
@@ -56,7 +64,7 @@ package final class Engine {
         var heldFrames = 0
     }
 
-    private struct HeldFrame {
+    struct HeldFrame {
         var header: FrameHeader
         var payload: [UInt8]
     }
@@ -79,9 +87,20 @@ package final class Engine {
         self.loop = loop
         self.configuration = configuration
         self.delegate = delegate
+        windows = WindowExchange(loop, configuration.windows)
         pools = Execution.Pools(
             staging: StagingPool(keptBytesLimit: configuration.keptStagingBytes, memory: configuration.memory),
             originals: StagingPool(keptBytesLimit: configuration.keptOriginalsBytes, memory: configuration.memory))
+        windows.link = { [weak self] in self?.links[$0] }
+        windows.onChange = { [weak self] in self?.noteWindows() }
+    }
+
+    /// It is not used any more.
+    package func close() { windows.close() }
+
+    private func noteWindows() {
+        let hasAll = members.count > 1 && windows.own != nil && members.count { windows.mapped[$0] != nil } == members.count - 1
+        hasAllWindows.withLock { $0 = hasAll }
     }
 
     // MARK: views and links
@@ -94,6 +113,7 @@ package final class Engine {
         outbound = [:]
         landings = [:]
         departures = [:]
+        noteWindows()
         let held = members.map { ($0, inbound[$0]?.future ?? []) }
         inbound = [:]
         for (peer, frames) in held {
@@ -104,7 +124,8 @@ package final class Engine {
     /// Nothing moves any more until `adopt`. Memory of operations stays lent until each is finished.
     package func halt() {
         isHalted = true
-        isOutOfMemory = false
+        cannotGoOn = false
+        for run in runs.values { run.halt() }
         for execution in executions.values {
             for link in links.values { link.abandon(execution.launch) }
         }
@@ -126,13 +147,16 @@ package final class Engine {
     package func linkUp(_ link: Link) {
         links[link.peer] = link
         exchange?.linkUp()
+        windows.linkUp(link)
         guard !isHalted else { return }
-        for launch in executions.keys.sorted() { executions[launch].map { enter($0, at: link.peer) } }
+        let operations: [any EngineOperation] = Array(executions.values) + Array(runs.values)
+        for operation in operations.sorted(by: { $0.launch < $1.launch }) { enter(operation, at: link.peer) }
     }
 
     package func linkDown(_ peer: PeerID) {
         links[peer] = nil
         exchange?.linkDown(peer)
+        windows.linkDown(peer)
     }
 
     // MARK: shared state
@@ -169,17 +193,37 @@ package final class Engine {
     package func start(
         tag: Tag, launch: LaunchNumber, descriptor: OperationDescriptor, place: Place, buffers: ReduceBuffers
     ) {
-        let execution = Execution(
-            tag: tag, launch: launch, descriptor: descriptor, place: place, buffers: buffers,
-            configuration: configuration, pools: pools)
-        begin(execution)
+        if let run = run(tag, launch, descriptor, place, buffers) {
+            runs[launch] = run
+            enter(run)
+        } else if let execution = execution(tag, launch, descriptor, place, buffers) {
+            begin(execution)
+        }
     }
 
-    private func begin(_ execution: Execution) {
+    /// Through the host. Nil if the input does not come there from a device; this peer cannot go on then.
+    func execution(
+        _ tag: Tag, _ launch: LaunchNumber, _ descriptor: OperationDescriptor, _ place: Place, _ buffers: ReduceBuffers
+    ) -> Execution? {
+        do {
+            return Execution(
+                tag: tag, launch: launch, descriptor: descriptor, place: place, buffers: try buffers.onHost(),
+                configuration: configuration, pools: pools)
+        } catch {
+            tellCannotGoOn("\(descriptor) with \(tag) cannot go on: \(error); this peer leaves the run")
+            return nil
+        }
+    }
+
+    func begin(_ execution: Execution) {
         executions[execution.launch] = execution
         if execution.lacksMemory { tellOutOfMemory(execution) }
-        for (rank, peer) in execution.place.members.enumerated() where rank != execution.place.rank {
-            enter(execution, at: peer)
+        enter(execution)
+    }
+
+    private func enter(_ operation: any EngineOperation) {
+        for (rank, peer) in operation.place.members.enumerated() where rank != operation.place.rank {
+            enter(operation, at: peer)
         }
     }
 
@@ -195,35 +239,43 @@ package final class Engine {
         _ from: LaunchNumber, as launch: LaunchNumber, descriptor: OperationDescriptor, place: Place,
         _ resumption: Resumption
     ) {
-        guard let halted = executions.removeValue(forKey: from) else { return }
+        guard let halted = executions.removeValue(forKey: from) ?? takeRun(from).flatMap(throughHost) else { return }
         begin(halted.resumed(as: launch, descriptor, place, resumption, configuration))
     }
 
-    private func enter(_ execution: Execution, at peer: PeerID) {
-        guard let link = links[peer], let rank = execution.place.members.firstIndex(of: peer),
-            !execution.peers[rank].isEntrySent
-        else { return }
-        execution.peers[rank].isEntrySent = true
-        let entry = Entry(descriptor: execution.descriptor, windowBytes: UInt32(clamping: execution.windowBytes))
-        let bytes = entry.bytes
-        link.send(
-            FrameHeader(
-                kind: .enter, epoch: execution.place.epoch, launch: execution.launch, tag: execution.tag,
-                payloadBytes: UInt32(bytes.count)),
-            // The receiver pairs calls of a tag by the order of their entries.
-            payload: bytes, inOrder: true)
+    private func enter(_ operation: any EngineOperation, at peer: PeerID) {
+        guard let link = links[peer], let rank = operation.place.members.firstIndex(of: peer) else { return }
+        if !operation.peers[rank].isEntrySent {
+            operation.peers[rank].isEntrySent = true
+            let bytes = operation.entry.bytes
+            link.send(
+                FrameHeader(
+                    kind: .enter, epoch: operation.place.epoch, launch: operation.launch, tag: operation.tag,
+                    payloadBytes: UInt32(bytes.count)),
+                // The receiver pairs calls of a tag by the order of their entries.
+                payload: bytes, inOrder: true)
+        }
+        guard let execution = operation as? Execution, !execution.peers[rank].isQueued else { return }
+        execution.peers[rank].isQueued = true
         outbound[peer, default: Outbound()].queue.append(execution)
     }
 
     /// The peer's launch is its part of ours: it has entered, and what it sent early can be taken in.
     package func bind(_ launch: LaunchNumber, _ peer: PeerID, theirs: LaunchNumber) {
-        guard let execution = executions[launch], let rank = execution.place.members.firstIndex(of: peer) else {
-            return
-        }
+        let operation: (any EngineOperation)? = executions[launch] ?? runs[launch]
+        guard let operation, let rank = operation.place.members.firstIndex(of: peer) else { return }
+        let entry = inbound[peer]?.entries.removeValue(forKey: theirs)
         inbound[peer, default: Inbound()].bound[theirs] = launch
-        execution.peers[rank].theirLaunch = theirs
-        execution.peers[rank].hasEntered = true
-        execution.peers[rank].windowBytes = inbound[peer]?.windows.removeValue(forKey: theirs) ?? 0
+        operation.peers[rank].theirLaunch = theirs
+        operation.peers[rank].hasEntered = true
+        operation.peers[rank].windowBytes = Int(entry?.windowBytes ?? 0)
+        if let run = runs[launch] { join(run, rank, peer, theirs, region: entry?.region) }
+        if let execution = executions[launch] { takeEarly(execution, rank, peer) }
+    }
+
+    /// The rank has entered.
+    func takeEarly(_ execution: Execution, _ rank: Int, _ peer: PeerID) {
+        guard let theirs = execution.peers[rank].theirLaunch else { return }
         outbound[peer]?.eagerBytes -= execution.peers[rank].eagerBytes
         let early = inbound[peer]?.early.removeValue(forKey: theirs) ?? []
         for frame in early {
@@ -237,7 +289,8 @@ package final class Engine {
 
     package func ignore(_ peer: PeerID, theirs: LaunchNumber) {
         inbound[peer, default: Inbound()].ignored.insert(theirs)
-        inbound[peer]?.windows[theirs] = nil
+        inbound[peer]?.entries[theirs] = nil
+        inbound[peer]?.rounds[theirs] = nil
         for frame in inbound[peer]?.early.removeValue(forKey: theirs) ?? [] {
             inbound[peer]?.heldBytes -= frame.payload.count
             inbound[peer]?.heldFrames -= 1
@@ -252,17 +305,13 @@ package final class Engine {
 
     /// Ends an operation: its memory is the caller's again when this returns, and its input whole unless it succeeded.
     package func finish(_ launch: LaunchNumber, succeeded: Bool) -> Traffic {
-        guard let execution = executions.removeValue(forKey: launch) else { return Traffic() }
-        for (rank, peer) in execution.place.members.enumerated() where rank != execution.place.rank {
-            links[peer]?.abandon(launch)
-            let state = execution.peers[rank]
-            if !state.hasEntered { outbound[peer]?.eagerBytes -= state.eagerBytes }
-            outbound[peer]?.queue.removeAll { $0 === execution }
-            guard let theirs = state.theirLaunch else { continue }
-            inbound[peer]?.bound[theirs] = nil
-            // After a success nothing of it is under way any more; after a failure something may be.
-            if !succeeded { inbound[peer]?.ignored.insert(theirs) }
+        if let run = takeRun(launch) {
+            part(from: run, succeeded: succeeded)
+            run.end(succeeded: succeeded)
+            return run.traffic
         }
+        guard let execution = executions.removeValue(forKey: launch) else { return Traffic() }
+        part(from: execution, succeeded: succeeded)
         // Nobody reads it any more: all members are prepared, or have halted.
         if !departures.isEmpty { departures = departures.filter { $0.value.launch != launch } }
         if !succeeded {
@@ -274,15 +323,32 @@ package final class Engine {
         return execution.traffic
     }
 
-    /// At the end of the turn: the links that this will end are in use.
+    /// Nothing of it comes or goes any more.
+    private func part(from operation: any EngineOperation, succeeded: Bool) {
+        for (rank, peer) in operation.place.members.enumerated() where rank != operation.place.rank {
+            links[peer]?.abandon(operation.launch)
+            let state = operation.peers[rank]
+            if !state.hasEntered { outbound[peer]?.eagerBytes -= state.eagerBytes }
+            outbound[peer]?.queue.removeAll { $0 === operation }
+            guard let theirs = state.theirLaunch else { continue }
+            inbound[peer]?.bound[theirs] = nil
+            // After a success nothing of it is under way any more; after a failure something may be.
+            if !succeeded { inbound[peer]?.ignored.insert(theirs) }
+        }
+    }
+
     private func tellOutOfMemory(_ execution: Execution) {
-        guard !isOutOfMemory else { return }
-        isOutOfMemory = true
-        let text = "no memory is left for \(execution.descriptor) with \(execution.tag): this peer leaves the run"
+        tellCannotGoOn("no memory is left for \(execution.descriptor) with \(execution.tag): this peer leaves the run")
+    }
+
+    /// At the end of the turn: the links that this will end are in use.
+    func tellCannotGoOn(_ text: String) {
+        guard !cannotGoOn else { return }
+        cannotGoOn = true
         Log.write(.error, text)
         loop.atEndOfTurn { [weak self] in
-            guard let self, isOutOfMemory else { return }
-            delegate?.engineIsOutOfMemory(text)
+            guard let self, cannotGoOn else { return }
+            delegate?.engineCannotGoOn(text)
         }
     }
 
@@ -300,6 +366,16 @@ extension Engine: LinkDelegate {
         switch header.kind {
         // The link keeps these to itself.
         case .idle, .acknowledge, .void, .offer, .local, .fetching, .probe: return .discard
+        case .window:
+            guard header.payloadBytes == UInt32(WindowInvitation.byteCount) else {
+                return .violation("an invitation of \(header.payloadBytes) bytes")
+            }
+            return .copy
+        case .rounds:
+            guard header.payloadBytes == UInt32(WindowRounds.byteCount) else {
+                return .violation("rounds in \(header.payloadBytes) bytes")
+            }
+            return .copy
         case .prepared, .credit, .stateLack:
             guard header.payloadBytes == 0 else { return .violation("a \(header.kind) frame with a payload") }
             return .copy
@@ -327,6 +403,7 @@ extension Engine: LinkDelegate {
             if inbound[peer]?.ignored.contains(header.launch) ?? false { return .discard }
             return holdPlacement(header, peer)
         }
+        fallBack(launch)
         guard let execution = executions[launch], let rank = execution.place.members.firstIndex(of: peer) else {
             return .discard
         }
@@ -408,6 +485,7 @@ extension Engine: LinkDelegate {
 
     private func take(_ frame: HeldFrame, from peer: PeerID) {
         let header = frame.header
+        if header.kind == .window { return windows.takeInvitation(frame.payload, from: peer) }
         if header.kind == .stateRequest { return answer(frame, from: peer) }
         if header.kind == .stateLack {
             exchange?.takeLack(header.tag, from: peer)
@@ -422,13 +500,14 @@ extension Engine: LinkDelegate {
             return
         }
         switch header.kind {
-        case .idle, .acknowledge, .void, .offer, .local, .fetching, .probe, .stateRequest, .stateLack: break
+        case .idle, .acknowledge, .void, .offer, .local, .fetching, .probe, .stateRequest, .stateLack, .window: break
+        case .rounds: takeRounds(frame, from: peer)
         case .enter:
             guard let entry = try? Entry(frame.payload) else {
                 Log.write(.error, "\(peer) sent an entry that cannot be read")
                 return
             }
-            inbound[peer, default: Inbound()].windows[header.launch] = Int(entry.windowBytes)
+            inbound[peer, default: Inbound()].entries[header.launch] = entry
             delegate?.engineEntered(peer, header.epoch, header.tag, header.launch, entry.descriptor)
         case .prepared:
             delegate?.enginePrepared(peer, header.epoch, header.tag, header.launch)
@@ -454,6 +533,7 @@ extension Engine: LinkDelegate {
 
     private func takeCopiedData(_ frame: HeldFrame, from peer: PeerID) {
         if let launch = inbound[peer]?.bound[frame.header.launch] {
+            fallBack(launch)
             guard let execution = executions[launch], let rank = execution.place.members.firstIndex(of: peer)
             else { return }
             takeData(frame, execution, rank, peer)

@@ -37,6 +37,7 @@ package struct EngineConfiguration: Sendable {
     package var keptOriginalsBytes = 256 << 20
 
     package var state = StateConfiguration()
+    package var windows = WindowConfiguration()
 
     /// Where all that comes from.
     package var memory = StagingMemory.system

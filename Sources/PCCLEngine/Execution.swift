@@ -28,7 +28,7 @@ package struct Place: Hashable, Sendable {
 /// Each element passes through at most these hands here: contribution received into staging (or read from the caller's
 /// buffer), folded from cache, result in the caller's buffer and sent from there. In place, what is about to be
 /// overwritten is first copied aside, so that `restoreInput` can undo everything.
-final class Execution {
+final class Execution: EngineOperation {
     let tag: Tag
     let launch: LaunchNumber
     let descriptor: OperationDescriptor
@@ -65,6 +65,8 @@ final class Execution {
     private var originals: [(offset: Int, count: Int, piece: StagedPiece)] = []
     private let pools: Pools
 
+    var entry: Entry { Entry(descriptor: descriptor, windowBytes: UInt32(clamping: windowBytes)) }
+
     /// Pools of the engine: staging turns over quickly, originals stay for an operation.
     struct Pools {
         let staging: StagingPool
@@ -75,6 +77,8 @@ final class Execution {
         /// The launch number under which this rank's frames come, once known.
         var theirLaunch: LaunchNumber?
         var isEntrySent = false
+        /// It stands in the queue of what may be sent there.
+        var isQueued = false
         var hasEntered = false
         /// Sent before it had entered.
         var eagerBytes = 0
@@ -293,17 +297,12 @@ final class Execution {
             steps = schedule.steps
         }
         let codec = descriptor.codec
-        let coder =
+        coder =
             codec == .none
             ? nil
             : Coder(codec, type: descriptor.type, operation: descriptor.operation, worldSize: place.worldSize)
-        self.coder = coder
-        let largestPiece = coder?.layout ?? BlockLayout(elementBytes: reducer.accumulatorBytes)
-        elementsPerSegment =
-            coder.map { configuration.elementsPerCodedSegment($0.layout, ofChunk: count / place.worldSize) }
-            ?? max(configuration.segmentBytes / reducer.elementBytes, 1)
-        windowBytes = configuration.windowBytes(
-            streams: Execution.contributions(steps), segmentWireBytes: largestPiece.byteCount(elementsPerSegment))
+        elementsPerSegment = Execution.elementsPerSegment(descriptor, place, configuration)
+        windowBytes = Execution.windowBytes(descriptor, steps, elementsPerSegment, configuration)
         peers = Array(repeating: PeerState(), count: place.worldSize)
         folds = Array(repeating: nil, count: chunks.chunkCount)
         gathers = Array(repeating: nil, count: chunks.chunkCount)
@@ -333,6 +332,37 @@ final class Execution {
             guard !isResumed, !buffers.isInPlace else { return }
             (lent.receive + before).copyMemory(from: lent.send, byteCount: blockBytes)
         }
+    }
+
+    private static func elementsPerSegment(
+        _ descriptor: OperationDescriptor, _ place: Place, _ configuration: EngineConfiguration
+    ) -> Int {
+        guard descriptor.codec != .none else { return max(configuration.segmentBytes / descriptor.type.byteCount, 1) }
+        return configuration.elementsPerCodedSegment(
+            descriptor.codec.layout(of: descriptor.type), ofChunk: Int(descriptor.count) / place.worldSize)
+    }
+
+    private static func windowBytes(
+        _ descriptor: OperationDescriptor, _ steps: [Step], _ elementsPerSegment: Int,
+        _ configuration: EngineConfiguration
+    ) -> Int {
+        let largestPiece =
+            descriptor.codec == .none
+            ? BlockLayout(elementBytes: descriptor.type.partialByteCount(descriptor.operation))
+            : descriptor.codec.layout(of: descriptor.type)
+        return configuration.windowBytes(
+            streams: contributions(steps), segmentWireBytes: largestPiece.byteCount(elementsPerSegment))
+    }
+
+    /// What an operation will allow in its entries, before it is made.
+    static func windowBytes(
+        _ descriptor: OperationDescriptor, _ place: Place, _ configuration: EngineConfiguration
+    ) -> Int {
+        let schedule = CollectiveSchedule(
+            descriptor.collective, descriptor.algorithm, elementCount: Int(descriptor.count), rank: place.rank,
+            worldSize: place.worldSize, shares: place.shares, sites: place.sites)
+        return windowBytes(
+            descriptor, schedule.steps, elementsPerSegment(descriptor, place, configuration), configuration)
     }
 
     /// How many streams of others are folded here.

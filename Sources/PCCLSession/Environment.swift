@@ -17,6 +17,12 @@ package struct Environment: Sendable {
     /// `PCCL_ALGORITHM`: auto, oneshot, direct, ring or twolevel. All peers of a group must agree.
     package var algorithm: Algorithm?
 
+    /// `PCCL_DEVICE_WINDOW`: how much of a device's memory is for what peers of one host do together, in MiB; 0: none. Nil:
+    /// as much as is usual.
+    package var deviceWindowBytes: Int?
+    /// `PCCL_DEVICE_ROUND`: how much of a buffer they go through at once, in KiB. All of them must agree.
+    package var deviceRoundBytes: Int?
+
     /// `PCCL_STATE_HASH`: xxh3 or sha256. All peers of a group must agree.
     package var stateHash = HashFunction.xxh3
 
@@ -86,6 +92,20 @@ package struct Environment: Sendable {
             }
         }
         links.congestionControl = environment("PCCL_CONGESTION")
+        if let text = environment("PCCL_DEVICE_WINDOW") {
+            if let mebibytes = Int(text), (0...(1 << 20)).contains(mebibytes) {
+                deviceWindowBytes = mebibytes << 20
+            } else {
+                Log.write(.error, "PCCL_DEVICE_WINDOW=\(text) is not a number of MiB; what is usual is taken")
+            }
+        }
+        if let text = environment("PCCL_DEVICE_ROUND") {
+            if let kibibytes = Int(text), (1...(1 << 20)).contains(kibibytes) {
+                deviceRoundBytes = kibibytes << 10
+            } else {
+                Log.write(.error, "PCCL_DEVICE_ROUND=\(text) is not a number of KiB from 1 on; what is usual is taken")
+            }
+        }
         if let text = environment("PCCL_STATE_HASH") {
             switch text {
             case "xxh3": stateHash = .xxh3

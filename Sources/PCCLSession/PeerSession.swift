@@ -19,6 +19,10 @@ package final class PeerSession: @unchecked Sendable {
         /// Nil: by the cost model.
         package var algorithm: Algorithm?
         package var links: LinkConfiguration
+        /// Of a device's memory, for operations with peers of this host; nil: what is usual.
+        package var deviceWindowBytes: Int?
+        /// Of a buffer, gone through there at once; nil: what is usual.
+        package var deviceRoundBytes: Int?
         /// Where other peers are to dial first; port 0 stands for the one that is listened at.
         package var advertised: [SocketAddress] = []
         /// Nil: all, after the address that the master sees.
@@ -59,6 +63,7 @@ package final class PeerSession: @unchecked Sendable {
     private let configuration: Configuration
     private let view = Guarded<(current: ViewSnapshot?, departure: String?)>((nil, nil))
     private let isClosed = Guarded(false)
+    private let engineHasAllWindows = Guarded<Guarded<Bool>?>(nil)
 
     // The loop's thread only.
     private var machine: PeerMachine?
@@ -101,6 +106,11 @@ package final class PeerSession: @unchecked Sendable {
     package var currentView: ViewSnapshot? { view.withLock { $0.current } }
     /// Why this peer is no longer a member, if it was declared lost or lost its master and a member.
     package var departure: String? { view.withLock { $0.departure } }
+
+    /// Whether operations on buffers of a device need none of the host's memory, as far as is known now.
+    package var sharesDevices: Bool {
+        engineHasAllWindows.withLock { $0 }?.withLock { $0 } ?? false
+    }
 
     /// `state`: the tensors of `synchronizeState`, lent until the completion is set.
     package func call(_ call: Call, state: StateMemory? = nil) -> CallCompletion {
@@ -147,11 +157,15 @@ package final class PeerSession: @unchecked Sendable {
     // MARK: - on the loop's thread
 
     private func open() -> Result<Void, SystemError> {
-        let engine = Engine(loop, configuration: EngineConfiguration(), delegate: self)
+        var sizes = EngineConfiguration()
+        if let bytes = configuration.deviceWindowBytes { sizes.windows.windowBytes = bytes }
+        if let bytes = configuration.deviceRoundBytes { sizes.windows.roundBytes = bytes }
+        let engine = Engine(loop, configuration: sizes, delegate: self)
         let mesh = Mesh(
             loop, stripes: configuration.stripesPerLink, timeouts: configuration.timeouts,
             linkConfiguration: configuration.links, delegate: self, linkDelegate: engine)
         self.engine = engine
+        engineHasAllWindows.withLock { $0 = engine.hasAllWindows }
         self.mesh = mesh
         prober = LinkProber(loop) { [weak mesh] in mesh?.link(to: $0) }
         wakeTimer = LoopTimer(loop) { [weak self] in self?.pump(.tick) }
@@ -204,6 +218,7 @@ package final class PeerSession: @unchecked Sendable {
         prober = nil
         mesh?.close()
         mesh = nil
+        engine?.close()
         engine = nil
         wakeTimer?.close()
         wakeTimer = nil
@@ -414,7 +429,7 @@ extension PeerSession: EngineDelegate {
         pump(.prepared(peer, epoch, tag, launch))
     }
     package func engineHoldsResult(_ tag: Tag, _ launch: LaunchNumber) { pump(.resultWhole(tag, launch)) }
-    package func engineIsOutOfMemory(_ text: String) { pump(.outOfMemory(text)) }
+    package func engineCannotGoOn(_ text: String) { pump(.outOfMemory(text)) }
 }
 
 extension Place {

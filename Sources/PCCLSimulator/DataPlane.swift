@@ -418,7 +418,8 @@ extension World {
             } else if !host.plane.inbound[index].ignored.contains(header.launch) {
                 host.plane.inbound[index].early.append(frame)
             }
-        case .credit, .idle, .acknowledge, .void, .offer, .local, .fetching, .probe, .stateRequest, .stateLack:
+        case .credit, .idle, .acknowledge, .void, .offer, .local, .fetching, .probe, .stateRequest, .stateLack, .window,
+            .rounds:
             break
         }
     }

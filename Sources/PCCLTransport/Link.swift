@@ -125,6 +125,10 @@ package final class Link {
     /// The memory of the peer, if it is on this host and lets us.
     private var memory: PeerMemory?
     private var proof: MemoryProof?
+    /// Whether the peer is on this host.
+    package var isWithinHost: Bool { stripes.first?.isWithinHost ?? false }
+    /// Whether peers of this host may share memory.
+    package var mayShare: Bool { configuration.sharing != .never }
     /// The peer fetches from our memory: it wants addresses, not bytes.
     package private(set) var peerFetches = false
 
@@ -593,7 +597,8 @@ extension Link {
         case .fetching:
             guard configuration.sharing != .never else { return }
             peerFetches = true
-        case .enter, .data, .credit, .prepared, .void, .offer, .probe, .idle, .stateRequest, .stateLack: break
+        case .enter, .data, .credit, .prepared, .void, .offer, .probe, .idle, .stateRequest, .stateLack, .window, .rounds:
+            break
         }
     }
 }

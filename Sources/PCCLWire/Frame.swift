@@ -32,11 +32,17 @@ package struct FrameHeader: Hashable, Sendable {
         case stateRequest = 12
         /// What was asked for under this tag is not here.
         case stateLack = 13
+        /// The sender has a window of device memory, and wants the receiver's. Payload: `WindowInvitation`.
+        case window = 14
+        /// How far the sender has come with an operation through windows. Payload: `WindowRounds`.
+        case rounds = 15
 
         /// Numbered frames arrive once, whatever becomes of a stripe; the others are of use at once or never.
         package var isNumbered: Bool {
             switch self {
-            case .enter, .data, .credit, .prepared, .void, .offer, .probe, .stateRequest, .stateLack: true
+            case .enter, .data, .credit, .prepared, .void, .offer, .probe, .stateRequest, .stateLack, .window,
+                .rounds:
+                true
             case .idle, .acknowledge, .local, .fetching: false
             }
         }
@@ -120,14 +126,20 @@ package struct FrameHeader: Hashable, Sendable {
 /// The payload of an `enter` frame: what the sender's caller asked for, and how many bytes of each chunk that the sender
 /// reduces it can hold before it has granted more.
 package struct Entry: Hashable, Sendable {
-    package static let byteCount = 23
+    package static let byteCount = 31
     package var descriptor: OperationDescriptor
     package var windowBytes: UInt32
+    /// The sender's part of its window of device memory that this operation may go through, by its offset, if it has all
+    /// members' windows. It does go there if all members say so.
+    package var region: UInt64?
 
-    package init(descriptor: OperationDescriptor, windowBytes: UInt32) {
+    package init(descriptor: OperationDescriptor, windowBytes: UInt32, region: UInt64? = nil) {
         self.descriptor = descriptor
         self.windowBytes = windowBytes
+        self.region = region
     }
+
+    private static let noRegion = UInt64.max
 
     package var bytes: [UInt8] {
         var w = ByteWriter()
@@ -143,6 +155,7 @@ package struct Entry: Hashable, Sendable {
         w.write(UInt8(clamping: descriptor.codec.blockElements / 32))
         w.write(descriptor.codec.rounding.rawValue)
         w.write(windowBytes)
+        w.write(region ?? Entry.noRegion)
         return w.bytes
     }
 
@@ -171,6 +184,8 @@ package struct Entry: Hashable, Sendable {
             codec: try Entry.codec(&r),
             worldSize: worldSize)
         windowBytes = try r.read()
+        let offset: UInt64 = try r.read()
+        region = offset == Entry.noRegion ? nil : offset
         try r.finish()
     }
 

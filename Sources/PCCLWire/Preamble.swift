@@ -12,7 +12,7 @@ package struct Preamble: Equatable, Sendable {
 
     package static let byteCount = 16
     package static let magic: [UInt8] = Array("\u{7f}pccl-sw".utf8)
-    package static let currentVersion: UInt16 = 10
+    package static let currentVersion: UInt16 = 11
 
     package var version: UInt16
     package var role: Role

@@ -2,12 +2,9 @@
 // is what memory of the host gives, bit for bit, the host never touches them, and they are as they were after a
 // failure.
 //
-// device LIBCUDA: with this driver. device: there is none.
+// device LIBCUDA: with this driver. device: there is none. Nothing goes through windows here: windows.c has those.
 #define _GNU_SOURCE
-#include "../FakeCUDA/fake_cuda.h"
-#include "testing.h"
-
-#include <dlfcn.h>
+#include "fake_device.h"
 
 #define COUNT 100000
 
@@ -17,25 +14,6 @@ typedef struct Peer {
 } Peer;
 
 static pthread_barrier_t bothPeers;
-static void *(*deviceAlloc)(size_t);
-static void (*deviceFree)(void *);
-static void (*deviceWrite)(void *, const void *, size_t);
-static void (*deviceRead)(void *, const void *, size_t);
-static void (*deviceFail)(const char *, int, int);
-static void (*deviceRecover)(void);
-static int (*deviceCalls)(const char *);
-
-static void *find(void *library, const char *name) {
-    void *found = dlsym(library, name);
-    CHECK(found != NULL);
-    return found;
-}
-
-#define FIND(pointer, name)                                                                                            \
-    do {                                                                                                               \
-        void *found = find(library, name);                                                                             \
-        memcpy(&pointer, &found, sizeof(found));                                                                       \
-    } while (0)
 
 static pcclComm_t *join(const Peer *peer) {
     pcclCommCreateParams_t parameters = parametersFor(peer->port);
@@ -458,6 +436,7 @@ static void *run(void *argument) {
 
 int main(int argc, char **argv) {
     startWatchdog();
+    setenv("PCCL_DEVICE_WINDOW", "0", 1);
     pcclCudaStatus_t status;
     EXPECT(pcclInvalidArgument, pcclGetCudaStatus(NULL));
     if (argc < 2) {
@@ -466,15 +445,7 @@ int main(int argc, char **argv) {
         CHECK(!status.is_ready && status.device_count == 0 && strstr(status.reason, "no CUDA driver") != NULL);
         return 0;
     }
-    void *library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
-    CHECK(library != NULL);
-    FIND(deviceAlloc, "fake_cuda_alloc");
-    FIND(deviceFree, "fake_cuda_free");
-    FIND(deviceWrite, "fake_cuda_write");
-    FIND(deviceRead, "fake_cuda_read");
-    FIND(deviceFail, "fake_cuda_fail");
-    FIND(deviceRecover, "fake_cuda_recover");
-    FIND(deviceCalls, "fake_cuda_calls");
+    findDriver(argv[1]);
     EXPECT(pcclSuccess, pcclInit());
     uint16_t port;
     pcclMasterInstance_t *master = startMaster(&port);

@@ -299,7 +299,7 @@ extension Node: EngineDelegate {
         }
     }
 
-    func engineIsOutOfMemory(_ text: String) { events.put(.outOfMemory(text)) }
+    func engineCannotGoOn(_ text: String) { events.put(.outOfMemory(text)) }
 
     func engineHoldsResult(_ tag: Tag, _ launch: LaunchNumber) {
         work { [self] in

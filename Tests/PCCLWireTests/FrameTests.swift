@@ -38,6 +38,8 @@ struct FrameTests {
             kind: .stateRequest, epoch: .none, launch: LaunchNumber(0), tag: Tag(5),
             payloadBytes: UInt32(StateRequest.byteCount)),
         FrameHeader(kind: .stateLack, epoch: .none, launch: LaunchNumber(0), tag: Tag(5)),
+        FrameHeader(kind: .window, epoch: .none, launch: LaunchNumber(0), tag: Tag(0), payloadBytes: 32),
+        FrameHeader(kind: .rounds, epoch: Epoch(1), launch: LaunchNumber(2), tag: Tag(3), payloadBytes: 12),
         FrameHeader(kind: .idle, epoch: .none, launch: LaunchNumber(0), tag: Tag(0)),
         FrameHeader(
             kind: .probe, epoch: .none, launch: LaunchNumber(0), tag: Tag(0),
@@ -68,7 +70,7 @@ struct FrameTests {
     @Test("an unknown kind or phase, and a payload above the limit, are errors")
     func lies() {
         var bytes = stored(Self.headers[0])
-        for kind in [0, 14, 255] as [UInt8] {
+        for kind in [0, 16, 255] as [UInt8] {
             bytes[1 + 4] = kind
             #expect(throws: WireError.unknownKind(kind)) { _ = try read(bytes) }
         }
@@ -155,9 +157,11 @@ struct EntryTests {
 
     @Test("every descriptor is read as it was written, in the bytes that a receiver expects", arguments: descriptors)
     func roundTrip(descriptor: OperationDescriptor) throws {
-        let entry = Entry(descriptor: descriptor, windowBytes: .max)
-        #expect(entry.bytes.count == Entry.byteCount)
-        #expect(try Entry(entry.bytes) == entry)
+        for region in [nil, 0, UInt64.max - 1] {
+            let entry = Entry(descriptor: descriptor, windowBytes: .max, region: region)
+            #expect(entry.bytes.count == Entry.byteCount)
+            #expect(try Entry(entry.bytes) == entry)
+        }
     }
 
     @Test("an entry of any other length is an error")
@@ -189,6 +193,41 @@ struct EntryTests {
             #expect(throws: WireError.self) { _ = try Entry(changed(17, block)) }
         }
         #expect(throws: WireError.unknownValue(field: "rounding", value: 2)) { _ = try Entry(changed(18, 2)) }
+    }
+}
+
+@Suite("What peers tell each other of windows")
+struct WindowFrameTests {
+    private let token = WindowToken(high: .max, low: 1)
+
+    @Test("invitations are read as they were written", arguments: [[], [0, 97, 98, 99, 100, 101], Array(1...15)])
+    func invitations(name: [UInt8]) throws {
+        let invitation = WindowInvitation(token: token, socket: name)
+        #expect(invitation.bytes.count == WindowInvitation.byteCount)
+        #expect(try WindowInvitation(invitation.bytes) == invitation)
+        #expect(throws: WireError.self) { _ = try WindowInvitation(invitation.bytes.dropLast()) }
+        #expect(throws: WireError.leftOver(1)) { _ = try WindowInvitation(invitation.bytes + [0]) }
+    }
+
+    @Test("a name that is longer than its place, or goes on after its end, is an error")
+    func names() {
+        var bytes = WindowInvitation(token: token, socket: [0, 1]).bytes
+        bytes[16] = 1
+        #expect(throws: WireError.self) { _ = try WindowInvitation(bytes) }
+        bytes[16] = 16
+        #expect(throws: WireError.self) { _ = try WindowInvitation(bytes) }
+    }
+
+    @Test("windows that are handed over, and rounds, are read as they were written, and cut short are an error")
+    func others() throws {
+        let handOver = WindowHandOver(token: token, windowBytes: 1 << 40, roundBytes: 1)
+        #expect(handOver.bytes.count == WindowHandOver.byteCount)
+        #expect(try WindowHandOver(handOver.bytes) == handOver)
+        #expect(throws: WireError.self) { _ = try WindowHandOver(handOver.bytes.dropLast()) }
+        let rounds = WindowRounds(filled: 1, folded: .max, taken: 3)
+        #expect(rounds.bytes.count == WindowRounds.byteCount)
+        #expect(try WindowRounds(rounds.bytes) == rounds)
+        #expect(throws: WireError.self) { _ = try WindowRounds(rounds.bytes.dropLast()) }
     }
 }
 

@@ -22,6 +22,20 @@ const fenv_t *pccl_shim_default_floating_point_environment(void);
 /// process_vm_readv of one range: the bytes read, or -1.
 ssize_t pccl_shim_read_process(pid_t process, uint64_t address, void *target, size_t count);
 
+/// The longest name of a socket that the kernel chooses.
+enum { pccl_shim_socket_name_bytes = 6 };
+
+/// A datagram socket of this host with a name that the kernel chose, `count` bytes of it, in no folder: -1 on failure.
+int pccl_shim_open_local_socket(uint8_t name[pccl_shim_socket_name_bytes], int *count);
+
+/// Sends bytes and a descriptor to such a socket: 0, or -1.
+int pccl_shim_send_descriptor(int from, const uint8_t *name, int name_count, const void *bytes, size_t count,
+                              int descriptor);
+
+/// Takes what has come: the number of bytes, of which as many as there is room for are written, or -1. The descriptor that
+/// came with them is the caller's; -1 if there was none.
+ssize_t pccl_shim_receive_descriptor(int socket, void *bytes, size_t room, int *descriptor);
+
 /// 0 once the other end of a stream has closed it, or it was reset.
 int pccl_shim_is_open_at_other_end(int descriptor);
 

@@ -19,6 +19,8 @@ package struct DeviceError: Error, Hashable, Sendable, CustomStringConvertible {
         name = isNamed ? text.map { String(cString: $0) } ?? "an unknown error" : "an unknown error"
     }
 
+    package var isOutOfMemory: Bool { code == pccl_cuda_out_of_memory }
+
     package var description: String {
         "\(call)\(device.map { " on CUDA device \($0)" } ?? ""): \(name) (\(code))"
     }
@@ -127,6 +129,13 @@ package struct DeviceLocation: Sendable {
 
     /// Its context, or the primary one of its device, as a number that no other living one has.
     func contextNumber() throws(DeviceError) -> UInt { UInt(bitPattern: try contextPointer()) }
+
+    package func isSameContext(as other: DeviceLocation) -> Bool {
+        guard device == other.device, let mine = try? contextNumber(), let its = try? other.contextNumber() else {
+            return false
+        }
+        return mine == its
+    }
 
     private func contextPointer() throws(DeviceError) -> pccl_cuda_context {
         if let context { context.pointer } else { try DeviceLocation.primary(device) }

@@ -20,19 +20,23 @@ func checkMasterState(_ bytes: [UInt8]) throws {
 func checkFrames(_ bytes: [UInt8]) throws {
     guard let choice = bytes.first else { return }
     let bytes = Array(bytes.dropFirst())
-    switch choice % 7 {
+    switch choice % 10 {
     case 0: try checkFrameHeader(bytes)
     case 1: try checkDecoder(bytes, \Entry.bytes) { bytes throws(WireError) in try Entry(bytes) }
     case 2: try checkDecoder(bytes, \LocalMemory.bytes) { bytes throws(WireError) in try LocalMemory(bytes) }
     case 3: try checkDecoder(bytes, \StateRequest.bytes) { bytes throws(WireError) in try StateRequest(bytes) }
     case 4:
-        let count = Int(choice / 7) * 100
+        let count = Int(choice / 10) * 100
         try checkDecoder(bytes, { StateRequest.bytes(ofHashes: $0) }) { bytes throws(WireError) in
             try StateRequest.hashes(bytes, count: count)
         }
     case 5:
         try checkDecoder(bytes, \StripeHello.bytes) { bytes throws(WireError) in try StripeHello(bytes) }
         _ = bytes.first.flatMap { StripeAnswer(rawValue: $0) }
+    case 6:
+        try checkDecoder(bytes, \WindowInvitation.bytes) { bytes throws(WireError) in try WindowInvitation(bytes) }
+    case 7: try checkDecoder(bytes, \WindowHandOver.bytes) { bytes throws(WireError) in try WindowHandOver(bytes) }
+    case 8: try checkDecoder(bytes, \WindowRounds.bytes) { bytes throws(WireError) in try WindowRounds(bytes) }
     default: try checkPreamble(bytes)
     }
 }
