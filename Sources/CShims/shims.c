@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/timex.h>
 #include <sys/uio.h>
 
 int pccl_shim_accept(int listener, struct sockaddr *address, socklen_t *length) {
@@ -49,4 +50,10 @@ int pccl_shim_set_congestion_control(int descriptor, const char *name) {
 int pccl_shim_is_open_at_other_end(int descriptor) {
     struct pollfd watched = {descriptor, POLLRDHUP, 0};
     return poll(&watched, 1, 0) == 0;
+}
+
+int pccl_shim_clock_is_synchronised(void) {
+    struct timex asked = {.modes = 0};
+    int state = adjtimex(&asked);
+    return state < 0 ? -1 : state != TIME_ERROR && !(asked.status & STA_UNSYNC);
 }
