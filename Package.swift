@@ -67,8 +67,8 @@ let package = Package(
         .executableTarget(
             name: "pccl",
             dependencies: [
-                "PCCLBase", "PCCLWire", "PCCLMembership", "PCCL", "PCCLTransport", "PCCLSimulator", "DigitsTraining",
-                "StrictJSON", "WANLab", "CShims",
+                "PCCLBase", "PCCLWire", "PCCLMembership", "PCCLCompute", "PCCL", "PCCLTransport", "PCCLSession",
+                "PCCLSimulator", "DigitsTraining", "StrictJSON", "WANLab", "CShims",
                 argumentParser,
             ],
             swiftSettings: strict),
@@ -76,7 +76,9 @@ let package = Package(
         tests("DigitsTrainingTests", ["DigitsTraining"]),
         tests("WANLabTests", ["WANLab", "PCCLBase", "StrictJSON"]),
         tests("PCCLMasterTests", ["pccl-master"]),
-        tests("PCCLToolTests", ["pccl", "PCCL", "StrictJSON"]),
+        tests(
+            "PCCLToolTests",
+            ["pccl", "PCCL", "PCCLBase", "PCCLWire", "PCCLCompute", "PCCLTransport", "StrictJSON", argumentParser]),
         tests("PCCLTidyTests", []),
         tests("PCCLBaseTests", ["PCCLBase"]),
         tests("PCCLWireTests", ["PCCLBase", "PCCLWire"]),

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/timex.h>
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -129,4 +130,10 @@ ssize_t pccl_shim_receive_descriptor(int socket, void *bytes, size_t room, int *
         }
     }
     return count;
+}
+
+int pccl_shim_clock_is_synchronised(void) {
+    struct timex asked = {.modes = 0};
+    int state = adjtimex(&asked);
+    return state < 0 ? -1 : state != TIME_ERROR && !(asked.status & STA_UNSYNC);
 }

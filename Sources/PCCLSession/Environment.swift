@@ -31,21 +31,24 @@ package struct Environment: Sendable {
 
     package static let process = Environment()
 
-    package init() {
+    /// `onProblem` is told of each value that is none, and what is taken in its place.
+    package init(
+        reading environment: (String) -> String? = environment,
+        onProblem: (String) -> Void = { Log.write(.error, $0) }
+    ) {
         if let text = environment("PCCL_TIMEOUT") {
             if let seconds = Double(text), (0.1...3600).contains(seconds) {
                 timeouts = Timeouts(
                     deadTime: .seconds(seconds), masterGrace: Timeouts.masterGrace(deadTime: .seconds(seconds)))
             } else {
-                Log.write(.error, "PCCL_TIMEOUT=\(text) is not a number of seconds from 0.1 to 3600; 5 is used")
+                onProblem("PCCL_TIMEOUT=\(text) is not a number of seconds from 0.1 to 3600; 5 is used")
             }
         }
         if let text = environment("PCCL_MASTER_GRACE") {
             if let seconds = Double(text), (0...86_400).contains(seconds) {
                 timeouts = Timeouts(deadTime: timeouts.deadTime, masterGrace: .seconds(seconds))
             } else {
-                Log.write(
-                    .error,
+                onProblem(
                     "PCCL_MASTER_GRACE=\(text) is not a number of seconds from 0 to 86400; "
                         + "\(timeouts.masterGrace.seconds) is used")
             }
@@ -56,8 +59,7 @@ package struct Environment: Sendable {
                     deadTime: timeouts.deadTime, masterGrace: timeouts.masterGrace, stragglerDeadline: .seconds(seconds)
                 )
             } else {
-                Log.write(
-                    .error,
+                onProblem(
                     "PCCL_STRAGGLER_DEADLINE=\(text) is not a number of seconds from 0 to 86400; nobody is lost for being late"
                 )
             }
@@ -66,7 +68,7 @@ package struct Environment: Sendable {
             if let port = UInt16(text), port > 0 {
                 portBase = port
             } else {
-                Log.write(.error, "PCCL_PORT_BASE=\(text) is not a port; \(portBase) is used")
+                onProblem("PCCL_PORT_BASE=\(text) is not a port; \(portBase) is used")
             }
         }
         if let text = environment("PCCL_ADVERTISE") {
@@ -74,13 +76,13 @@ package struct Environment: Sendable {
                 if let address = SocketAddress(numeric: String(part)) {
                     advertised.append(address)
                 } else {
-                    Log.write(.error, "PCCL_ADVERTISE: \(part) is neither ADDRESS nor ADDRESS:PORT; it is left out")
+                    onProblem("PCCL_ADVERTISE: \(part) is neither ADDRESS nor ADDRESS:PORT; it is left out")
                 }
             }
         }
         if let text = environment("PCCL_INTERFACE") {
             interfaces = NetworkInterfaces.Choice(text)
-            if interfaces == nil { Log.write(.error, "PCCL_INTERFACE=\(text) names no interface; all are used") }
+            if interfaces == nil { onProblem("PCCL_INTERFACE=\(text) names no interface; all are used") }
         }
         links.sharing = .ifPossible
         if let text = environment("PCCL_TRANSPORT") {
@@ -88,7 +90,7 @@ package struct Environment: Sendable {
             case "auto": break
             case "tcp": links.sharing = .never
             case "shm": links.sharing = .always
-            default: Log.write(.error, "PCCL_TRANSPORT=\(text) is none of auto, tcp, shm; auto is used")
+            default: onProblem("PCCL_TRANSPORT=\(text) is none of auto, tcp, shm; auto is used")
             }
         }
         links.congestionControl = environment("PCCL_CONGESTION")
@@ -110,7 +112,7 @@ package struct Environment: Sendable {
             switch text {
             case "xxh3": stateHash = .xxh3
             case "sha256": stateHash = .sha256
-            default: Log.write(.error, "PCCL_STATE_HASH=\(text) is neither xxh3 nor sha256; xxh3 is used")
+            default: onProblem("PCCL_STATE_HASH=\(text) is neither xxh3 nor sha256; xxh3 is used")
             }
         }
         if let text = environment("PCCL_ALGORITHM") {
@@ -121,8 +123,8 @@ package struct Environment: Sendable {
             case "ring": algorithm = .ring
             case "twolevel": algorithm = .twoLevel
             default:
-                Log.write(
-                    .error, "PCCL_ALGORITHM=\(text) is none of auto, oneshot, direct, ring, twolevel; auto is used")
+                onProblem(
+                    "PCCL_ALGORITHM=\(text) is none of auto, oneshot, direct, ring, twolevel; auto is used")
             }
         }
     }

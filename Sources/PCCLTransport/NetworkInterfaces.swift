@@ -44,12 +44,19 @@ package struct NetworkInterfaces: Sendable {
         chosen(of: all, choice)
     }
 
+    /// The same, with the names of their interfaces.
+    package static func named(_ choice: Choice?) -> [Address] { taken(of: all, choice) }
+
     static func chosen(of all: [Address], _ choice: Choice?) -> [SocketAddress.Host] {
+        taken(of: all, choice).map(\.host)
+    }
+
+    private static func taken(of all: [Address], _ choice: Choice?) -> [Address] {
         all.filter { address in
             guard !isLinkLocal(address.host) else { return false }
             if isLoopback(address.host) { return choice?.takes(address.interface) ?? false }
             return choice?.contains(address.interface) ?? true
-        }.map(\.host)
+        }
     }
 
     private static var all: [Address] {

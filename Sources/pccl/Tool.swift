@@ -1,4 +1,5 @@
 import ArgumentParser
+import Glibc
 
 /// The tool beside the library.
 @main
@@ -7,8 +8,21 @@ struct Tool: ParsableCommand {
         commandName: "pccl",
         abstract: "Shows, tests and measures fault-tolerant collectives.",
         subcommands: [
-            DemoCommand.self, BenchCommand.self, BenchStateCommand.self, PlanCommand.self, WANLabCommand.self,
-            SimulateCommand.self, ChaosCommand.self,
-            DemoPeerCommand.self, BenchPeerCommand.self, ChaosPeerCommand.self,
+            DemoCommand.self, BenchCommand.self, BenchStateCommand.self, PlanCommand.self, DoctorCommand.self,
+            WANLabCommand.self, SimulateCommand.self, ChaosCommand.self,
+            DemoPeerCommand.self, BenchPeerCommand.self, ChaosPeerCommand.self, DoctorHelperCommand.self,
         ])
+
+    /// Of `doctor` 1 is a finding, and wrong options are 2, as monitoring has it; of all else they are 64.
+    static func main() {
+        do {
+            var command = try parseAsRoot()
+            try command.run()
+        } catch {
+            let isDoctor = CommandLine.arguments.dropFirst().first == DoctorCommand.configuration.commandName
+            guard isDoctor, exitCode(for: error) == .validationFailure else { exit(withError: error) }
+            writeAll(fullMessage(for: error) + "\n", to: STDERR_FILENO)
+            Glibc.exit(2)
+        }
+    }
 }

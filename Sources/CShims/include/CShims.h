@@ -57,6 +57,9 @@ int pccl_shim_tcp_figures(int descriptor, struct pccl_shim_tcp_figures *figures)
 /// TCP_CONGESTION: 0, or -1.
 int pccl_shim_set_congestion_control(int descriptor, const char *name);
 
+/// adjtimex, asked only: 1 when the system's clock follows a reference, 0 when it does not, -1 where that is not told.
+int pccl_shim_clock_is_synchronised(void);
+
 /// Descriptors that a forked child must not keep; see fork.c. Any thread.
 void pccl_shim_note_descriptor(int descriptor);
 void pccl_shim_forget_descriptor(int descriptor);
