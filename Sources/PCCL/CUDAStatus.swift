@@ -8,8 +8,8 @@ public struct CUDAStatus: Hashable, Sendable {
     public let driverVersion: Int
     public let deviceCount: Int
 
-    /// Loads and initialises the driver, unless that was done. Nothing else of the library does so: buffers of a device are
-    /// recognised once the program itself uses the driver.
+    /// Loads and initialises the driver, unless that was done. Nothing else of the library does so but `DeviceBuffer`: buffers
+    /// of a device are recognised once the program itself uses the driver.
     public static var current: CUDAStatus {
         let status = DeviceDriver.status
         return CUDAStatus(

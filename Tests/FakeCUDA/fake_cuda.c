@@ -432,7 +432,11 @@ int cuMemAlloc_v2(uint64_t *memory, size_t bytes) {
     ENTER_WITH_CONTEXT;
     if (bytes == 0)
         return INVALID_VALUE;
-    *memory = (uint64_t)(uintptr_t)fake_cuda_alloc(bytes);
+    void *made = fake_cuda_alloc(bytes);
+    pthread_mutex_lock(&lock);
+    find(made, bytes)->ordinal = (int)((int *)stack[depth - 1] - contexts);
+    pthread_mutex_unlock(&lock);
+    *memory = (uint64_t)(uintptr_t)made;
     return SUCCESS;
 }
 

@@ -144,6 +144,20 @@ func serveUntilInterrupted(_ master: Master) throws {
 }
 // unquote
 
+// quote: device
+/// What everybody has, added up by way of a device's memory, for a program that has no CUDA of its own.
+func sumOnDevice(_ own: [Float], device: Int, with communicator: Communicator) throws -> [Float] {
+    let buffer = try DeviceBuffer(byteCount: own.count * MemoryLayout<Float>.stride, device: device)
+    try own.withUnsafeBytes { try buffer.copyIn(from: $0) }
+    try communicator.allReduce(
+        ReduceOperand(
+            send: buffer.pointer, receive: buffer.pointer, count: own.count, type: .float32, operation: .sum, tag: 11))
+    var sums = own
+    try sums.withUnsafeMutableBytes { try buffer.copyOut(into: $0) }
+    return sums
+}
+// unquote
+
 // quote: shared state
 /// Everybody ends with what most members hold; whoever has just joined gets it from all of them at once.
 func share(

@@ -87,6 +87,12 @@ package struct DeviceLocation: Sendable {
         self.context = context.map(SendableContext.init)
     }
 
+    /// Where memory is that is made in the primary context of a device.
+    init(primaryOf device: Int) throws(DeviceError) {
+        self.device = device
+        context = SendableContext(pointer: try DeviceLocation.primary(device))
+    }
+
     /// The question needs some context. This thread may have none; then any that lives will do. None is made for it: that
     /// would take memory of a device that nobody uses.
     private static func inAnyContext(_ body: () -> CInt) -> CInt {

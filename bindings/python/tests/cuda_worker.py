@@ -9,6 +9,7 @@ from typing import Any, Dict, Tuple
 
 import numpy as np
 from cluster import World
+from lender import CUDA, CUDA_MANAGED, READ_ONLY, Lender
 
 import pccl
 
@@ -52,6 +53,10 @@ class DeviceArray:
         return content
 
 
+def lent(array: DeviceArray, **other: Any) -> Lender:
+    return Lender(array.address, array.shape, **{"device": (CUDA, 0), "keep": array, **other})
+
+
 def reduce(world: World) -> None:
     for dtype in (np.float32, np.float16, np.int64):
         content = np.arange(5000).reshape(50, 100).astype(dtype)
@@ -80,6 +85,79 @@ def share(world: World) -> None:
 
     world.run(synchronize)
     assert all((array.get() == 0).all() for array in arrays)
+
+
+def borrow(world: World) -> None:
+    content = np.arange(6000, dtype=np.float32).reshape(2, 3000)
+    for other in ({}, {"version": (1, 0)}, {"device": (CUDA_MANAGED, 0)}, {"strides": (3000, 1)}):
+        lenders = [lent(DeviceArray(content), **other) for _ in range(2)]
+        world.run(lambda i, communicator: communicator.all_reduce(lenders[i]))
+        for lender in lenders:
+            assert (lender.keep.get() == 2 * content).all()
+            # The legacy default stream, on which the library copies.
+            assert [call["stream"] for call in lender.calls] == [1] and lender.is_settled
+    # From a device to the host and back, with an offset.
+    half = [lent(DeviceArray(content), byte_offset=12000) for _ in range(2)]
+    for lender in half:
+        lender.shape = (3000,)
+    targets = [np.zeros(3000, np.float32), lent(DeviceArray(content[1]))]
+    handles = [c.all_reduce_async(half[i], targets[i]) for i, c in enumerate(world.communicators)]
+    assert not any(lender.deleted for lender in half)
+    world.run(lambda i, _: handles[i].wait())
+    assert all(lender.given == 1 and lender.is_settled for lender in [*half, targets[1]])
+    assert (targets[0] == 2 * content[1]).all() and (targets[1].keep.get() == targets[0]).all()
+    assert all((lender.keep.get() == content).all() for lender in half)
+    share_borrowed(world)
+    fail_borrowed(world)
+
+
+def share_borrowed(world: World) -> None:
+    lenders = [lent(DeviceArray(np.full(3_000_000, float(i), np.float32))) for i in range(2)]
+    strategies = [pccl.SharedStateSyncStrategy.SEND_ONLY, pccl.SharedStateSyncStrategy.RECEIVE_ONLY]
+
+    def synchronize(i: int, communicator: pccl.Communicator) -> None:
+        state = pccl.SharedState.from_mapping({"weights": lenders[i]}, revision=1)
+        communicator.sync_shared_state(state, strategies[i])
+
+    world.run(synchronize)
+    assert all((lender.keep.get() == 0).all() and lender.is_settled for lender in lenders)
+    assert all(call["stream"] == 1 for lender in lenders for call in lender.calls)
+
+
+def fail_borrowed(world: World) -> None:
+    communicator, content = world.communicators[0], np.zeros((4, 4), np.float32)
+    for other in ({"strides": (1, 4)}, {"version": (1, 0), "flags": READ_ONLY}, {"element": (6, 8, 1)}):
+        lender = lent(DeviceArray(content), **other)
+        try:
+            communicator.all_reduce_async(lender)
+        except (TypeError, ValueError) as reason:
+            print(reason)
+            assert lender.given == 1 and lender.is_settled
+        else:
+            raise AssertionError("it was taken")
+    # The copy of the input fails: nothing was launched.
+    assert DeviceArray.fake is not None
+    DeviceArray.fake.fake_cuda_fail(b"cuMemcpyDtoHAsync_v2", 1, 1)
+    lender = lent(DeviceArray(content))
+    try:
+        communicator.all_reduce(lender)
+    except pccl.InternalError as reason:
+        print(reason)
+        assert lender.given == 1 and lender.is_settled
+    else:
+        raise AssertionError("it was copied")
+
+
+def prefer(world: World) -> None:
+    class Both(DeviceArray):
+        def __dlpack_device__(self) -> Any:
+            raise AssertionError("asked")
+
+        __dlpack__ = __dlpack_device__
+
+    arrays = [Both(np.ones(4, np.float32)) for _ in range(2)]
+    world.run(lambda i, communicator: communicator.all_reduce(arrays[i]))
+    assert all((array.get() == 2).all() for array in arrays)
 
 
 def refuse(world: World) -> None:
@@ -116,5 +194,5 @@ def status(world: World) -> None:
 
 
 with World(2) as world:
-    {"reduce": reduce, "share": share, "refuse": refuse, "status": status}[WHAT](world)
+    {"reduce": reduce, "share": share, "borrow": borrow, "prefer": prefer, "refuse": refuse, "status": status}[WHAT](world)
 print("ok")

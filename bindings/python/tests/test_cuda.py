@@ -43,6 +43,14 @@ def test_arrays_of_a_device_are_shared(driver: Path) -> None:
     assert run(driver, "share").splitlines()[-1] == "ok"
 
 
+def test_what_dlpack_lends_of_a_device_is_reduced_and_shared_and_given_back(driver: Path) -> None:
+    assert run(driver, "borrow").splitlines()[-1] == "ok"
+
+
+def test_the_array_interface_comes_before_dlpack(driver: Path) -> None:
+    assert run(driver, "prefer").splitlines()[-1] == "ok"
+
+
 def test_what_cannot_be_lent_is_refused(driver: Path) -> None:
     assert run(driver, "refuse").splitlines()[-1] == "ok"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from cluster import World
+from cluster import World, in_threads
+from lender import OnlyDLPack
 
 import pccl
 
@@ -24,6 +25,33 @@ def test_tensors_of_every_type_are_reduced(pair: World, name: str) -> None:
     assert all(torch.equal(result, wanted) for result in results)
     pair.run(lambda i, communicator: communicator.all_reduce(tensors[i]))
     assert all(torch.equal(tensor, wanted) for tensor in tensors)
+
+
+@pytest.mark.parametrize("name", [*TYPES, "uint16", "uint32", "uint64"])
+def test_what_torch_lends_by_dlpack_is_reduced_where_it_lies(pair: World, name: str) -> None:
+    tensors = [torch.full((5, 3), value).to(getattr(torch, name)) for value in (3, 4)]
+    results = [torch.zeros_like(tensor) for tensor in tensors]
+    pair.run(lambda i, communicator: communicator.all_reduce(OnlyDLPack(tensors[i]), OnlyDLPack(results[i])))
+    assert all(result.double().eq(7).all() for result in results) and tensors[0].double().eq(3).all()
+    handles = [c.all_reduce_async(OnlyDLPack(tensors[i][1:4])) for i, c in enumerate(pair.communicators)]
+    in_threads([handle.wait for handle in handles])
+    assert all(tensor.double()[:, 0].tolist()[1:4] == [7, 7, 7] for tensor in tensors)
+
+
+@pytest.mark.parametrize(
+    "make, kind, text",
+    [
+        (lambda: torch.zeros(4, 4)[:, ::2], ValueError, "C-contiguous"),
+        (lambda: torch.zeros(4, dtype=torch.bool), TypeError, "bool"),
+        (lambda: torch.zeros(4, dtype=torch.complex64), TypeError, "complex64"),
+        (lambda: torch.zeros(4, requires_grad=True), ValueError, "cannot be lent by DLPack"),
+        (lambda: torch.zeros(0), ValueError, "no elements"),
+        (lambda: torch.zeros(4, device="meta"), ValueError, "DLPack"),
+    ],
+)
+def test_what_torch_lends_by_dlpack_and_cannot_be_used_is_refused(make: Any, kind: Any, text: str) -> None:
+    with pccl.Communicator("127.0.0.1:48148") as communicator, pytest.raises(kind, match=text):
+        communicator.all_reduce(OnlyDLPack(make()))
 
 
 def test_bfloat16_average_is_rounded_once(pair: World) -> None:

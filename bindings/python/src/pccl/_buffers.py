@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
-from typing import Any, Dict
+from typing import Any, Dict, Tuple
 
 import numpy
 
+from ._dlpack import Loans, borrow, has_dlpack
 from ._native import synchronize_stream
 from ._types import DataType
 
-__all__ = ["Region", "region_of"]
+__all__ = ["Loans", "Region", "region_of"]
 
 
 @dataclass(frozen=True)
 class Region:
-    """C-contiguous memory of ``count`` elements, valid and pinned for as long as ``keep`` is referenced."""
+    """C-contiguous memory of ``count`` elements, valid and pinned for as long as ``keep`` is referenced, and what was
+    borrowed for it is not given back."""
 
     address: int
     count: int
     datatype: DataType
+    shape: Tuple[int, ...]
     keep: Any
 
 
@@ -42,12 +46,13 @@ _NUMPY_TYPES: Dict[str, DataType] = {
 _SUPPORTED = ", ".join(_NUMPY_TYPES)
 
 
-def region_of(tensor: Any, name: str, writable: bool, device: bool = False) -> Region:
+def region_of(tensor: Any, name: str, writable: bool, loans: Loans, device: bool = False) -> Region:
     """The memory of ``tensor``; ``name`` is the argument's name for error texts.
 
     Raises TypeError for objects and element types that are not supported, ValueError for memory that cannot be used as
     it is: strided, read-only (where it is to be written), on a device, in foreign byte order, or empty. With ``device``
-    it may be on a CUDA device, and is waited for: what writes it on its library's current stream is done.
+    it may be on a CUDA device, and is waited for: what writes it on its library's current stream is done, or the default
+    stream waits for it. What has to be given back is in ``loans``, after an error too.
     """
     # A torch tensor can only exist when torch has been imported, so there is no need to import it here.
     torch = sys.modules.get("torch")
@@ -56,7 +61,7 @@ def region_of(tensor: Any, name: str, writable: bool, device: bool = False) -> R
     elif device and not isinstance(tensor, numpy.ndarray) and hasattr(tensor, "__cuda_array_interface__"):
         region = _region_of_device_array(tensor, name, writable)
     else:
-        region = _region_of_array(tensor, name, writable)
+        region = _region_of_array(tensor, name, writable, loans, device)
     if region.count == 0:
         raise ValueError(f"{name} has no elements")
     return region
@@ -88,7 +93,7 @@ def _region_of_torch(tensor: Any, name: str, device: bool) -> Region:
         raise ValueError(f"{name} is a negated view of a torch tensor; pass tensor.resolve_neg()")
     if tensor.device.type == "cuda":
         sys.modules["torch"].cuda.current_stream(tensor.device).synchronize()
-    return Region(tensor.data_ptr(), tensor.numel(), datatype, tensor)
+    return Region(tensor.data_ptr(), tensor.numel(), datatype, tuple(tensor.shape), tensor)
 
 
 def _region_of_device_array(tensor: Any, name: str, writable: bool) -> Region:
@@ -116,20 +121,22 @@ def _region_of_device_array(tensor: Any, name: str, writable: bool) -> Region:
     # 1 is the default stream, which the library waits for itself.
     if stream not in (None, 1):
         synchronize_stream(stream, name)
-    return Region(int(address), size // dtype.itemsize, datatype, tensor)
+    return Region(int(address), size // dtype.itemsize, datatype, shape, tensor)
 
 
-def _region_of_array(tensor: Any, name: str, writable: bool) -> Region:
+def _region_of_array(tensor: Any, name: str, writable: bool, loans: Loans, device: bool) -> Region:
     if isinstance(tensor, numpy.ndarray):
         array = tensor
     else:
         try:
             # The array holds on to the exported buffer, so a bytearray, say, cannot be resized under the library.
             array = numpy.asarray(memoryview(tensor))
-        except (TypeError, ValueError, NotImplementedError) as reason:
+        except (TypeError, ValueError, NotImplementedError, BufferError) as reason:
+            if has_dlpack(tensor):
+                return _region_of_dlpack(tensor, name, writable, loans, device)
             raise TypeError(
                 f"{name} is of type {type(tensor).__name__}; expected a NumPy array, a torch tensor or an object "
-                f"with the buffer protocol or __cuda_array_interface__ ({reason})"
+                f"with the buffer protocol, __cuda_array_interface__ or DLPack ({reason})"
             ) from reason
     datatype = _NUMPY_TYPES.get(array.dtype.name)
     if datatype is None:
@@ -147,4 +154,27 @@ def _region_of_array(tensor: Any, name: str, writable: bool) -> Region:
         raise ValueError(f"{name} is not aligned to its element size; pass array.copy()")
     if writable and not array.flags.writeable:
         raise ValueError(f"{name} is read-only, but the result goes there; pass a writable array as recv")
-    return Region(array.ctypes.data, array.size, datatype, array)
+    return Region(array.ctypes.data, array.size, datatype, array.shape, array)
+
+
+def _region_of_dlpack(tensor: Any, name: str, writable: bool, loans: Loans, device: bool) -> Region:
+    borrowed = borrow(tensor, name, device, loans)
+    datatype = _NUMPY_TYPES.get(borrowed.type_name)
+    if datatype is None:
+        raise TypeError(f"{name} has elements of type {borrowed.type_name}, which is not one of {_SUPPORTED}")
+    shape = borrowed.shape
+    if min(shape, default=1) < 0:
+        raise ValueError(f"{name} has shape {shape}")
+    count = math.prod(shape)
+    if count > 0 and not borrowed.has_data:
+        raise ValueError(f"{name} has shape {shape}, and no memory")
+    if not borrowed.is_contiguous:
+        raise ValueError(
+            f"{name} has shape {shape} and strides {borrowed.strides}, in elements, which is not C-contiguous. Pass a "
+            "copy, and copy the result back."
+        )
+    if writable and borrowed.is_read_only:
+        raise ValueError(f"{name} is read-only, but the result goes there; pass a writable array as recv")
+    if writable and borrowed.is_copy:
+        raise ValueError(f"{name} was copied by its own library, and the result would be lost; pass another as recv")
+    return Region(borrowed.address, count, datatype, shape, borrowed)

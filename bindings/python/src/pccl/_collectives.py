@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 from ._arguments import UINT32_MAX, UINT64_MAX, checked_integer
-from ._buffers import Region, region_of
+from ._buffers import Loans, Region, region_of
 from ._errors import check
 from ._lifetime import Lifetime
 from ._native import ffi, require_extension
@@ -33,10 +33,17 @@ class BlockRequest:
 
     @classmethod
     def of_blocks(
-        cls, function: str, send: Any, recv: Any, tag: int, op: ReduceOp = ReduceOp.SUM, options: Any = None
+        cls,
+        function: str,
+        send: Any,
+        recv: Any,
+        tag: int,
+        loans: Loans,
+        op: ReduceOp = ReduceOp.SUM,
+        options: Any = None,
     ) -> BlockRequest:
-        source = region_of(send, "send", writable=False, device=True)
-        target = region_of(recv, "recv", writable=True, device=True)
+        source = region_of(send, "send", False, loans, device=True)
+        target = region_of(recv, "recv", True, loans, device=True)
         if source.datatype != target.datatype:
             raise TypeError(
                 f"send has elements of type {source.datatype.name}, recv of {target.datatype.name}; "
@@ -59,8 +66,10 @@ class BlockRequest:
         )
 
     @classmethod
-    def of_broadcast(cls, buffer: Any, root: int, tag: int, world_size: Optional[int]) -> BlockRequest:
-        region = region_of(buffer, "buffer", writable=True, device=True)
+    def of_broadcast(
+        cls, buffer: Any, root: int, tag: int, world_size: Optional[int], loans: Loans
+    ) -> BlockRequest:
+        region = region_of(buffer, "buffer", True, loans, device=True)
         return cls(
             "pcclBroadcast",
             (region,),
@@ -125,11 +134,13 @@ class Collectives:
         Returns:
             How many peers took part, and the bytes moved.
         """
-        return self._run(BlockRequest.of_blocks("pcclAllGather", send, recv, tag))
+        with Loans() as loans:
+            return self._run(BlockRequest.of_blocks("pcclAllGather", send, recv, tag, loans))
 
     def all_gather_async(self, send: Any, recv: Any, tag: int = 0) -> AsyncReduceHandle:
         """Starts what :meth:`all_gather` does, and returns at once. The buffers are lent until ``wait()`` has returned."""
-        return self._start(BlockRequest.of_blocks("pcclAllGather", send, recv, tag))
+        with Loans() as loans:
+            return self._start(BlockRequest.of_blocks("pcclAllGather", send, recv, tag, loans), loans)
 
     def reduce_scatter(
         self,
@@ -150,7 +161,8 @@ class Collectives:
             op, tag, error_feedback: as with :meth:`all_reduce`.
         """
         options = self._checked_options(OnLoss.ABORT, codec, error_feedback, None)
-        return self._run(BlockRequest.of_blocks("pcclReduceScatter", send, recv, tag, op, options))
+        with Loans() as loans:
+            return self._run(BlockRequest.of_blocks("pcclReduceScatter", send, recv, tag, loans, op, options))
 
     def reduce_scatter_async(
         self,
@@ -164,7 +176,8 @@ class Collectives:
     ) -> AsyncReduceHandle:
         """Starts what :meth:`reduce_scatter` does, and returns at once."""
         options = self._checked_options(OnLoss.ABORT, codec, error_feedback, None)
-        return self._start(BlockRequest.of_blocks("pcclReduceScatter", send, recv, tag, op, options))
+        with Loans() as loans:
+            return self._start(BlockRequest.of_blocks("pcclReduceScatter", send, recv, tag, loans, op, options), loans)
 
     def broadcast(self, buffer: Any, root: int = 0, tag: int = 0, *, world_size: Optional[int] = None) -> ReduceInfo:
         """Brings what the peer of rank ``root`` has in ``buffer`` to the buffers of all others.
@@ -172,13 +185,15 @@ class Collectives:
         Args:
             world_size: for how many peers ``root`` was chosen; None: for as many as there are now.
         """
-        return self._run(BlockRequest.of_broadcast(buffer, root, tag, world_size))
+        with Loans() as loans:
+            return self._run(BlockRequest.of_broadcast(buffer, root, tag, world_size, loans))
 
     def broadcast_async(
         self, buffer: Any, root: int = 0, tag: int = 0, *, world_size: Optional[int] = None
     ) -> AsyncReduceHandle:
         """Starts what :meth:`broadcast` does, and returns at once."""
-        return self._start(BlockRequest.of_broadcast(buffer, root, tag, world_size))
+        with Loans() as loans:
+            return self._start(BlockRequest.of_broadcast(buffer, root, tag, world_size, loans), loans)
 
     def barrier(self, tag: int = 0) -> ReduceInfo:
         """Waits until all peers have called it with this tag; after a loss, those who are left."""
@@ -201,7 +216,7 @@ class Collectives:
         check(code, request.function, f"tag {request.tag}, {self._subject}")
         return ReduceInfo(int(info.local_world_size), int(info.tx_bytes), int(info.rx_bytes), ())
 
-    def _start(self, request: BlockRequest) -> AsyncReduceHandle:
+    def _start(self, request: BlockRequest, loans: Loans) -> AsyncReduceHandle:
         function = request.function + "Async"
         require_extension(self._library, function, (function,))
         self._settle_abandoned(request.tag)
@@ -210,7 +225,7 @@ class Collectives:
         with self._lifetime.inside() as pointer:
             code = getattr(self._library, function)(*arguments, pointer, native)
         check(code, function, f"tag {request.tag}, {self._subject}")
-        return self._handle(native, request)
+        return self._handle(native, request, loans)
 
     # What Communicator has for them.
 
@@ -224,5 +239,5 @@ class Collectives:
     def _checked_options(self, on_loss: Any, codec: Any, error_feedback: bool, quantization: Any) -> Any:
         raise NotImplementedError
 
-    def _handle(self, native: Any, request: BlockRequest) -> AsyncReduceHandle:
+    def _handle(self, native: Any, request: BlockRequest, loans: Loans) -> AsyncReduceHandle:
         raise NotImplementedError

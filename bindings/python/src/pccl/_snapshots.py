@@ -6,6 +6,7 @@ import os
 import threading
 from typing import Any, Optional, Union
 
+from ._buffers import Loans
 from ._errors import PCCLError, check, error
 from ._native import SNAPSHOT_FUNCTIONS, ffi, library, require_extension
 from ._states import native_state
@@ -63,23 +64,24 @@ def save(
     if keep is not None and not 1 <= keep <= _UINT32_MAX:
         raise ValueError(f"keep is {keep}; expected at least 1, or None")
     folder = os.fspath(directory)
-    native, regions, kept = native_state(state, writable=False)
-    shapes = ffi.new("pcclShape_t[]", max(len(regions), 1))
-    for shape, region in zip(shapes, regions):
-        extents = tuple(region.keep.shape)
-        # Not null, without dimensions either.
-        shape.extents = array = ffi.new("uint64_t[]", max(len(extents), 1))
-        array[0 : len(extents)] = extents
-        shape.rank = len(extents)
-        kept.append(array)
-    options = ffi.new("pcclSaveOptions_t *")
-    options.struct_size = ffi.sizeof("pcclSaveOptions_t")
-    options.keep = keep or 0
-    options.foreground = not background
-    options.shapes = shapes
-    snapshot = ffi.new("pcclSnapshot_t **")
-    code = native_library.pcclSaveSharedState(native, os.fsencode(folder), options, snapshot)
-    check(code, "pcclSaveSharedState", f"revision {state.revision}, {folder}")
+    with Loans() as loans:
+        native, regions, kept = native_state(state, writable=False, loans=loans)
+        shapes = ffi.new("pcclShape_t[]", max(len(regions), 1))
+        for shape, region in zip(shapes, regions):
+            extents = region.shape
+            # Not null, without dimensions either.
+            shape.extents = array = ffi.new("uint64_t[]", max(len(extents), 1))
+            array[0 : len(extents)] = extents
+            shape.rank = len(extents)
+            kept.append(array)
+        options = ffi.new("pcclSaveOptions_t *")
+        options.struct_size = ffi.sizeof("pcclSaveOptions_t")
+        options.keep = keep or 0
+        options.foreground = not background
+        options.shapes = shapes
+        snapshot = ffi.new("pcclSnapshot_t **")
+        code = native_library.pcclSaveSharedState(native, os.fsencode(folder), options, snapshot)
+        check(code, "pcclSaveSharedState", f"revision {state.revision}, {folder}")
     path = os.path.join(folder, f"snapshot-{state.revision:020d}.safetensors")
     return Snapshot(snapshot[0], path, state.revision)
 
@@ -87,8 +89,9 @@ def save(
 def load(state: SharedState, directory: Union[str, "os.PathLike[str]"]) -> None:
     native_library = _library("SharedState.load")
     folder = os.fspath(directory)
-    native, _regions, _kept = native_state(state, writable=True)
-    check(native_library.pcclLoadSharedState(os.fsencode(folder), native), "pcclLoadSharedState", folder)
+    with Loans() as loans:
+        native, _regions, _kept = native_state(state, writable=True, loans=loans)
+        check(native_library.pcclLoadSharedState(os.fsencode(folder), native), "pcclLoadSharedState", folder)
     state.revision = int(native.revision)
 
 

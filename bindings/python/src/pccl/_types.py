@@ -273,7 +273,7 @@ class ReduceOperand:
     """One tensor of :meth:`Communicator.all_reduce_multiple_with_retry`."""
 
     send: Any
-    """Contribution: a NumPy array, a torch CPU tensor or any C-contiguous buffer. Never written, unless in place."""
+    """Contribution: what :meth:`Communicator.all_reduce` takes. Never written, unless in place."""
     recv: Any = None
     """Where the result goes: same type and count as ``send``. None: into ``send``, in place."""
     op: ReduceOp = ReduceOp.SUM
@@ -290,7 +290,7 @@ class TensorInfo:
     name: str
     """Key of the entry, the same on every peer."""
     data: Any
-    """A writable NumPy array, torch CPU tensor or buffer, C-contiguous. Lent to the library during the call only."""
+    """What :meth:`Communicator.all_reduce` takes, writable. Lent to the library during the call only."""
     allow_content_inequality: bool = False
     """True: the content may differ between peers; it is not compared and not sent on its own."""
     unchanged: bool = False

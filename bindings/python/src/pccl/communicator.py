@@ -12,7 +12,7 @@ from typing import Any, Deque, List, Optional, Sequence, Tuple, Type, Union
 
 from ._address import Address, describe_address, resolve_address, split_address
 from ._arguments import INT_MAX, UINT32_MAX, UINT64_MAX, checked_integer
-from ._buffers import Region, region_of
+from ._buffers import Loans, Region, region_of
 from ._collectives import BlockRequest, Collectives
 from ._errors import InternalError, InvalidUsageError, MasterConnectionFailedError, PCCLError, check, error
 from ._lifetime import Lifetime
@@ -212,9 +212,9 @@ class Communicator(Collectives):
         """Combines the tensors of all peers of the group, element by element; all get the same bits.
 
         Args:
-            send: this peer's contribution: a NumPy array, a torch tensor, or an object with the buffer protocol or
-                ``__cuda_array_interface__``;
-                C-contiguous, of any shape, with the same number of elements and the same type on every peer.
+            send: this peer's contribution: a NumPy array, a torch tensor, or an object with the buffer protocol,
+                ``__cuda_array_interface__`` or DLPack; C-contiguous, of any shape, with the same number of elements and
+                the same type on every peer.
             recv: where the result goes; as many elements of the same type as ``send``. None: into ``send``, in place.
                 It may be ``send`` itself, but not overlap it in part. Unspecified content after an error, unless it is
                 ``send``.
@@ -247,28 +247,29 @@ class Communicator(Collectives):
             InternalError: a bug; among others that the result has more than 1024 parts, as no release makes them. It is
                 there then, at all surviving peers, but which elements have what cannot be told.
         """
-        request = _Request.of(send, recv, op, tag, quantization, distribution_hint)
-        options = self._checked_options(on_loss, codec, error_feedback, quantization)
-        self._settle_abandoned(tag)
-        info = ffi.new("pcclReduceInfo_t *")
-        arguments = (
-            ffi.cast("void *", request.send.address),
-            ffi.cast("void *", request.recv.address),
-            request.native_descriptor(),
-        )
-        parts: Optional[_Parts] = None
-        with self._lifetime.inside() as pointer:
-            if options is None:
-                function = "pcclAllReduce"
-                code = self._library.pcclAllReduce(*arguments, pointer, info)
-            else:
-                function = "pcclAllReduceWithOptions"
-                parts = _Parts(OnLoss(on_loss), request)
-                code = self._library.pcclAllReduceWithOptions(
-                    *arguments, pointer, options, info, parts.array, parts.capacity, parts.count
-                )
-        check(code, function, f"tag {tag}, {self._subject}")
-        return _reduce_info(info, parts)
+        with Loans() as loans:
+            request = _Request.of(send, recv, op, tag, quantization, distribution_hint, loans)
+            options = self._checked_options(on_loss, codec, error_feedback, quantization)
+            self._settle_abandoned(tag)
+            info = ffi.new("pcclReduceInfo_t *")
+            arguments = (
+                ffi.cast("void *", request.send.address),
+                ffi.cast("void *", request.recv.address),
+                request.native_descriptor(),
+            )
+            parts: Optional[_Parts] = None
+            with self._lifetime.inside() as pointer:
+                if options is None:
+                    function = "pcclAllReduce"
+                    code = self._library.pcclAllReduce(*arguments, pointer, info)
+                else:
+                    function = "pcclAllReduceWithOptions"
+                    parts = _Parts(OnLoss(on_loss), request)
+                    code = self._library.pcclAllReduceWithOptions(
+                        *arguments, pointer, options, info, parts.array, parts.capacity, parts.count
+                    )
+            check(code, function, f"tag {tag}, {self._subject}")
+            return _reduce_info(info, parts)
 
     def all_reduce_async(
         self,
@@ -292,27 +293,28 @@ class Communicator(Collectives):
             TooFewPeersError, InvalidArgumentError, InvalidUsageError, ValueError, TypeError, NotImplementedError: as
                 ``all_reduce()``. What is learnt later is raised by ``wait()``.
         """
-        request = _Request.of(send, recv, op, tag, quantization, distribution_hint)
-        options = self._checked_options(on_loss, codec, error_feedback, quantization)
-        self._settle_abandoned(tag)
-        native = ffi.new("pcclAsyncReduceOp_t *")
-        arguments = (
-            ffi.cast("void *", request.send.address),
-            ffi.cast("void *", request.recv.address),
-            request.native_descriptor(),
-        )
-        with self._lifetime.inside() as pointer:
-            if options is None:
-                function = "pcclAllReduceAsync"
-                code = self._library.pcclAllReduceAsync(*arguments, pointer, native)
-            else:
-                function = "pcclAllReduceAsyncWithOptions"
-                code = self._library.pcclAllReduceAsyncWithOptions(*arguments, pointer, options, native)
-        check(code, function, f"tag {tag}, {self._subject}")
-        return AsyncReduceHandle(self, _Operation(native, request, OnLoss(on_loss)))
+        with Loans() as loans:
+            request = _Request.of(send, recv, op, tag, quantization, distribution_hint, loans)
+            options = self._checked_options(on_loss, codec, error_feedback, quantization)
+            self._settle_abandoned(tag)
+            native = ffi.new("pcclAsyncReduceOp_t *")
+            arguments = (
+                ffi.cast("void *", request.send.address),
+                ffi.cast("void *", request.recv.address),
+                request.native_descriptor(),
+            )
+            with self._lifetime.inside() as pointer:
+                if options is None:
+                    function = "pcclAllReduceAsync"
+                    code = self._library.pcclAllReduceAsync(*arguments, pointer, native)
+                else:
+                    function = "pcclAllReduceAsyncWithOptions"
+                    code = self._library.pcclAllReduceAsyncWithOptions(*arguments, pointer, options, native)
+            check(code, function, f"tag {tag}, {self._subject}")
+            return AsyncReduceHandle(self, _Operation(native, request, OnLoss(on_loss), loans.kept()))
 
-    def _handle(self, native: Any, request: BlockRequest) -> AsyncReduceHandle:
-        return AsyncReduceHandle(self, _Operation(native, request, OnLoss.ABORT))
+    def _handle(self, native: Any, request: BlockRequest, loans: Loans) -> AsyncReduceHandle:
+        return AsyncReduceHandle(self, _Operation(native, request, OnLoss.ABORT, loans.kept()))
 
     def all_reduce_multiple_with_retry(
         self,
@@ -351,49 +353,52 @@ class Communicator(Collectives):
         if not operands:
             raise ValueError("operands is empty")
         checked_integer(max_in_flight, "max_in_flight", 1, INT_MAX)
-        requests: List[_Request] = []
-        for index, operand in enumerate(operands):
-            tag = index if operand.tag is None else operand.tag
-            requests.append(
-                _Request.of(
-                    operand.send,
-                    operand.recv,
-                    operand.op,
-                    tag,
-                    operand.quantization,
-                    operand.distribution_hint,
-                    place=f"operands[{index}].",
+        with Loans() as loans:
+            requests: List[_Request] = []
+            for index, operand in enumerate(operands):
+                tag = index if operand.tag is None else operand.tag
+                requests.append(
+                    _Request.of(
+                        operand.send,
+                        operand.recv,
+                        operand.op,
+                        tag,
+                        operand.quantization,
+                        operand.distribution_hint,
+                        loans,
+                        place=f"operands[{index}].",
+                    )
                 )
-            )
-        tags = collections.Counter(request.tag for request in requests)
-        repeated = sorted(tag for tag, uses in tags.items() if uses > 1)
-        if repeated:
-            raise ValueError(f"tags {repeated[:8]} are used by several operands; each needs its own")
-        options = None
-        if on_loss is not None or codec is not None or error_feedback:
-            quantized = next((operand.quantization for operand in operands if operand.quantization is not None), None)
-            options = self._checked_options(on_loss, codec, error_feedback, quantized, even_default=True)
-        for tag in tags:
-            self._settle_abandoned(tag)
-        natives = ffi.new("pcclReduceOpDescriptor_t[]", len(requests))
-        for native, request in zip(natives, requests):
-            native.sendbuf = ffi.cast("void *", request.send.address)
-            native.recvbuf = ffi.cast("void *", request.recv.address)
-            request.fill(native.descriptor)
-        info = ffi.new("pcclReduceInfo_t *")
-        with self._lifetime.inside() as pointer:
-            if options is None:
-                function = "pcclAllReduceMultipleWithRetry"
-                code = self._library.pcclAllReduceMultipleWithRetry(
-                    natives, len(requests), pointer, info, max_in_flight
-                )
-            else:
-                function = "pcclAllReduceMultipleWithOptions"
-                code = self._library.pcclAllReduceMultipleWithOptions(
-                    natives, len(requests), pointer, options, info, max_in_flight
-                )
-        check(code, function, f"{len(requests)} tensors, {self._subject}")
-        return _reduce_info(info)
+            tags = collections.Counter(request.tag for request in requests)
+            repeated = sorted(tag for tag, uses in tags.items() if uses > 1)
+            if repeated:
+                raise ValueError(f"tags {repeated[:8]} are used by several operands; each needs its own")
+            options = None
+            if on_loss is not None or codec is not None or error_feedback:
+                quantizations = (operand.quantization for operand in operands)
+                quantized = next((found for found in quantizations if found is not None), None)
+                options = self._checked_options(on_loss, codec, error_feedback, quantized, even_default=True)
+            for tag in tags:
+                self._settle_abandoned(tag)
+            natives = ffi.new("pcclReduceOpDescriptor_t[]", len(requests))
+            for native, request in zip(natives, requests):
+                native.sendbuf = ffi.cast("void *", request.send.address)
+                native.recvbuf = ffi.cast("void *", request.recv.address)
+                request.fill(native.descriptor)
+            info = ffi.new("pcclReduceInfo_t *")
+            with self._lifetime.inside() as pointer:
+                if options is None:
+                    function = "pcclAllReduceMultipleWithRetry"
+                    code = self._library.pcclAllReduceMultipleWithRetry(
+                        natives, len(requests), pointer, info, max_in_flight
+                    )
+                else:
+                    function = "pcclAllReduceMultipleWithOptions"
+                    code = self._library.pcclAllReduceMultipleWithOptions(
+                        natives, len(requests), pointer, options, info, max_in_flight
+                    )
+            check(code, function, f"{len(requests)} tensors, {self._subject}")
+            return _reduce_info(info)
 
     def free_error_feedback(self, tag: int = 0) -> None:
         """Forgets what coding has lost of this peer's contributions under a tag, and frees the memory.
@@ -439,20 +444,24 @@ class Communicator(Collectives):
             ValueError, TypeError: a tensor cannot be used; the text says what to do.
         """
         strategy = SharedStateSyncStrategy(strategy)
-        native, _regions, _kept = native_state(shared_state, writable=True, device=True)
-        self._settle_abandoned()
-        moved = ffi.new("pcclSharedStateSyncInfo_t *")
-        unchanged = [bool(entry.unchanged) for entry in shared_state.tensors]
-        if any(unchanged):
-            require_extension(self._library, "unchanged entries")
-            flags = ffi.new("bool[]", unchanged)
-            options = ffi.new("pcclSyncOptions_t *", {"struct_size": ffi.sizeof("pcclSyncOptions_t"), "unchanged": flags})
-            with self._lifetime.inside() as pointer:
-                code = self._library.pcclSynchronizeSharedStateWithOptions(pointer, native, strategy, options, moved)
-        else:
-            with self._lifetime.inside() as pointer:
-                code = self._library.pcclSynchronizeSharedState(pointer, native, strategy, moved)
-        check(code, "pcclSynchronizeSharedState", f"revision {shared_state.revision}, {self._subject}")
+        with Loans() as loans:
+            native, _regions, _kept = native_state(shared_state, True, loans, device=True)
+            self._settle_abandoned()
+            moved = ffi.new("pcclSharedStateSyncInfo_t *")
+            unchanged = [bool(entry.unchanged) for entry in shared_state.tensors]
+            if any(unchanged):
+                require_extension(self._library, "unchanged entries")
+                flags = ffi.new("bool[]", unchanged)
+                options = ffi.new("pcclSyncOptions_t *")
+                options.struct_size, options.unchanged = ffi.sizeof("pcclSyncOptions_t"), flags
+                with self._lifetime.inside() as pointer:
+                    code = self._library.pcclSynchronizeSharedStateWithOptions(
+                        pointer, native, strategy, options, moved
+                    )
+            else:
+                with self._lifetime.inside() as pointer:
+                    code = self._library.pcclSynchronizeSharedState(pointer, native, strategy, moved)
+            check(code, "pcclSynchronizeSharedState", f"revision {shared_state.revision}, {self._subject}")
         shared_state.revision = int(native.revision)
         return SharedStateSyncInfo(tx_bytes=int(moved.tx_bytes), rx_bytes=int(moved.rx_bytes))
 
@@ -470,7 +479,8 @@ class Communicator(Collectives):
         if pointer is not None:
             check(self._library.pcclDestroyCommunicator(pointer), "pcclDestroyCommunicator", self._subject)
         # Only now does the library not touch them any more.
-        self._abandoned.clear()
+        while self._abandoned:
+            self._abandoned.popleft().loans.give_back()
 
     @property
     def _subject(self) -> str:
@@ -523,6 +533,7 @@ class Communicator(Collectives):
                 continue  # another thread is awaiting it
             with self._lifetime.inside():
                 self._library.pcclAwaitAsyncReduce(operation.native, ffi.NULL)
+            operation.loans.give_back()
 
     def __enter__(self) -> Communicator:
         return self
@@ -582,6 +593,7 @@ class AsyncReduceHandle:
         with self._waiting:
             if self._outcome is None:
                 self._outcome = self._await()
+                self._operation.loans.give_back()
             outcome = self._outcome
         if isinstance(outcome, PCCLError):
             raise outcome
@@ -640,11 +652,12 @@ class _Request:
         tag: int,
         quantization: Optional[QuantizationOptions],
         distribution_hint: DistributionHint,
+        loans: Loans,
         place: str = "",
     ) -> _Request:
         in_place = recv is None
-        source = region_of(send, f"{place}send", writable=in_place, device=True)
-        target = source if in_place else region_of(recv, f"{place}recv", writable=True, device=True)
+        source = region_of(send, f"{place}send", in_place, loans, device=True)
+        target = source if in_place else region_of(recv, f"{place}recv", True, loans, device=True)
         if source.datatype != target.datatype:
             raise TypeError(
                 f"{place}send has elements of type {source.datatype.name}, {place}recv of {target.datatype.name}; "
@@ -688,6 +701,7 @@ class _Operation:
     native: Any
     request: Union[_Request, BlockRequest]
     on_loss: OnLoss
+    loans: Loans
 
 
 class _Parts:

@@ -23,7 +23,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 import numpy
 
 from ._arguments import UINT32_MAX, checked_integer
-from ._buffers import Region, region_of
+from ._buffers import Loans, Region, region_of
 from ._errors import InvalidUsageError, check
 from ._lifetime import Lifetime
 from ._native import ffi, require_extension
@@ -143,34 +143,36 @@ class DiLoCo:
         self._communicator = communicator
         self._library = communicator._library
         require_extension(self._library, "DiLoCo", ("pcclDiLoCoCreate",))
-        self._tensors = [_Tensor(name, tensor) for name, tensor in _named(model)]
-        options = ffi.new("pcclDiLoCoOptions_t *")
-        options.struct_size = ffi.sizeof("pcclDiLoCoOptions_t")
-        options.mode = _MODES[mode]
-        options.sync_every = checked_integer(sync_every, "sync_every", 1, UINT32_MAX)
-        if mode == "streaming":
-            most = max(1, min(8, len(self._tensors), sync_every))
-            options.fragments = most if fragments is None else checked_integer(fragments, "fragments", 1, UINT32_MAX)
-            usual = max(1, sync_every // (2 * max(options.fragments, 1)))
-            options.overlap = usual if overlap is None else checked_integer(overlap, "overlap", 0, UINT32_MAX)
-            options.mixing = mixing
-        options.staleness_penalty = staleness_penalty
-        options.rule = _RULES[outer]
-        options.learning_rate = 0.0 if outer_learning_rate is None else outer_learning_rate
-        options.momentum = outer_momentum
-        options.momentum_limit = momentum_limit
-        chosen = Codec.parse(codec) if isinstance(codec, str) else codec
-        if chosen is not None:
-            options.codec = CodecFormat(chosen.format)
-            options.block_elements = 0 if chosen.block is None else checked_integer(chosen.block, "codec.block", 32, 256)
-            options.rounding = Rounding(chosen.rounding)
-        options.error_feedback = bool(error_feedback)
-        options.minimum_peers = checked_integer(minimum_peers, "minimum_peers", 1, UINT32_MAX)
-        options.check_every = checked_integer(check_every, "check_every", 0, UINT32_MAX - 1) or UINT32_MAX
-        options.patience_seconds = 0.0 if patience is None else patience
-        options.first_tag = 0 if first_tag is None else first_tag
-        options.returns = checked_integer(returns, "returns", 0, UINT32_MAX - 1) or UINT32_MAX
-        self._lifetime = self._create(options)
+        with Loans() as loans:
+            self._tensors = [_Tensor(name, tensor, loans) for name, tensor in _named(model)]
+            options = ffi.new("pcclDiLoCoOptions_t *")
+            options.struct_size = ffi.sizeof("pcclDiLoCoOptions_t")
+            options.mode = _MODES[mode]
+            options.sync_every = checked_integer(sync_every, "sync_every", 1, UINT32_MAX)
+            if mode == "streaming":
+                most = max(1, min(8, len(self._tensors), sync_every))
+                options.fragments = most if fragments is None else checked_integer(fragments, "fragments", 1, UINT32_MAX)
+                usual = max(1, sync_every // (2 * max(options.fragments, 1)))
+                options.overlap = usual if overlap is None else checked_integer(overlap, "overlap", 0, UINT32_MAX)
+                options.mixing = mixing
+            options.staleness_penalty = staleness_penalty
+            options.rule = _RULES[outer]
+            options.learning_rate = 0.0 if outer_learning_rate is None else outer_learning_rate
+            options.momentum = outer_momentum
+            options.momentum_limit = momentum_limit
+            chosen = Codec.parse(codec) if isinstance(codec, str) else codec
+            if chosen is not None:
+                options.codec = CodecFormat(chosen.format)
+                options.block_elements = 0 if chosen.block is None else checked_integer(chosen.block, "codec.block", 32, 256)
+                options.rounding = Rounding(chosen.rounding)
+            options.error_feedback = bool(error_feedback)
+            options.minimum_peers = checked_integer(minimum_peers, "minimum_peers", 1, UINT32_MAX)
+            options.check_every = checked_integer(check_every, "check_every", 0, UINT32_MAX - 1) or UINT32_MAX
+            options.patience_seconds = 0.0 if patience is None else patience
+            options.first_tag = 0 if first_tag is None else first_tag
+            options.returns = checked_integer(returns, "returns", 0, UINT32_MAX - 1) or UINT32_MAX
+            self._lifetime = self._create(options)
+            self._loans = loans.kept()
         for tensor in self._tensors:
             tensor.fragment = self._fragment_of(tensor.name)
         self._fragment_count = 1 + max(tensor.fragment for tensor in self._tensors)
@@ -353,6 +355,7 @@ class DiLoCo:
         pointer = self._lifetime.end()
         if pointer is not None:
             self._library.pcclDiLoCoDestroy(pointer)
+            self._loans.give_back()
 
     def __del__(self) -> None:
         lifetime: Optional[Lifetime] = getattr(self, "_lifetime", None)
@@ -443,20 +446,19 @@ def _named(model: Any) -> List[Tuple[str, Any]]:
 class _Tensor:
     """One tensor of the model, and the memory where the library sees it."""
 
-    def __init__(self, name: str, tensor: Any) -> None:
+    def __init__(self, name: str, tensor: Any, loans: Loans) -> None:
         self.name = name
         self.fragment = 0
         self._is_torch = hasattr(tensor, "detach")
         self._source = tensor
         local = self._local()
-        # What has no shape is refused below.
-        self.shape = tuple(getattr(local, "shape", ()))
         self._stage: Any = None
         if self._is_torch and not (local.device.type == "cpu" and local.is_contiguous()):
             import torch
 
-            self._stage = torch.empty(self.shape, dtype=local.dtype, device="cpu")
-        self.region: Region = region_of(local if self._stage is None else self._stage, name, writable=True)
+            self._stage = torch.empty(local.shape, dtype=local.dtype, device="cpu")
+        self.region: Region = region_of(local if self._stage is None else self._stage, name, True, loans)
+        self.shape = self.region.shape
         self._address = self._place(local)
 
     @property
