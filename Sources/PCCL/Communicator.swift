@@ -186,8 +186,10 @@ public final class Communicator: Sendable {
         do {
             let buffers = try DeviceBuffers(
                 send: send, sendCount: sent, receive: receive, receiveCount: received, stream: stream)
+            guard let buffers else { return nil }
             // Here, and not later on the thread that others wait for.
-            if let buffers, descriptor.codec != .none || !session.sharesDevices { _ = try buffers.stage() }
+            let lent = ReduceBuffers(send: send, receive: receive, device: buffers)
+            if !session.staysOnDevice(descriptor, lent) { try buffers.stage() }
             return buffers
         } catch {
             throw PCCLError(.internalError, error.description)

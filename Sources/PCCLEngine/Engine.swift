@@ -44,8 +44,9 @@ package final class Engine {
     private var departures: [Int: Departure] = [:]
     private var exchange: StateExchange?
     let windows: WindowExchange
-    /// Whether all other members' windows are mapped. Any thread may read it.
-    package let hasAllWindows = Guarded(false)
+    /// What operations through windows find now; nil if none can go there. Any thread may read it.
+    package let windowRoom = Guarded<WindowRoom?>(nil)
+    var patience = WindowPatience()
 
     /// What is known of one peer's launches in this epoch.
     struct Inbound {
@@ -54,6 +55,7 @@ package final class Engine {
         var ignored: Set<LaunchNumber> = []
         /// What their entries say, until they are bound.
         var entries: [LaunchNumber: Entry] = [:]
+        var latestEntry = LaunchNumber(0)
         /// How far those that are not bound have come through windows.
         var rounds: [LaunchNumber: WindowRounds] = [:]
         /// Data of launches that are not bound yet.
@@ -98,9 +100,9 @@ package final class Engine {
     /// It is not used any more.
     package func close() { windows.close() }
 
-    private func noteWindows() {
-        let hasAll = members.count > 1 && windows.own != nil && members.count { windows.mapped[$0] != nil } == members.count - 1
-        hasAllWindows.withLock { $0 = hasAll }
+    func noteWindows() {
+        let hasAll = members.count > 1 && members.count { windows.mapped[$0] != nil } == members.count - 1
+        windowRoom.withLock { $0 = hasAll && !patience.isWaiting ? windows.room : nil }
     }
 
     // MARK: views and links
@@ -193,6 +195,8 @@ package final class Engine {
     package func start(
         tag: Tag, launch: LaunchNumber, descriptor: OperationDescriptor, place: Place, buffers: ReduceBuffers
     ) {
+        // It is about to leave; what it would send now could be of an input that is not whole.
+        guard !cannotGoOn else { return }
         if let run = run(tag, launch, descriptor, place, buffers) {
             runs[launch] = run
             enter(run)
@@ -230,7 +234,10 @@ package final class Engine {
     /// Of operations that stand still.
     package func final(_ launches: [LaunchNumber]) -> [LaunchNumber: [ResultPart]] {
         var final: [LaunchNumber: [ResultPart]] = [:]
-        for launch in launches { final[launch] = executions[launch]?.final }
+        for launch in launches {
+            // What went through windows lies on the device alone: it begins again.
+            final[launch] = executions[launch]?.final ?? (runs[launch] != nil ? [] : nil)
+        }
         return final
     }
 
@@ -307,7 +314,7 @@ package final class Engine {
     package func finish(_ launch: LaunchNumber, succeeded: Bool) -> Traffic {
         if let run = takeRun(launch) {
             part(from: run, succeeded: succeeded)
-            run.end(succeeded: succeeded)
+            end(run, succeeded: succeeded)
             return run.traffic
         }
         guard let execution = executions.removeValue(forKey: launch) else { return Traffic() }
@@ -508,6 +515,7 @@ extension Engine: LinkDelegate {
                 return
             }
             inbound[peer, default: Inbound()].entries[header.launch] = entry
+            inbound[peer]?.latestEntry = header.launch
             delegate?.engineEntered(peer, header.epoch, header.tag, header.launch, entry.descriptor)
         case .prepared:
             delegate?.enginePrepared(peer, header.epoch, header.tag, header.launch)

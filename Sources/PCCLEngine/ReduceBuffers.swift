@@ -23,7 +23,7 @@ package struct ReduceBuffers: @unchecked Sendable {
     /// What stands for them on the host. Blocks, if they are a device's, until the input is there.
     func onHost() throws(DeviceError) -> ReduceBuffers {
         guard let device else { return self }
-        let staged = try device.stage()
+        let staged = try device.useHost()
         return ReduceBuffers(send: staged.send, receive: staged.receive, feedback: feedback)
     }
 }

@@ -98,14 +98,14 @@ package struct Environment: Sendable {
             if let mebibytes = Int(text), (0...(1 << 20)).contains(mebibytes) {
                 deviceWindowBytes = mebibytes << 20
             } else {
-                Log.write(.error, "PCCL_DEVICE_WINDOW=\(text) is not a number of MiB; what is usual is taken")
+                onProblem("PCCL_DEVICE_WINDOW=\(text) is not a number of MiB; what is usual is taken")
             }
         }
         if let text = environment("PCCL_DEVICE_ROUND") {
             if let kibibytes = Int(text), (1...(1 << 20)).contains(kibibytes) {
                 deviceRoundBytes = kibibytes << 10
             } else {
-                Log.write(.error, "PCCL_DEVICE_ROUND=\(text) is not a number of KiB from 1 on; what is usual is taken")
+                onProblem("PCCL_DEVICE_ROUND=\(text) is not a number of KiB from 1 on; what is usual is taken")
             }
         }
         if let text = environment("PCCL_STATE_HASH") {

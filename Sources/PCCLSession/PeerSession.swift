@@ -63,7 +63,7 @@ package final class PeerSession: @unchecked Sendable {
     private let configuration: Configuration
     private let view = Guarded<(current: ViewSnapshot?, departure: String?)>((nil, nil))
     private let isClosed = Guarded(false)
-    private let engineHasAllWindows = Guarded<Guarded<Bool>?>(nil)
+    private let engineWindowRoom = Guarded<Guarded<WindowRoom?>?>(nil)
 
     // The loop's thread only.
     private var machine: PeerMachine?
@@ -107,9 +107,12 @@ package final class PeerSession: @unchecked Sendable {
     /// Why this peer is no longer a member, if it was declared lost or lost its master and a member.
     package var departure: String? { view.withLock { $0.departure } }
 
-    /// Whether operations on buffers of a device need none of the host's memory, as far as is known now.
-    package var sharesDevices: Bool {
-        engineHasAllWindows.withLock { $0 }?.withLock { $0 } ?? false
+    /// Whether this operation needs none of the host's memory, as far as is known now.
+    package func staysOnDevice(_ descriptor: OperationDescriptor, _ buffers: ReduceBuffers) -> Bool {
+        guard let view = currentView, let room = engineWindowRoom.withLock({ $0 })?.withLock({ $0 }) else {
+            return false
+        }
+        return room.suits(descriptor, buffers, rank: view.rank, worldSize: view.worldSize)
     }
 
     /// `state`: the tensors of `synchronizeState`, lent until the completion is set.
@@ -165,7 +168,7 @@ package final class PeerSession: @unchecked Sendable {
             loop, stripes: configuration.stripesPerLink, timeouts: configuration.timeouts,
             linkConfiguration: configuration.links, delegate: self, linkDelegate: engine)
         self.engine = engine
-        engineHasAllWindows.withLock { $0 = engine.hasAllWindows }
+        engineWindowRoom.withLock { $0 = engine.windowRoom }
         self.mesh = mesh
         prober = LinkProber(loop) { [weak mesh] in mesh?.link(to: $0) }
         wakeTimer = LoopTimer(loop) { [weak self] in self?.pump(.tick) }

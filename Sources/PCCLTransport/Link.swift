@@ -263,6 +263,9 @@ package final class Link {
         severed = [:]
     }
 
+    /// The peer has sent what no honest one sends.
+    package func breakOff(_ reason: String) { fail("it broke the protocol: \(reason)") }
+
     func fail(_ reason: String) {
         guard isOpen else { return }
         close()

@@ -1,5 +1,6 @@
 import CShims
 import Glibc
+import PCCLWire
 
 /// A socket through which processes of this host hand each other descriptors. It has no place in the file system, and nothing
 /// is left of it when its process has ended. Anyone on the host can send to it: what comes must prove where it is from.
@@ -11,6 +12,7 @@ package final class LocalSocket {
     private let socket: Socket
     private var poll: Poll?
     private let mostBytes: Int
+    private static let messagesPerTurn = 16
     /// What came. The descriptor is the callee's.
     private let onMessage: ([UInt8], CInt) -> Void
 
@@ -30,6 +32,20 @@ package final class LocalSocket {
         poll?.watch(.read)
     }
 
+    /// In which network names mean the same: that of a container, of a host, since it was started. Nil where the kernel does not
+    /// say.
+    package static let network: WindowToken? = {
+        var content = stat()
+        guard let file = fopen("/proc/sys/kernel/random/boot_id", "r") else { return nil }
+        defer { fclose(file) }
+        var text = [UInt8](repeating: 0, count: 64)
+        let count = fread(&text, 1, text.count, file)
+        let digits = text.prefix(count).compactMap { Character(UnicodeScalar($0)).hexDigitValue }
+        guard digits.count == 32, stat("/proc/self/ns/net", &content) == 0 else { return nil }
+        func number(_ digits: ArraySlice<Int>) -> UInt64 { digits.reduce(0) { $0 << 4 | UInt64($1) } }
+        return WindowToken(high: number(digits[..<16]), low: number(digits[16...]) ^ UInt64(content.st_ino))
+    }()
+
     package func close() {
         poll?.close()
         poll = nil
@@ -44,7 +60,8 @@ package final class LocalSocket {
 
     private func receive() {
         var buffer = [UInt8](repeating: 0, count: mostBytes)
-        while poll != nil {
+        // Somebody who sends without end does not keep the loop.
+        for _ in 0..<LocalSocket.messagesPerTurn where poll != nil {
             var descriptor: CInt = -1
             let count = pccl_shim_receive_descriptor(socket.descriptor, &buffer, buffer.count, &descriptor)
             guard count >= 0 else { return }

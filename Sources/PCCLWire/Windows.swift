@@ -1,15 +1,18 @@
 /// The payload of a `window` frame: the sender has a window of device memory, and where it is to be told of the receiver's.
 package struct WindowInvitation: Hashable, Sendable {
-    package static let byteCount = 16 + 1 + nameBytes
+    package static let byteCount = 16 + 16 + 1 + nameBytes
     /// The longest name of a socket that the kernel chooses has six.
     package static let nameBytes = 15
 
     /// Of the sender's for this receiver, and nobody else's.
     package var token: WindowToken
-    /// Of a datagram socket of this host, in the abstract namespace.
+    /// Of the network in which the socket is: a host, and there a container, which no other has.
+    package var network: WindowToken
+    /// Of a datagram socket there, in the abstract namespace.
     package var socket: [UInt8]
 
-    package init(token: WindowToken, socket: [UInt8]) {
+    package init(token: WindowToken, network: WindowToken, socket: [UInt8]) {
+        self.network = network
         precondition(socket.count <= WindowInvitation.nameBytes, "a name of \(socket.count) bytes")
         self.token = token
         self.socket = socket
@@ -19,6 +22,8 @@ package struct WindowInvitation: Hashable, Sendable {
         var w = ByteWriter()
         w.write(token.high)
         w.write(token.low)
+        w.write(network.high)
+        w.write(network.low)
         w.write(UInt8(socket.count))
         for i in 0..<WindowInvitation.nameBytes { w.write(i < socket.count ? socket[i] : 0) }
         return w.bytes
@@ -27,6 +32,7 @@ package struct WindowInvitation: Hashable, Sendable {
     package init(_ bytes: [UInt8]) throws(WireError) {
         var r = ByteReader(bytes)
         token = WindowToken(high: try r.read(), low: try r.read())
+        network = WindowToken(high: try r.read(), low: try r.read())
         let count = Int(try r.read(UInt8.self))
         guard count <= WindowInvitation.nameBytes else {
             throw .tooMany(field: "bytes of a socket's name", count: count, limit: WindowInvitation.nameBytes)
@@ -39,6 +45,10 @@ package struct WindowInvitation: Hashable, Sendable {
                 continue
             }
             guard byte == 0 else { throw .unknownValue(field: "end of a socket's name", value: UInt64(byte)) }
+        }
+        // Nothing that has a place in the file system.
+        guard name.first == 0 else {
+            throw .unknownValue(field: "beginning of a socket's name", value: UInt64(name.first ?? 1))
         }
         socket = name
         try r.finish()

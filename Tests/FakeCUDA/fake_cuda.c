@@ -6,8 +6,8 @@
 // that file has is taken from it instead. FAKE_CUDA_NO_KERNELS=1: no module is loaded, as on a device that is too old.
 // FAKE_CUDA_VERBOSE=1: says why a module was not loaded, or what a kernel did wrong. FAKE_CUDA_DELAY=n: a copy or a
 // kernel begins so many microseconds after what was before it, 300 if it is not set; FAKE_CUDA_JITTER=n: and up to so
-// many more, at random. FAKE_CUDA_FAIL=function:n:code: as fake_cuda_fail. FAKE_CUDA_NO_PEER_ACCESS=1: nobody may use
-// what another process exported.
+// many more, at random. FAKE_CUDA_FAIL=function:n:code: as fake_cuda_fail. FAKE_CUDA_KILL=function:n: the process is
+// killed at the n-th call. FAKE_CUDA_NO_PEER_ACCESS=1: nobody may use what another process exported.
 #define _GNU_SOURCE
 #include "fake_cuda.h"
 
@@ -15,6 +15,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,7 +71,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block blocks[BLOCKS];
 static struct {
     const char *name;
-    int calls, fails_at, code;
+    int calls, fails_at, code, kills_at;
 } functions[FUNCTIONS];
 static size_t created_bytes;
 static int lost_with;
@@ -93,7 +94,10 @@ static void plan_failure(void) {
     char name[64];
     int n, code;
     const char *said = is_planned ? NULL : getenv("FAKE_CUDA_FAIL");
+    const char *death = is_planned ? NULL : getenv("FAKE_CUDA_KILL");
     is_planned = true;
+    if (death && sscanf(death, "%63[^:]:%d", name, &n) == 2)
+        functions[index_of(name)].kills_at = n;
     if (!said || sscanf(said, "%63[^:]:%d:%d", name, &n, &code) != 3)
         return;
     int i = index_of(name);
@@ -117,6 +121,8 @@ static int enter(const char *name) {
     pthread_mutex_lock(&lock);
     plan_failure();
     int i = index_of(name), code = lost_with;
+    if (functions[i].calls + 1 == functions[i].kills_at)
+        kill(getpid(), SIGKILL);
     if (++functions[i].calls == functions[i].fails_at) {
         code = functions[i].code;
         if (code >= 700)

@@ -64,6 +64,8 @@ struct Cluster {
         var isTold = false
         /// What a test says is final here.
         var final: [ResultPart] = []
+        /// Nothing of it can be given to others, not even when it is whole.
+        var isWithheld = false
         var resumption: Resumption?
     }
 
@@ -305,6 +307,11 @@ struct Cluster {
 
     /// The peer's engine does not get its result until `finishResult`.
     mutating func withholdResult(_ name: Name, tag: UInt64 = 1) { withheld[name, default: []].insert(Tag(tag)) }
+    /// What the peer has of results lies where it cannot be given to others.
+    mutating func withholdsResults(_ name: Name) {
+        for launch in nodes[name]?.running.keys.sorted() ?? [] { nodes[name]?.running[launch]?.isWithheld = true }
+    }
+
     /// So much of the result is final at the peer, whose engine does not have all of it.
     mutating func hasFinal(_ name: Name, _ elements: Range<Int>, worldSize: Int, tag: UInt64 = 1) {
         guard let launch = nodes[name]?.running.values.first(where: { $0.tag == Tag(tag) })?.launch else {
@@ -554,8 +561,12 @@ struct Cluster {
         case .halt:
             nodes[name]?.isHalted = true
         case .listFinal(let launches, let epoch):
-            let final = launches.map { ($0, nodes[name]?.running[$0]?.final ?? []) }
-            handle(name, .final(Dictionary(uniqueKeysWithValues: final), epoch))
+            var final: [LaunchNumber: [ResultPart]] = [:]
+            for launch in launches {
+                guard let running = nodes[name]?.running[launch], !running.isTold || running.isWithheld else { continue }
+                final[launch] = running.final
+            }
+            handle(name, .final(final, epoch))
         case .measureLinks:
             if !measuring.contains(name) { measure(name) }
         case .start(_, let tag, let launch, let descriptor, let assignment):

@@ -90,6 +90,21 @@ struct ResumingTests {
         #expect(c.outcomes == ["A": [.success(worldSize: 3)], "B": [.success(worldSize: 3)]])
     }
 
+    @Test(
+        "a survivor is prepared, and what it has lies where it cannot be given: it begins again",
+        arguments: [LossPolicy.resume, .resumeWhole])
+    func preparedOnADevice(onLoss: LossPolicy) {
+        var c = interrupted(onLoss: onLoss)
+        c.withholdsResults("A")
+        c.finishResult("A")
+        c.kill("C")
+        #expect(kept(c, "A") == nil && kept(c, "B") == nil)
+        #expect(c.nodes["A"]?.restored.count == 1 && c.nodes["B"]?.restored.count == 1)
+        c.finishResult("A")
+        c.finishResult("B")
+        #expect(c.outcomes == ["A": [.success(worldSize: 2)], "B": [.success(worldSize: 2)]])
+    }
+
     @Test("one of the callers wants to be told: all are")
     func onePolicyForAll() {
         var c = Cluster(of: "A", "B", "C")

@@ -38,7 +38,7 @@ struct FrameTests {
             kind: .stateRequest, epoch: .none, launch: LaunchNumber(0), tag: Tag(5),
             payloadBytes: UInt32(StateRequest.byteCount)),
         FrameHeader(kind: .stateLack, epoch: .none, launch: LaunchNumber(0), tag: Tag(5)),
-        FrameHeader(kind: .window, epoch: .none, launch: LaunchNumber(0), tag: Tag(0), payloadBytes: 32),
+        FrameHeader(kind: .window, epoch: .none, launch: LaunchNumber(0), tag: Tag(0), payloadBytes: 48),
         FrameHeader(kind: .rounds, epoch: Epoch(1), launch: LaunchNumber(2), tag: Tag(3), payloadBytes: 12),
         FrameHeader(kind: .idle, epoch: .none, launch: LaunchNumber(0), tag: Tag(0)),
         FrameHeader(
@@ -199,10 +199,11 @@ struct EntryTests {
 @Suite("What peers tell each other of windows")
 struct WindowFrameTests {
     private let token = WindowToken(high: .max, low: 1)
+    private let network = WindowToken(high: 7, low: .max - 1)
 
-    @Test("invitations are read as they were written", arguments: [[], [0, 97, 98, 99, 100, 101], Array(1...15)])
+    @Test("invitations are read as they were written", arguments: [[0], [0, 97, 98, 99, 100, 101], Array(0...14)])
     func invitations(name: [UInt8]) throws {
-        let invitation = WindowInvitation(token: token, socket: name)
+        let invitation = WindowInvitation(token: token, network: network, socket: name)
         #expect(invitation.bytes.count == WindowInvitation.byteCount)
         #expect(try WindowInvitation(invitation.bytes) == invitation)
         #expect(throws: WireError.self) { _ = try WindowInvitation(invitation.bytes.dropLast()) }
@@ -211,10 +212,13 @@ struct WindowFrameTests {
 
     @Test("a name that is longer than its place, or goes on after its end, is an error")
     func names() {
-        var bytes = WindowInvitation(token: token, socket: [0, 1]).bytes
-        bytes[16] = 1
+        #expect(throws: WireError.self) { _ = try WindowInvitation(WindowInvitation(token: token, network: network, socket: [47, 1]).bytes) }
+        var bytes = WindowInvitation(token: token, network: network, socket: [0, 1]).bytes
+        bytes[32] = 1
         #expect(throws: WireError.self) { _ = try WindowInvitation(bytes) }
-        bytes[16] = 16
+        bytes[32] = 0
+        #expect(throws: WireError.self) { _ = try WindowInvitation(bytes) }
+        bytes[32] = 16
         #expect(throws: WireError.self) { _ = try WindowInvitation(bytes) }
     }
 

@@ -3,8 +3,8 @@ import Synchronization
 
 /// Buffers of an operation of which one at least is memory of a device.
 ///
-/// An operation between peers that share a device's memory works on them where they lie. Any other works on memory of the
-/// host that stands for them once `stage` was called: what is sent comes before the operation begins, what is received goes
+/// An operation between peers that share a device's memory works on them where they lie (`useDevice`). Any other works on
+/// memory of the host that stands for them (`useHost`): what is sent comes before the operation begins, what is received goes
 /// back only if it succeeds, so that the device's memory is as it was until then. Buffers that overlap, as those of an
 /// operation in place do, stand in the same relation there.
 package final class DeviceBuffers: Sendable {
@@ -24,7 +24,12 @@ package final class DeviceBuffers: Sendable {
         package fileprivate(set) var receive: UnsafeMutableRawPointer
         fileprivate var memory: [PinnedMemory] = []
     }
-    private let state = Mutex<Staged?>(nil)
+    private struct State {
+        var staged: Staged?
+        /// The result is there, and not on the device.
+        var usesHost = false
+    }
+    private let state = Mutex(State())
     /// Once it is known how the way back went.
     private let outcome = Mutex<Result<Void, DeviceError>?>(nil)
 
@@ -75,15 +80,23 @@ package final class DeviceBuffers: Sendable {
 
     // MARK: on the host
 
-    /// What stands for them, if it was made.
-    package var staged: Staged? { state.withLock { $0 } }
+    /// From now on the operation works on the device.
+    package func useDevice() { state.withLock { $0.usesHost = false } }
 
-    /// Blocks until the input is on the host. Once; later calls give the same memory.
+    /// From now on the operation works on this. Blocks until the input is there, unless `stage` was called before.
+    package func useHost() throws(DeviceError) -> Staged {
+        let staged = try stage()
+        state.withLock { $0.usesHost = true }
+        return staged
+    }
+
+    /// Blocks until the input is on the host, in case that is where the operation goes. Once.
+    @discardableResult
     package func stage() throws(DeviceError) -> Staged {
         let result: Result<Staged, DeviceError> = state.withLock { state in
-            if let staged = state { return .success(staged) }
+            if let staged = state.staged { return .success(staged) }
             let result = Result { () throws(DeviceError) in try makeStaged() }
-            if case .success(let staged) = result { state = staged }
+            if case .success(let staged) = result { state.staged = staged }
             return result
         }
         return try result.get()
@@ -112,14 +125,9 @@ package final class DeviceBuffers: Sendable {
         }
         guard let source = send.location else { return staged }
         do throws(DeviceError) {
-            try source.inContext { () throws(DeviceError) in
-                let from = pccl_cuda_pointer(send.range.lowerBound)
-                let to = UnsafeMutableRawPointer(mutating: staged.send)
-                try DeviceDriver.check(
-                    pccl_cuda_copy_to_host(to, from, send.count, nil), "cuMemcpyDtoHAsync", device: source.device)
-                try DeviceDriver.check(
-                    pccl_cuda_stream_synchronize(nil), "cuStreamSynchronize", device: source.device)
-            }
+            // On a stream of its own: it waits for nothing that the caller has put on its streams since.
+            try DeviceQueue.of(source).read(
+                UnsafeMutableRawPointer(mutating: staged.send), from: send.pointer, send.count)
         } catch {
             // The copy may be under way still, and come to memory that somebody else has by then.
             staged.abandon()
@@ -131,7 +139,9 @@ package final class DeviceBuffers: Sendable {
     /// After a success: the result is in the caller's memory when this returns. Once, whoever asks; others wait for it and
     /// are told the same.
     package func bringBack() throws(DeviceError) {
-        guard let goal = receive.location, let staged else { return }
+        guard let goal = receive.location,
+            let staged = state.withLock({ $0.usesHost ? $0.staged : nil })
+        else { return }
         let outcome: Result<Void, DeviceError> = outcome.withLock { known in
             if let known { return known }
             let outcome = Result { () throws(DeviceError) in

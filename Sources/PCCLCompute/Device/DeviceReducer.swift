@@ -9,8 +9,8 @@ package struct DeviceReducer: Sendable {
     private let worldSize: UInt32
 
     private struct Function: @unchecked Sendable { var pointer: OpaquePointer }
-    /// By context. Kept for as long as the process lives.
-    private static let modules = Mutex<[UInt: Function]>([:])
+    /// By context, and then by name. Kept for as long as the process lives.
+    private static let loaded = Mutex<[UInt: [String: Function]]>([:])
 
     private static let mostTeams = 4096
     /// What a thread loads and stores at once.
@@ -18,49 +18,50 @@ package struct DeviceReducer: Sendable {
 
     /// Loads the kernels into the context of this memory, unless that was done: a device's driver compiles them then, which
     /// may take seconds the first time. An old device does not run them, and the error says so.
-    package static func load(at location: DeviceLocation) throws(DeviceError) { _ = try module(at: location) }
-
-    private static func module(at location: DeviceLocation) throws(DeviceError) -> Function {
+    package static func load(at location: DeviceLocation) throws(DeviceError) {
         let context = try location.contextNumber()
-        let result: Result<Function, DeviceError> = modules.withLock { modules in
-            if let known = modules[context] { return .success(known) }
-            let loaded = Result { () throws(DeviceError) in
-                try location.inContext { () throws(DeviceError) in
-                    var module: OpaquePointer?
-                    let code = pccl_cuda_module_load(&module, pccl_cuda_ptx(pccl_cuda_reduce))
-                    guard code == pccl_cuda_success, let module else {
-                        throw DeviceError("cuModuleLoadData", code: code, device: location.device)
-                    }
-                    return Function(pointer: module)
-                }
-            }
-            if case .success(let module) = loaded { modules[context] = module }
-            return loaded
+        guard loaded.withLock({ $0[context] }) == nil else { return }
+        // Without the lock, for which operations on another device would wait. Two threads may do it.
+        let functions = try location.inContext { () throws(DeviceError) in
+            try DeviceReducer.functions(device: location.device)
         }
-        return try result.get()
+        loaded.withLock { $0[context] = functions }
     }
 
-    /// `worldSize`: by which an average divides.
-    package init(
-        type: DataType, operation: ReduceOperation, worldSize: Int, at location: DeviceLocation
-    ) throws(DeviceError) {
-        let module = try DeviceReducer.module(at: location).pointer
-        let name = "reduce_" + DeviceReducer.name(type, operation)
-        function = try location.inContext { () throws(DeviceError) in
-            var function: OpaquePointer?
-            let code = pccl_cuda_module_function(&function, module, name)
-            guard code == pccl_cuda_success, let function else {
-                throw DeviceError("cuModuleGetFunction of \(name)", code: code, device: location.device)
-            }
-            return Function(pointer: function)
+    private static func functions(device: Int) throws(DeviceError) -> [String: Function] {
+        var module: OpaquePointer?
+        let code = pccl_cuda_module_load(&module, pccl_cuda_ptx(pccl_cuda_reduce))
+        guard code == pccl_cuda_success, let module else {
+            throw DeviceError("cuModuleLoadData", code: code, device: device)
         }
+        var functions: [String: Function] = [:]
+        for type in DataType.allCases {
+            for operation in ReduceOperation.allCases {
+                let name = name(type, operation)
+                var function: OpaquePointer?
+                let code = pccl_cuda_module_function(&function, module, name)
+                guard code == pccl_cuda_success, let function else {
+                    throw DeviceError("cuModuleGetFunction of \(name)", code: code, device: device)
+                }
+                functions[name] = Function(pointer: function)
+            }
+        }
+        return functions
+    }
+
+    /// Nil where the kernels were not loaded. `worldSize`: by which an average divides.
+    package init?(type: DataType, operation: ReduceOperation, worldSize: Int, at location: DeviceLocation) {
+        guard let context = try? location.contextNumber(),
+            let function = DeviceReducer.loaded.withLock({ $0[context]?[DeviceReducer.name(type, operation)] })
+        else { return nil }
+        self.function = function
         elementBytes = type.byteCount
         self.worldSize = UInt32(worldSize)
     }
 
-    /// As REDUCTIONS of Sources/CKernels/elements.h names them: sums and products of integers are the same with and without a
-    /// sign.
-    package static func name(_ type: DataType, _ operation: ReduceOperation) -> String {
+    /// As REDUCTIONS of Sources/CKernels/elements.h has them after `reduce_`: sums and products of integers are the same with
+    /// and without a sign.
+    private static func name(_ type: DataType, _ operation: ReduceOperation) -> String {
         let bits = type.byteCount * 8
         let kind =
             switch type {
@@ -70,11 +71,11 @@ package struct DeviceReducer: Sendable {
             case .int8, .int16, .int32, .int64: "i\(bits)"
             }
         return switch operation {
-        case .sum: type.isFloat ? "sum_\(kind)" : "sum_\(bits)"
-        case .product: type.isFloat ? "product_\(kind)" : "product_\(bits)"
-        case .average: "average_\(kind)"
-        case .maximum: "maximum_\(kind)"
-        case .minimum: "minimum_\(kind)"
+        case .sum: type.isFloat ? "reduce_sum_\(kind)" : "reduce_sum_\(bits)"
+        case .product: type.isFloat ? "reduce_product_\(kind)" : "reduce_product_\(bits)"
+        case .average: "reduce_average_\(kind)"
+        case .maximum: "reduce_maximum_\(kind)"
+        case .minimum: "reduce_minimum_\(kind)"
         }
     }
 

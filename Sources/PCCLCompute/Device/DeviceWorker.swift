@@ -2,16 +2,19 @@ import CCUDA
 import CShims
 import Glibc
 import PCCLBase
+import Synchronization
 
 /// A thread that has a device do things, in a context and on a stream of its own, so that nobody else has to wait for a device.
 /// What it is asked for is done one after the other; several workers do it side by side.
 ///
-/// Any thread may ask. The thread ends, after what it was asked for, when nobody holds the worker any more.
+/// Any thread may ask. The thread ends, after what it was asked for, when it is stopped, or nobody holds the worker any more.
 package final class DeviceWorker: Sendable {
     package typealias Work = @Sendable (borrowing DeviceStream) throws(DeviceError) -> Void
     package typealias End = @Sendable (Result<Void, DeviceError>) -> Void
 
     private let queue: WorkQueue
+    private let thread: pthread_t
+    private let isStopped = Atomic(false)
 
     package init(at location: DeviceLocation, name: String) throws(DeviceError) {
         queue = WorkQueue(location: location, name: name)
@@ -21,10 +24,21 @@ package final class DeviceWorker: Sendable {
             Unmanaged.passUnretained(queue).release()
             throw DeviceError("pthread_create", code: CInt(pccl_cuda_out_of_memory), device: location.device)
         }
+        self.thread = thread
+    }
+
+    deinit {
+        guard !isStopped.load(ordering: .relaxed) else { return }
+        queue.add(.stop)
         pthread_detach(thread)
     }
 
-    deinit { queue.add(.stop) }
+    /// Returns when the thread has ended. Once, and nothing is asked for afterwards.
+    package func stop() {
+        guard !isStopped.exchange(true, ordering: .relaxed) else { return }
+        queue.add(.stop)
+        pthread_join(thread, nil)
+    }
 
     /// `end` is called on the worker's thread, when what the device was asked for is done or has failed.
     package func submit(_ work: @escaping Work, then end: @escaping End) { queue.add(.work(work, end)) }

@@ -25,7 +25,9 @@ extension Engine {
     ) -> WindowRun? {
         guard let location = buffers.device?.location else { return nil }
         windows.prepare(at: location, with: place.members.enumerated().filter { $0.offset != place.rank }.map(\.element))
-        return WindowRun(
+        patience.pass()
+        noteWindows()
+        let run = WindowRun(
             tag: tag, launch: launch, descriptor: descriptor, place: place, buffers: buffers,
             windowBytes: Execution.windowBytes(descriptor, place, configuration),
             roundBytes: configuration.windows.roundBytes, loop: loop, exchange: windows,
@@ -35,6 +37,8 @@ extension Engine {
                 self?.tellCannotGoOn(
                     "\(run.descriptor) with \(run.tag) cannot go on: \(failure); this peer leaves the run")
             })
+        if run != nil { buffers.device?.useDevice() }
+        return run
     }
 
     func takeRun(_ launch: LaunchNumber) -> WindowRun? { runs.removeValue(forKey: launch) }
@@ -42,7 +46,11 @@ extension Engine {
     /// The member of this rank has entered; nil: it does not go through windows.
     func join(_ run: WindowRun, _ rank: Int, _ peer: PeerID, _ theirs: LaunchNumber, region: UInt64?) {
         let hasSent = inbound[peer]?.early[theirs] != nil
-        guard let region, !hasSent, run.join(rank, region: region) else { return fallBack(run.launch) }
+        guard let region, !hasSent else { return fallBack(run.launch) }
+        guard run.join(rank, region: region) else {
+            links[peer]?.breakOff("a region at offset \(region) of its window")
+            return
+        }
         if let rounds = inbound[peer]?.rounds.removeValue(forKey: theirs) { run.heard(rounds, from: rank) }
         run.advance()
     }
@@ -51,7 +59,10 @@ extension Engine {
         guard let rounds = try? WindowRounds(frame.payload) else { return }
         let theirs = frame.header.launch
         guard let launch = inbound[peer]?.bound[theirs] else {
-            guard !(inbound[peer]?.ignored.contains(theirs) ?? false) else { return }
+            // Entries come in the order of launches: of one that has come and gone nothing is of use any more.
+            let isToCome = theirs > inbound[peer]?.latestEntry ?? LaunchNumber(0)
+            let isWaiting = inbound[peer]?.entries[theirs] != nil
+            guard isToCome || isWaiting, inbound[peer]?.rounds.count ?? 0 < configuration.heldFramesPerLink else { return }
             inbound[peer, default: Inbound()].rounds[theirs, default: rounds].advance(to: rounds)
             return
         }
@@ -72,12 +83,19 @@ extension Engine {
         }
         guard run.isWhole, !run.isTold else { return }
         run.isTold = true
+        patience.succeeded()
         delegate?.engineHoldsResult(run.tag, run.launch)
     }
 
     /// If that is an operation that was to go through windows, it goes on through the host. No member has begun.
+    ///
+    /// Where the input was not copied to the host by who launched it, it is here, and all of this peer's links wait for that:
+    /// seldom, see `WindowPatience`.
     func fallBack(_ launch: LaunchNumber) {
-        guard let run = takeRun(launch), let execution = throughHost(run) else { return }
+        guard let run = takeRun(launch) else { return }
+        patience.refused()
+        noteWindows()
+        guard let execution = throughHost(run) else { return }
         execution.peers = run.peers
         begin(execution)
         for (rank, peer) in run.place.members.enumerated() where run.peers[rank].hasEntered {
@@ -85,9 +103,22 @@ extension Engine {
         }
     }
 
+    /// False if it did not succeed, and its input is not what it was.
+    @discardableResult
+    func end(_ run: WindowRun, succeeded: Bool) -> Bool {
+        do {
+            try run.end(succeeded: succeeded)
+            return true
+        } catch {
+            tellCannotGoOn(
+                "the input of \(run.descriptor) with \(run.tag) is not what it was: \(error); this peer leaves the run")
+            return false
+        }
+    }
+
     /// The same as an operation of the host's memory, which has not begun. Nil if the input does not come there.
     func throughHost(_ run: WindowRun) -> Execution? {
-        run.end(succeeded: false)
+        guard end(run, succeeded: false) else { return nil }
         return execution(run.tag, run.launch, run.descriptor, run.place, run.buffers)
     }
 }

@@ -24,5 +24,15 @@ struct RegionAllocator {
         return start
     }
 
+    var largest: Int {
+        var start = 0
+        var largest = 0
+        for range in taken {
+            largest = max(largest, range.lowerBound - start)
+            start = range.upperBound
+        }
+        return max(largest, byteCount - start)
+    }
+
     mutating func giveBack(_ offset: Int) { taken.removeAll { $0.lowerBound == offset } }
 }

@@ -9,5 +9,8 @@ package struct WindowConfiguration: Sendable {
     /// size, and 16 MiB take a device of 3 TB/s as long. Members that do not agree go through the host.
     package var roundBytes = 16 << 20
 
+    /// Of the device's memory, kept for copies of inputs that operations overwrite.
+    package var spareBytes = 1 << 30
+
     package init() {}
 }

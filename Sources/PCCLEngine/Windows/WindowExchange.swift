@@ -21,6 +21,8 @@ final class WindowExchange {
         let filling: DeviceWorker
         let folding: DeviceWorker
         let taking: DeviceWorker
+
+        var workers: [DeviceWorker] { [filling, folding, taking] }
     }
 
     private enum State {
@@ -65,8 +67,11 @@ final class WindowExchange {
         mapped = [:]
         for memory in spare { letGo(memory) }
         spare = []
-        // The workers go with it, after what they have to do.
+        // Nothing of the driver is called when this returns.
+        let workers = own?.workers ?? []
         state = .failed
+        for worker in workers { worker.stop() }
+        keeper?.stop()
         keeper = nil
     }
 
@@ -82,11 +87,14 @@ final class WindowExchange {
         let configuration = configuration
         keep { () throws(DeviceError) in
             try DeviceReducer.load(at: location)
-            return Own(
+            let own = Own(
                 window: try WindowExchange.window(at: location, configuration), location: location,
                 filling: try DeviceWorker(at: location, name: "pccl-fill"),
                 folding: try DeviceWorker(at: location, name: "pccl-fold"),
                 taking: try DeviceWorker(at: location, name: "pccl-take"))
+            // One that gets no stream from the driver says so now, and not to an operation.
+            for worker in own.workers { try worker.perform { (_) throws(DeviceError) in } }
+            return own
         } then: { exchange, own in
             exchange.windowIsMade(own)
         }
@@ -170,10 +178,11 @@ final class WindowExchange {
     }
 
     private func invite(_ peer: PeerID) {
-        guard let link = link(peer), link.isWithinHost, link.mayShare, let socket else { return }
+        guard let link = link(peer), link.isWithinHost, link.mayShare, let socket, let network = LocalSocket.network
+        else { return }
         let token = WindowToken(high: .random(in: .min ... .max), low: .random(in: .min ... .max))
         tokens[peer] = token
-        let bytes = WindowInvitation(token: token, socket: socket.name).bytes
+        let bytes = WindowInvitation(token: token, network: network, socket: socket.name).bytes
         link.send(
             FrameHeader(
                 kind: .window, epoch: .none, launch: LaunchNumber(0), tag: Tag(0), payloadBytes: UInt32(bytes.count)),
@@ -182,7 +191,7 @@ final class WindowExchange {
 
     func takeInvitation(_ payload: [UInt8], from peer: PeerID) {
         guard let link = link(peer), link.isWithinHost, link.mayShare,
-            let invitation = try? WindowInvitation(payload)
+            let invitation = try? WindowInvitation(payload), invitation.network == LocalSocket.network
         else { return }
         invitations[peer] = invitation
         handOver(to: peer)
@@ -199,7 +208,7 @@ final class WindowExchange {
             try socket.send(message.bytes, descriptor, to: invitation.socket)
             owed.remove(peer)
         } catch {
-            // It may be busy. If it is in another container, with another network, it stays so.
+            // It may be busy.
             owed.insert(peer)
             Log.write(.debug, "\(peer) does not get this peer's window: \(error)")
         }
@@ -242,28 +251,47 @@ final class WindowExchange {
     // MARK: memory
 
     /// A part of the own window; nil when there is none so large.
-    func takeRegion(_ bytes: Int) -> Int? { regions.take(bytes) }
-    func giveBack(region offset: Int) { regions.giveBack(offset) }
+    func takeRegion(_ bytes: Int) -> Int? {
+        defer { onChange() }
+        return regions.take(bytes)
+    }
+    func giveBack(region offset: Int) {
+        regions.giveBack(offset)
+        onChange()
+    }
+
+    /// What an operation would find.
+    var room: WindowRoom? {
+        own.map {
+            WindowRoom(
+                location: $0.location, regionBytes: regions.largest, asideBytes: spare.first?.byteCount ?? 0,
+                roundBytes: configuration.roundBytes)
+        }
+    }
 
     /// Memory of the device. Nil if none is at hand; then it is for the next who asks.
     func takeSpare(_ bytes: Int) -> DeviceWindow? {
-        if let place = spare.firstIndex(where: { $0.byteCount >= bytes }) { return spare.remove(at: place) }
-        makeSpare(bytes)
-        return nil
+        let fitting = spare.indices.filter { spare[$0].byteCount >= bytes }
+        guard let place = fitting.min(by: { spare[$0].byteCount < spare[$1].byteCount }) else {
+            makeSpare(bytes)
+            return nil
+        }
+        defer { onChange() }
+        return spare.remove(at: place)
     }
 
+    /// Kept for the next, within a limit that one alone may exceed: the least of them go first.
     func giveBack(spare memory: DeviceWindow) {
         spare.append(memory)
-        guard spare.count > WindowExchange.keptSpares,
-            let least = spare.indices.min(by: { spare[$0].byteCount < spare[$1].byteCount })
-        else { return }
-        letGo(spare.remove(at: least))
+        spare.sort { $0.byteCount > $1.byteCount }
+        while spare.count > 1, spare.reduce(0, { $0 + $1.byteCount }) > configuration.spareBytes {
+            letGo(spare.removeLast())
+        }
+        onChange()
     }
 
-    private static let keptSpares = 4
-
-    private func makeSpare(_ bytes: Int) {
-        guard let own, spareWanted < bytes else { return }
+    func makeSpare(_ bytes: Int) {
+        guard let own, spareWanted < bytes, spare.first.map({ $0.byteCount < bytes }) ?? true else { return }
         spareWanted = bytes
         keep { () throws(DeviceError) in
             try DeviceWindow(byteCount: bytes, at: own.location)

@@ -33,6 +33,8 @@ final class WindowRun: EngineOperation, @unchecked Sendable {
     private let plan: WindowPlan
     private let reducer: DeviceReducer?
     private let region: Int
+    private let regionBytes: Int
+    private let isInPlace: Bool
     private let aside: DeviceWindow?
     private let send: UInt
     private let receive: UInt
@@ -49,31 +51,25 @@ final class WindowRun: EngineOperation, @unchecked Sendable {
         windowBytes: Int, roundBytes: Int, loop: EventLoop, exchange: WindowExchange,
         tell: @escaping (WindowRun) -> Void, onFailure: @escaping (WindowRun) -> Void
     ) {
-        guard let own = exchange.own, let device = buffers.device, device.staged == nil,
-            descriptor.codec == .none, let location = device.location, location.isSameContext(as: own.location),
-            let plan = WindowPlan(
-                descriptor.collective, count: Int(descriptor.count), elementBytes: descriptor.type.byteCount,
-                rank: place.rank, worldSize: place.worldSize, isInPlace: buffers.isInPlace(descriptor, place),
-                roundBytes: roundBytes)
+        guard let own = exchange.own, let device = buffers.device,
+            let location = device.location, location.isSameContext(as: own.location),
+            let needs = WindowNeeds(descriptor, buffers, place, roundBytes: roundBytes)
         else { return nil }
+        let plan = needs.plan
         var regions = [(address: UInt, window: DeviceWindow)?](repeating: nil, count: place.worldSize)
         for (rank, peer) in place.members.enumerated() where rank != place.rank {
             guard let window = exchange.mapped[peer] else { return nil }
             regions[rank] = (0, window)
         }
-        do {
-            reducer =
-                plan.folds
-                ? try DeviceReducer(
-                    type: descriptor.type, operation: descriptor.operation, worldSize: place.worldSize, at: location)
-                : nil
-        } catch { return nil }
+        let reducer = DeviceReducer(
+            type: descriptor.type, operation: descriptor.operation, worldSize: place.worldSize, at: location)
+        guard reducer != nil || !plan.folds else { return nil }
         var aside: DeviceWindow?
-        if plan.folds, buffers.isInPlace(descriptor, place), plan.roundCount > plan.halves {
-            aside = exchange.takeSpare(Int(descriptor.byteCount))
+        if needs.asideBytes > 0 {
+            aside = exchange.takeSpare(needs.asideBytes)
             if aside == nil { return nil }
         }
-        guard let region = exchange.takeRegion(WindowRun.regionBytes(plan, place)) else {
+        guard let region = exchange.takeRegion(needs.regionBytes) else {
             if let aside { exchange.giveBack(spare: aside) }
             return nil
         }
@@ -88,7 +84,10 @@ final class WindowRun: EngineOperation, @unchecked Sendable {
         self.exchange = exchange
         self.own = own
         self.plan = plan
+        self.reducer = reducer
         self.region = region
+        regionBytes = needs.regionBytes
+        isInPlace = needs.isInPlace
         self.aside = aside
         self.regions = regions
         self.tell = tell
@@ -97,15 +96,6 @@ final class WindowRun: EngineOperation, @unchecked Sendable {
         receive = UInt(bitPattern: buffers.receive)
         peers = Array(repeating: Execution.PeerState(), count: place.worldSize)
         progress = WindowProgress(plan, rank: place.rank, worldSize: place.worldSize)
-    }
-
-    /// Behind what the plan has there is room, in each half, for the addresses that a kernel is given.
-    private static func regionBytes(_ plan: WindowPlan, _ place: Place) -> Int {
-        plan.regionBytes + plan.halves * tableBytes(place)
-    }
-    private static func tableBytes(_ place: Place) -> Int {
-        let bytes = place.worldSize * MemoryLayout<UInt64>.stride
-        return (bytes + WindowPlan.grain - 1) / WindowPlan.grain * WindowPlan.grain
     }
 
     var entry: Entry {
@@ -122,7 +112,7 @@ final class WindowRun: EngineOperation, @unchecked Sendable {
     func join(_ rank: Int, region offset: UInt64) -> Bool {
         guard let window = regions[rank]?.window, let offset = UInt(exactly: offset),
             offset % UInt(WindowConfiguration.grain) == 0,
-            Int(clamping: offset) <= window.byteCount - WindowRun.regionBytes(plan, place)
+            Int(clamping: offset) <= window.byteCount - regionBytes
         else { return false }
         regions[rank] = (window.address + offset, window)
         return true
@@ -174,7 +164,7 @@ final class WindowRun: EngineOperation, @unchecked Sendable {
         guard let fold = plan.fold(round), let reducer else { return { (_) throws(DeviceError) in } }
         let inputs = (0..<place.worldSize).map { address($0) + UInt(fold.input) }
         let region = address(place.rank)
-        let table = region + UInt(plan.regionBytes + round % plan.halves * WindowRun.tableBytes(place))
+        let table = region + UInt(plan.regionBytes + round % plan.halves * WindowNeeds.tableBytes(place.worldSize))
         return { (stream) throws(DeviceError) in
             try stream.reduce(
                 reducer, inputs, table: table, into: region + UInt(fold.output), count: fold.elementCount)
@@ -221,19 +211,24 @@ final class WindowRun: EngineOperation, @unchecked Sendable {
     /// Nothing is begun any more; what was begun goes on.
     func halt() { isHalted = true }
 
-    /// The caller's memory is the caller's again when this returns, and its input whole unless it succeeded.
+    /// The caller's memory is the caller's again when this returns, and its input whole unless it succeeded. Throws if it is
+    /// not.
     ///
     /// Waits for what the device was asked to do, and for nobody else.
-    func end(succeeded: Bool) {
+    func end(succeeded: Bool) throws(DeviceError) {
         isHalted = true
         tell = nil
         onFailure = nil
-        if !succeeded || progress.isWorking {
+        if progress.isWorking {
             own.filling.drain()
             own.folding.drain()
             own.taking.drain()
         }
-        if !succeeded { restore() }
+        defer { giveBack() }
+        if !succeeded { try restore() }
+    }
+
+    private func giveBack() {
         exchange.giveBack(region: region)
         if let aside { exchange.giveBack(spare: aside) }
         for (rank, peer) in place.members.enumerated() where rank != place.rank {
@@ -244,22 +239,18 @@ final class WindowRun: EngineOperation, @unchecked Sendable {
     }
 
     /// Undoes every write to the caller's buffer, if it was the input too.
-    private func restore() {
-        guard plan.folds, buffers.isInPlace(descriptor, place) else { return }
+    private func restore() throws(DeviceError) {
+        guard plan.folds, isInPlace else { return }
         let (send, region, aside) = (send, address(place.rank), aside?.address)
         let (from, count) = overwritten
         let copies = (0..<progress.own.filled).flatMap { plan.fill($0) }
             .filter { $0.from >= from && $0.from < from + count }
         guard !copies.isEmpty else { return }
-        do {
-            try own.filling.perform { (stream) throws(DeviceError) in
-                for copy in copies {
-                    let kept = aside.map { $0 + UInt(copy.from) } ?? region + UInt(copy.to)
-                    try stream.copy(send + UInt(copy.from), from: kept, copy.count)
-                }
+        try own.filling.perform { (stream) throws(DeviceError) in
+            for copy in copies {
+                let kept = aside.map { $0 + UInt(copy.from) } ?? region + UInt(copy.to)
+                try stream.copy(send + UInt(copy.from), from: kept, copy.count)
             }
-        } catch {
-            Log.write(.error, "the input of \(descriptor) with \(tag) is not what it was: \(error)")
         }
     }
 

@@ -224,13 +224,14 @@ package struct OperationLedger: Sendable {
         failed.sorted { $0.key.value < $1.key.value }.map { FailedCalls(tag: $0.key, count: $0.value) }
     }
 
-    /// `final`: what the engine has said of operations that are not prepared.
+    /// `final`: what the engine has said. Of what is prepared and not mentioned there all is final; the engine mentions it
+    /// where the result lies where it cannot be given to others.
     package func reports(final: [LaunchNumber: [ResultPart]], worldSize: Int) -> [OperationReport] {
         let operations = inLaunchOrder
         var parts = operations.map { operation in
             // What one member alone has a use for, nobody else can go on with.
             guard operation.descriptor.collective.hasOneResult else { return [ResultPart]() }
-            return (operation.isPrepared ? operation.parts(worldSize: worldSize) : final[operation.launch] ?? [])
+            return (final[operation.launch] ?? (operation.isPrepared ? operation.parts(worldSize: worldSize) : []))
                 .longest(ResultPart.limit(worldSize: worldSize))
         }
         var left = ResultPart.limitOfAll

@@ -7,16 +7,16 @@ import PCCLWire
 ///  running ─flush─▶ halted ─what is final─▶ reported ─verdict─▶ running in the new epoch
 /// ```
 extension PeerMachine {
-    /// What is prepared is final; of other operations the engine has to say what is.
+    /// The engine has to say what is final of each operation.
     func flush(_ m: inout Membership, _ epoch: Epoch, _ effects: inout [Effect]) {
         m.flushing = epoch
         // Halt first: what would become whole after the report could not be taken back.
         effects.append(.halt)
-        let unfinished = m.ledger.inLaunchOrder.filter { !$0.isPrepared }.map(\.launch)
-        if unfinished.isEmpty {
+        let launches = m.ledger.inLaunchOrder.map(\.launch)
+        if launches.isEmpty {
             PeerMachine.report([:], m, epoch, &effects)
         } else {
-            effects.append(.listFinal(unfinished, epoch))
+            effects.append(.listFinal(launches, epoch))
         }
     }
 

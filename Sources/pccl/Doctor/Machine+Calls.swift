@@ -52,9 +52,17 @@ extension Machine {
 
     // MARK: - which link
 
+    private func devicePath(isWithinHost: Bool) -> String {
+        guard gpu.isUsable else { return "" }
+        guard isWithinHost, environment.deviceWindowBytes != 0 else {
+            return "; buffers of a device go through pinned memory at either end"
+        }
+        return "; buffers of a device stay there, through windows, if both may use one device or each other's"
+    }
+
     private func link(_ path: Call.Path, _ subject: String) -> Finding {
-        let device = gpu.isUsable ? "; buffers of a device go through pinned memory at either end" : ""
         let sharing = environment.links.sharing
+        let device = devicePath(isWithinHost: path.isWithinHost && sharing != .never)
         guard path.isWithinHost else {
             if sharing == .always {
                 return .fault(

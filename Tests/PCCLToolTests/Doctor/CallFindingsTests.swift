@@ -99,8 +99,16 @@ struct CallFindingsTests {
 
     @Test("beside a GPU it says which way its buffers go")
     func device() {
-        let finding = link(call(.answered)) { $0.gpu = .survey(.ready, names: ["A"]) }
-        #expect(finding?.text.contains("pinned memory") == true)
+        let neighbour = call(.answered, isWithinHost: true)
+        let finding = link(neighbour) { $0.gpu = .survey(.ready, names: ["A"]) }
+        #expect(finding?.text.contains("through windows") == true)
+        for (name, value) in [("PCCL_DEVICE_WINDOW", "0"), ("PCCL_TRANSPORT", "tcp")] {
+            let finding = link(neighbour) {
+                $0.gpu = .survey(.ready, names: ["A"])
+                $0.variables[name] = value
+            }
+            #expect(finding?.text.contains("pinned memory") == true)
+        }
     }
 }
 
