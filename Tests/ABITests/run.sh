@@ -60,6 +60,19 @@ check fake_driver_compiles sh "$here/../FakeCUDA/build.sh" "$work/libcuda.so" &&
     check device env PCCL_LIBCUDA="$work/libcuda.so" "$work/device" "$work/libcuda.so"
     check device_without_kernels env PCCL_LIBCUDA="$work/libcuda.so" FAKE_CUDA_NO_KERNELS=1 "$work/device" "$work/libcuda.so"
     check no_device env PCCL_LIBCUDA="$work/nothing.so" "$work/device"
+    check windows_compiles c99 "$here/windows.c" -o "$work/windows" $link -ldl
+    export FAKE_CUDA_DELAY=0
+    windows() { env PCCL_LIBCUDA="$work/libcuda.so" "$@"; }
+    check windows windows "$work/windows" "$work/libcuda.so"
+    for call in cuLaunchKernel:2 cuMemcpyHtoDAsync_v2:3 cuMemcpyDtoDAsync_v2:2 cuMemcpyDtoDAsync_v2:60; do
+        check "windows_when_${call}_fails" windows "$work/windows" "$work/libcuda.so" ${call%%:*} ${call##*:}
+    done
+    # Where there can be none, everything goes through the host.
+    for reason in FAKE_CUDA_NO_PEER_ACCESS=1 FAKE_CUDA_FAIL=cuMemCreate:1:2 FAKE_CUDA_FAIL=cuMemMap:2:1 \
+        FAKE_CUDA_FAIL=cuMemImportFromShareableHandle:3:1 FAKE_CUDA_FAIL=cuStreamCreate:3:2 FAKE_CUDA_NO_KERNELS=1; do
+        check "no_windows_with_$reason" windows "$reason" "$work/windows" "$work/libcuda.so" none
+    done
+    unset FAKE_CUDA_DELAY
 }
 check exports_only_pccl only_pccl_symbols
 check needs_no_swift_runtime self_contained

@@ -2,7 +2,8 @@
 // mapped each other's windows, nothing of an operation touches the host, and its result is what the host's would be,
 // bit for bit.
 //
-// windows LIBCUDA [FUNCTION N]: with this driver; the N-th call of FUNCTION fails in the last operation.
+// windows LIBCUDA [none | FUNCTION N]: with this driver, that has no windows, or of which the N-th call of FUNCTION
+// fails in the last operation.
 #define _GNU_SOURCE
 #include "fake_device.h"
 
@@ -11,6 +12,7 @@ enum { PEERS = 3, MOST = 5003 };
 typedef struct Peer {
     int index;
     uint16_t port;
+    bool hasWindows;
     const char *failing;
     int failingCall;
 } Peer;
@@ -261,8 +263,8 @@ static void checkMixed(const Peer *peer, const pcclComm_t *communicator) {
     freeBuffers(&b);
 }
 
-// A device that fails at one of the steps of one of them: that one has left, the input of all is whole, and the others go
-// on. Or it has no more memory: then they go through the host.
+// A device that fails at one of the steps of one of them: that one has left, the input of all is whole, and the others
+// go on. Or it has no more memory: then they go through the host.
 static void checkFailure(const Peer *peer, const pcclComm_t *communicator) {
     testing_phase = peer->failing;
     const size_t count = 100003, bytes = count * sizeof(float);
@@ -306,14 +308,23 @@ static void checkFailure(const Peer *peer, const pcclComm_t *communicator) {
 static void *run(void *argument) {
     const Peer *peer = argument;
     pcclComm_t *communicator = join(peer);
+    if (!peer->hasWindows) {
+        // Time and again, while windows are tried for.
+        for (int turn = 0; turn < 20; turn++)
+            checkCollectives(peer, communicator, 777 * (size_t)(1 + turn));
+        checkMixed(peer, communicator);
+        waitForAll();
+        EXPECT(pcclSuccess, pcclDestroyCommunicator(communicator));
+        return NULL;
+    }
     waitForWindows(communicator);
     int before = copiesToTheHost();
     checkReductions(peer, communicator);
     checkCollectives(peer, communicator, 777);
     testing_phase = "nothing of it was on the host";
     CHECK(copiesToTheHost() == before);
-    // In place and in more rounds than there are halves, what is overwritten is put aside: the first time there is no memory
-    // for that, and the host is the way.
+    // In place and in more rounds than there are halves, what is overwritten is put aside: the first time there is no
+    // memory for that, and the host is the way.
     Buffers b = makeBuffers(200003 * sizeof(float) + 64);
     testing_phase = "many rounds";
     checkReduction(peer, communicator, &b, pcclFloat, pcclSum, 200003, 0);
@@ -354,7 +365,7 @@ int main(int argc, char **argv) {
     Peer peers[PEERS];
     pthread_t threads[PEERS];
     for (int i = 0; i < PEERS; i++) {
-        peers[i] = (Peer){i, port, argc > 3 ? argv[2] : NULL, argc > 3 ? atoi(argv[3]) : 0};
+        peers[i] = (Peer){i, port, argc != 3, argc > 3 ? argv[2] : NULL, argc > 3 ? atoi(argv[3]) : 0};
         CHECK(pthread_create(&threads[i], NULL, run, &peers[i]) == 0);
     }
     for (int i = 0; i < PEERS; i++)

@@ -3,7 +3,7 @@ import PCCL
 import Testing
 
 /// What the stand-in for a driver (Tests/FakeCUDA) is asked by tests.
-private struct StandIn {
+struct StandIn {
     /// Where `make test-unit` has built it; other tests of this process run without a driver.
     static var path: String? { getenv("PCCL_LIBCUDA").map { String(cString: $0) } }
     static var isThere: Bool { path != nil }
