@@ -1,6 +1,7 @@
 // Three processes with buffers on one device, of which one after the other is killed, by a signal at any moment or by
-// its driver in the midst of a call: whoever is left has the right result or the same error as the others, its input
-// whole, and no more memory and descriptors than before; and a new one takes the place.
+// its driver in the midst of a call, or loses its context there and ends: whoever is left has the right result or the
+// same error as the others, its input whole, and no more memory and descriptors than before; and a new one takes the
+// place.
 //
 //     kills [KILLS [SEED]]     so many (50), with this seed (1)
 //
@@ -62,6 +63,12 @@ static void check_sum(const float *values, size_t count, uint32_t world) {
 
 static void *at(pccl_cuda_pointer place, size_t floats) { return (void *)(uintptr_t)(place + floats * sizeof(float)); }
 
+// Only this one's: the others are told of a loss.
+static void end_if_device_fails(pcclResult_t result) {
+    if (result == pcclInternalError && getenv("FAKE_CUDA_FAIL"))
+        exit(ERROR_STATUS);
+}
+
 // False if a member was lost.
 static bool operate(const pcclComm_t *communicator, uint32_t loop, int operation) {
     const size_t count = counts[operation], bytes = count * sizeof(float);
@@ -107,6 +114,7 @@ static bool operate(const pcclComm_t *communicator, uint32_t loop, int operation
     }
     if (result == pcclTooFewPeers)
         return false;
+    end_if_device_fails(result);
     CHECK(result == pcclSuccess || result == pcclRankConnectionLost);
     if (result == pcclSuccess && operation <= APART)
         world = info.local_world_size;
@@ -175,6 +183,7 @@ static int be_member(uint16_t port) {
         pcclReduceDescriptor_t latest = reduction(1, 1, pcclUint32, pcclMax);
         pcclReduceInfo_t info = {0};
         pcclResult_t result = pcclAllReduce(&loop, &loop, &latest, communicator, &info);
+        end_if_device_fails(result);
         CHECK(result == pcclSuccess || result == pcclRankConnectionLost || result == pcclTooFewPeers);
         if (result == pcclRankConnectionLost)
             continue;
@@ -201,12 +210,16 @@ static struct {
     bool isKnown[OPERATIONS];
     uint8_t result[OPERATIONS], world[OPERATIONS];
 } outcomes[KEPT_LOOPS];
-static int failures, successes;
+static bool mayFail[MEMBERS];
+static int failures, successes, contexts_lost;
 
 static unsigned pick(unsigned below) { return (unsigned)rand() % below; }
 
+// `death`: where its driver kills it, or, with a code, fails.
 static void start(int at_slot, uint16_t port, int pipe_end, const char *death) {
+    const bool fails = death && strchr(death, ':') != strrchr(death, ':');
     fflush(stdout);
+    mayFail[at_slot] = fails;
     pid_t child = fork();
     if (child != 0) {
         members[at_slot] = child;
@@ -220,8 +233,9 @@ static void start(int at_slot, uint16_t port, int pipe_end, const char *death) {
     snprintf(end, sizeof end, "%d", pipe_end);
     snprintf(place, sizeof place, "%d", at_slot);
     unsetenv("FAKE_CUDA_KILL");
+    unsetenv("FAKE_CUDA_FAIL");
     if (death)
-        setenv("FAKE_CUDA_KILL", death, 1);
+        setenv(fails ? "FAKE_CUDA_FAIL" : "FAKE_CUDA_KILL", death, 1);
     execl("/proc/self/exe", "kills", "member", number, place, end, (char *)NULL);
     _exit(127);
 }
@@ -266,7 +280,9 @@ static int watch(int pipe_end, uint32_t loops, double limit) {
         int status;
         for (int i = 0; i < MEMBERS; i++)
             if (waitpid(members[i], &status, WNOHANG) == members[i]) {
-                if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
+                if (mayFail[i] && WIFEXITED(status) && WEXITSTATUS(status) == ERROR_STATUS)
+                    contexts_lost++;
+                else if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
                     FAIL("member %d ended with status %d", i, status);
                 return i;
             }
@@ -316,11 +332,12 @@ static void supervise(uint16_t port, int kills) {
             // Its driver may have been faster.
             CHECK(waitpid(members[dead], NULL, 0) == members[dead]);
         }
-        // Half of those who come are killed by their driver.
+        // Of those who come half are killed by their driver, and a quarter loses its context.
         char death[64];
-        const unsigned function = pick(sizeof functions / sizeof *functions);
-        snprintf(death, sizeof death, "%s:%u", functions[function], 1 + pick(function < 5 ? 400 : 12));
-        start(dead, port, ends[1], pick(2) ? death : NULL);
+        const unsigned function = pick(sizeof functions / sizeof *functions), turn = pick(4);
+        snprintf(death, sizeof death, turn == 0 ? "%s:%u:700" : "%s:%u", functions[function],
+                 1 + pick(function < 5 ? 400 : 12));
+        start(dead, port, ends[1], turn < 3 ? death : NULL);
     }
     testing_phase = "all together at the end";
     for (int i = 0; i < MEMBERS; i++)
@@ -333,8 +350,9 @@ static void supervise(uint16_t port, int kills) {
         kill(members[i], SIGKILL);
         waitpid(members[i], NULL, 0);
     }
-    printf("%d killed, %d of them in a call of the driver; %d operations failed, %d succeeded, all as one\n", kills,
-           by_driver, failures, successes);
+    printf("%d killed, %d of them in a call of the driver, and %d that lost their context; %d operations failed, %d "
+           "succeeded, all as one\n",
+           kills - contexts_lost, by_driver - contexts_lost, contexts_lost, failures, successes);
     CHECK(kills < 20 || failures > 0);
 }
 

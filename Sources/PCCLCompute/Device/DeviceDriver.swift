@@ -102,8 +102,11 @@ package struct DeviceLocation: Sendable {
             var (device, flags, isActive): (pccl_cuda_device, UInt32, CInt) = (0, 0, 0)
             guard pccl_cuda_device_get(&device, ordinal) == pccl_cuda_success,
                 pccl_cuda_primary_state(device, &flags, &isActive) == pccl_cuda_success, isActive != 0,
-                let context = try? primary(Int(ordinal)), pccl_cuda_context_push(context) == pccl_cuda_success
+                let context = try? primary(Int(ordinal))
             else { continue }
+            // A context that is lost: whose memory it is nobody can say, and the host's is not to be guessed.
+            let pushed = pccl_cuda_context_push(context)
+            guard pushed == pccl_cuda_success else { return pushed }
             defer { pop() }
             return body()
         }
