@@ -34,7 +34,7 @@ private func synchronize(
     }
     let unchanged = try PCCLABI.options(options, pcclSyncOptions_t()).unchanged
     try communicator.requireMembership()
-    var state = try SharedState(given.pointee, mayBeOnDevice: true)
+    var state = try SharedState(given.pointee)
     if let unchanged { for entry in state.entries.indices { state.entries[entry].isUnchanged = unchanged[entry] } }
     let info = try communicator.synchronize(&state, strategy)
     given.pointee.revision = state.revision
@@ -42,19 +42,17 @@ private func synchronize(
 }
 
 extension SharedState {
-    init(_ state: pcclSharedState_t, mayBeOnDevice: Bool = false) throws(PCCLError) {
+    init(_ state: pcclSharedState_t) throws(PCCLError) {
         self.init(revision: state.revision)
         guard (0...SharedState.largestCount).contains(state.count) else {
             throw PCCLError(.invalidArgument, "\(state.count) entries; \(SharedState.largestCount) are possible")
         }
         guard state.count > 0 else { return }
         let infos = try required(state.infos, "shared_state->infos")
-        for index in 0..<state.count { entries.append(try SharedState.entry(infos[index], index, mayBeOnDevice)) }
+        for index in 0..<state.count { entries.append(try SharedState.entry(infos[index], index)) }
     }
 
-    private static func entry(
-        _ info: pcclTensorInfo_t, _ index: Int, _ mayBeOnDevice: Bool
-    ) throws(PCCLError) -> Entry {
+    private static func entry(_ info: pcclTensorInfo_t, _ index: Int) throws(PCCLError) -> Entry {
         guard let pointer = info.name else { throw PCCLError(.invalidArgument, "entry \(index) has no name") }
         guard let name = String(validatingCString: pointer) else {
             throw PCCLError(.invalidArgument, "the name of entry \(index) is not UTF-8")
@@ -65,9 +63,6 @@ extension SharedState {
         switch info.device_type {
         case pcclDeviceCpu: break
         case pcclDeviceCuda:
-            guard mayBeOnDevice else {
-                throw PCCLError(.invalidUsage, "\"\(name)\" is in the memory of a CUDA device: save a copy on the host")
-            }
             if let obstacle = CUDAStatus.current.obstacle {
                 throw PCCLError(
                     .invalidUsage, "\"\(name)\" is said to be in the memory of a CUDA device, and \(obstacle)")

@@ -1,16 +1,11 @@
 import CCUDA
 import PCCLBase
-import Synchronization
 
 /// A reduction by a device: of any number of inputs at once, with the bits of `Reducer`.
 package struct DeviceReducer: Sendable {
-    private let function: Function
+    private let function: DeviceFunction
     private let elementBytes: Int
     private let worldSize: UInt32
-
-    private struct Function: @unchecked Sendable { var pointer: OpaquePointer }
-    /// By context. Kept for as long as the process lives.
-    private static let modules = Mutex<[UInt: Function]>([:])
 
     private static let mostTeams = 4096
     /// What a thread loads and stores at once.
@@ -18,42 +13,16 @@ package struct DeviceReducer: Sendable {
 
     /// Loads the kernels into the context of this memory, unless that was done: a device's driver compiles them then, which
     /// may take seconds the first time. An old device does not run them, and the error says so.
-    package static func load(at location: DeviceLocation) throws(DeviceError) { _ = try module(at: location) }
-
-    private static func module(at location: DeviceLocation) throws(DeviceError) -> Function {
-        let context = try location.contextNumber()
-        let result: Result<Function, DeviceError> = modules.withLock { modules in
-            if let known = modules[context] { return .success(known) }
-            let loaded = Result { () throws(DeviceError) in
-                try location.inContext { () throws(DeviceError) in
-                    var module: OpaquePointer?
-                    let code = pccl_cuda_module_load(&module, pccl_cuda_ptx(pccl_cuda_reduce))
-                    guard code == pccl_cuda_success, let module else {
-                        throw DeviceError("cuModuleLoadData", code: code, device: location.device)
-                    }
-                    return Function(pointer: module)
-                }
-            }
-            if case .success(let module) = loaded { modules[context] = module }
-            return loaded
-        }
-        return try result.get()
+    package static func load(at location: DeviceLocation) throws(DeviceError) {
+        _ = try DeviceModule(pccl_cuda_reduce, at: location)
     }
 
     /// `worldSize`: by which an average divides.
     package init(
         type: DataType, operation: ReduceOperation, worldSize: Int, at location: DeviceLocation
     ) throws(DeviceError) {
-        let module = try DeviceReducer.module(at: location).pointer
-        let name = "reduce_" + DeviceReducer.name(type, operation)
-        function = try location.inContext { () throws(DeviceError) in
-            var function: OpaquePointer?
-            let code = pccl_cuda_module_function(&function, module, name)
-            guard code == pccl_cuda_success, let function else {
-                throw DeviceError("cuModuleGetFunction of \(name)", code: code, device: location.device)
-            }
-            return Function(pointer: function)
-        }
+        function = try DeviceModule(pccl_cuda_reduce, at: location).function(
+            "reduce_" + DeviceReducer.name(type, operation))
         elementBytes = type.byteCount
         self.worldSize = UInt32(worldSize)
     }
