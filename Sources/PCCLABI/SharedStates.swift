@@ -22,6 +22,30 @@ public func pcclSynchronizeSharedStateWithOptions(
     }
 }
 
+@implementation @c
+public func pcclReadTensor(
+    _ tensor: UnsafePointer<pcclTensorInfo_t>!, _ to: UnsafeMutableRawPointer!
+) -> pcclResult_t {
+    result("pcclReadTensor") { () throws(PCCLError) in
+        let entry = try SharedState.entry(try required(tensor, "tensor").pointee, 0)
+        guard let to else { throw PCCLError(.invalidArgument, "to is null") }
+        try SharedState([entry]).validate()
+        try entry.copyOut(into: UnsafeMutableRawBufferPointer(start: to, count: entry.count * entry.type.byteCount))
+    }
+}
+
+@implementation @c
+public func pcclWriteTensor(
+    _ tensor: UnsafePointer<pcclTensorInfo_t>!, _ from: UnsafeRawPointer!
+) -> pcclResult_t {
+    result("pcclWriteTensor") { () throws(PCCLError) in
+        let entry = try SharedState.entry(try required(tensor, "tensor").pointee, 0)
+        guard let from else { throw PCCLError(.invalidArgument, "from is null") }
+        try SharedState([entry]).validate()
+        try entry.copyIn(from: UnsafeRawBufferPointer(start: from, count: entry.count * entry.type.byteCount))
+    }
+}
+
 private func synchronize(
     _ communicator: OpaquePointer?, _ sharedState: UnsafeMutablePointer<pcclSharedState_t>?,
     _ strategy: pcclSharedStateSyncStrategy_t, _ options: UnsafePointer<pcclSyncOptions_t>?,
@@ -52,7 +76,7 @@ extension SharedState {
         for index in 0..<state.count { entries.append(try SharedState.entry(infos[index], index)) }
     }
 
-    private static func entry(_ info: pcclTensorInfo_t, _ index: Int) throws(PCCLError) -> Entry {
+    fileprivate static func entry(_ info: pcclTensorInfo_t, _ index: Int) throws(PCCLError) -> Entry {
         guard let pointer = info.name else { throw PCCLError(.invalidArgument, "entry \(index) has no name") }
         guard let name = String(validatingCString: pointer) else {
             throw PCCLError(.invalidArgument, "the name of entry \(index) is not UTF-8")

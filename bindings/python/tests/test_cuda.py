@@ -55,6 +55,14 @@ def test_what_cannot_be_lent_is_refused(driver: Path) -> None:
     assert run(driver, "refuse").splitlines()[-1] == "ok"
 
 
+def test_a_shared_state_of_a_device_is_saved_and_loaded(driver: Path) -> None:
+    assert run(driver, "save").splitlines()[-1] == "ok"
+
+
+def test_diloco_of_a_device_gives_what_it_gives_on_the_host(driver: Path) -> None:
+    assert run(driver, "diloco").splitlines()[-1] == "ok"
+
+
 def test_the_driver_is_not_loaded_before_somebody_asks(driver: Path) -> None:
     assert run(driver, "status").splitlines()[-1] == "ok"
 
