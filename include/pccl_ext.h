@@ -528,10 +528,10 @@ typedef enum pcclOuterRule_t {
 typedef struct pcclDiLoCoTensor_t {
     /** Unique, and the same at all peers; copied. */
     const char *name;
-    /** Read and written by pcclDiLoCoBegin, Step, End and Load alone. Memory of the host or of a CUDA device, recognised
-     * by its address: tensors of one fragment are all on the host, or all on one device in one context. The outer state
-     * is where they are. What was put on the device's default stream comes before each of these calls; synchronise
-     * other streams. */
+    /** Read and written by pcclDiLoCoBegin, Step, End and Load alone. Memory of the host or of a CUDA device,
+     * recognised by its address: tensors of one fragment are all on the host, or all on one device in one context. The
+     * outer state is where they are. What was put on the device's default stream comes before each of these calls;
+     * synchronise other streams. */
     void *data;
     /** In elements; at least 1. */
     size_t count;

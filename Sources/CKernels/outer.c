@@ -75,8 +75,8 @@ double pccl_kernel_outer_squares(const float *a, const float *b, size_t count) {
     size_t i = 0;
     for (; i + OUTER_LANES <= count; i += OUTER_LANES) {
         for (size_t lane = 0; lane < OUTER_LANES; lane++) {
-            lanes[lane] = outer_square_added(
-                lanes[lane], b ? (double)a[i + lane] - (double)b[i + lane] : (double)a[i + lane]);
+            lanes[lane] =
+                outer_square_added(lanes[lane], b ? (double)a[i + lane] - (double)b[i + lane] : (double)a[i + lane]);
         }
     }
     for (; i < count; i++) {

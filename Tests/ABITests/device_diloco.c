@@ -1,6 +1,6 @@
-// DiLoCo of parameters in the memory of a CUDA device, with a driver that stands in for a real one (Tests/FakeCUDA): two
-// peers, of which none, one or both have a device, hold the same after the same steps, bit for bit, in every mode and
-// with parameters of every type; what cannot be is refused, and a device that fails ends the step and nothing else.
+// DiLoCo of parameters in the memory of a CUDA device, with a driver that stands in for a real one (Tests/FakeCUDA):
+// two peers, of which none, one or both have a device, hold the same after the same steps, bit for bit, in every mode
+// and with parameters of every type; what cannot be is refused, and a device that fails ends the step and nothing else.
 //
 // device_diloco LIBCUDA: with this driver.
 #define _GNU_SOURCE
@@ -234,7 +234,8 @@ static void checkModes(void) {
     Scenario plain = {"synchronous", optionsFor(pcclDiLoCoSynchronous, 2), 6, {1, 1}, 0};
     compareRuns(&plain, both, 2);
 
-    Scenario coded = {"synchronous, coded, with a limit", optionsFor(pcclDiLoCoSynchronous, 2), 6, {1, 0.5f}, 0x7f800000};
+    Scenario coded = {
+        "synchronous, coded, with a limit", optionsFor(pcclDiLoCoSynchronous, 2), 6, {1, 0.5f}, 0x7f800000};
     coded.options.rule = pcclOuterMomentum;
     coded.options.momentum_limit = 0.01f;
     coded.options.codec = pcclCodecE3M0;
@@ -379,9 +380,9 @@ static pthread_barrier_t bothPeers;
 
 typedef struct Failure {
     const char *function;
-    int call;          // From the beginning of the step on.
-    bool isOfDevice;   // It is the outer arithmetic that fails, and nothing can be done with this DiLoCo.
-    bool leavesModel;  // Parameters are as they were.
+    int call;         // From the beginning of the step on.
+    bool isOfDevice;  // It is the outer arithmetic that fails, and nothing can be done with this DiLoCo.
+    bool leavesModel; // Parameters are as they were.
 } Failure;
 
 typedef struct FailingPeer {
@@ -484,16 +485,21 @@ static void *runFailing(void *argument) {
 }
 
 static void checkFailures(void) {
-    // A round launches a kernel for each tensor, one that looks for what is no number, one that fills in the weight; then
-    // two for the outer step, and one for each tensor.
-    static const Failure failures[] = {
-        {"cuLaunchKernel", 1, true, true},  {"cuLaunchKernel", TENSORS, true, true},
-        {"cuLaunchKernel", TENSORS + 2, true, true}, {"cuLaunchKernel", TENSORS + 3, true, true},
-        {"cuLaunchKernel", TENSORS + 4, true, true}, {"cuLaunchKernel", TENSORS + 6, true, false},
-        {"cuStreamSynchronize", 1, true, true}, {"cuStreamSynchronize", 2, true, true},
-        // The first one is of the sums of squares, the second one of the all-reduce.
-        {"cuMemcpyDtoHAsync_v2", 1, true, true}, {"cuMemcpyDtoHAsync_v2", 2, false, true},
-        {"cuMemcpyHtoDAsync_v2", 1, false, true}, {"cuMemcpyDtoHAsync_v2", 3, true, true}};
+    // A round launches a kernel for each tensor, one that looks for what is no number, one that fills in the weight;
+    // then two for the outer step, and one for each tensor.
+    static const Failure failures[] = {{"cuLaunchKernel", 1, true, true},
+                                       {"cuLaunchKernel", TENSORS, true, true},
+                                       {"cuLaunchKernel", TENSORS + 2, true, true},
+                                       {"cuLaunchKernel", TENSORS + 3, true, true},
+                                       {"cuLaunchKernel", TENSORS + 4, true, true},
+                                       {"cuLaunchKernel", TENSORS + 6, true, false},
+                                       {"cuStreamSynchronize", 1, true, true},
+                                       {"cuStreamSynchronize", 2, true, true},
+                                       // The first one is of the sums of squares, the second one of the all-reduce.
+                                       {"cuMemcpyDtoHAsync_v2", 1, true, true},
+                                       {"cuMemcpyDtoHAsync_v2", 2, false, true},
+                                       {"cuMemcpyHtoDAsync_v2", 1, false, true},
+                                       {"cuMemcpyDtoHAsync_v2", 3, true, true}};
     pthread_barrier_init(&bothPeers, NULL, PEERS);
     for (size_t f = 0; f < sizeof(failures) / sizeof(failures[0]); f++) {
         static char phase[80];
@@ -511,7 +517,8 @@ static void checkFailures(void) {
     }
 }
 
-// Of its memory on the device: so many pieces. Those that it failed to get are counted with the others, alike each time.
+// Of its memory on the device: so many pieces. Those that it failed to get are counted with the others, alike each
+// time.
 static int heldByLibrary(void) { return deviceCalls("cuMemAlloc_v2") - deviceCalls("cuMemFree_v2"); }
 
 int main(int argc, char **argv) {

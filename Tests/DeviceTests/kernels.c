@@ -578,7 +578,8 @@ static void squares_once(bool is_between, size_t count, size_t piece, size_t tur
     read_device(lanes, sums, bytes);
     for (size_t p = 0; p < pieces; p++) {
         const float *a = (float *)each.values[0] + p * piece, *b = (float *)each.values[1] + p * piece;
-        double right = pccl_kernel_outer_squares(a, is_between ? b : NULL, count - p * piece < piece ? count - p * piece : piece);
+        double right =
+            pccl_kernel_outer_squares(a, is_between ? b : NULL, count - p * piece < piece ? count - p * piece : piece);
         double sum = pccl_kernel_outer_squares_of_lanes(lanes + p * OUTER_LANES);
         forget_nans(&right, 1, sizeof right);
         forget_nans(&sum, 1, sizeof sum);

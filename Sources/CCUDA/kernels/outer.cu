@@ -70,17 +70,22 @@ PARAMETERS(f64, double, f32_of_f64, f64_of_f32)
 // sums[OUTER_LANES × p + l] is lane l of piece p, of so many elements, a multiple of OUTER_LANES:
 // pccl_kernel_outer_squares_of_lanes makes the sum of them. A thread has one lane of one piece, so that it adds in the
 // order that a processor adds in; those of all pieces are side by side.
-#define SQUARES(difference)                                                                                            \
-    for (size_t t = thread_of_grid(); t / OUTER_LANES * piece < count; t += threads_of_grid()) {                       \
-        const size_t start = t / OUTER_LANES * piece, end = count - start < piece ? count : start + piece;             \
-        double sum = 0;                                                                                                \
-        _Pragma("unroll 8") for (size_t i = start + t % OUTER_LANES; i < end; i += OUTER_LANES)                        \
-            sum = outer_square_added(sum, difference);                                                                 \
-        sums[t] = sum;                                                                                                 \
+template <bool is_between>
+static __device__ inline void squares(double *sums, const float *a, const float *b, size_t count, size_t piece) {
+    for (size_t t = thread_of_grid(); t / OUTER_LANES * piece < count; t += threads_of_grid()) {
+        const size_t start = t / OUTER_LANES * piece, end = count - start < piece ? count : start + piece;
+        double sum = 0;
+#pragma unroll 8
+        for (size_t i = start + t % OUTER_LANES; i < end; i += OUTER_LANES)
+            sum = outer_square_added(sum, is_between ? (double)a[i] - (double)b[i] : (double)a[i]);
+        sums[t] = sum;
     }
+}
 
-KERNEL outer_squares(double *sums, const float *a, size_t count, size_t piece) { SQUARES((double)a[i]) }
+KERNEL outer_squares(double *sums, const float *a, size_t count, size_t piece) {
+    squares<false>(sums, a, a, count, piece);
+}
 
 KERNEL outer_squares_between(double *sums, const float *a, const float *b, size_t count, size_t piece) {
-    SQUARES((double)a[i] - (double)b[i])
+    squares<true>(sums, a, b, count, piece);
 }

@@ -209,8 +209,8 @@ pccl_kernel_hash128 pccl_kernel_xxh3_of_lanes(const uint64_t lanes[_Nonnull 8], 
 // ---- Outer steps ----
 //
 // What an optimiser does with parameters that all hold alike. Pointers are those of whole floats; buffers do not
-// overlap. Devices compute the same (Sources/CCUDA/kernels/outer.cu), to the bit: a NaN that is written is the canonical
-// quiet one, as above.
+// overlap. Devices compute the same (Sources/CCUDA/kernels/outer.cu), to the bit: a NaN that is written is the
+// canonical quiet one, as above.
 
 // out[i] = local[i]
 void pccl_kernel_outer_load(float *_Nonnull out, const float *_Nonnull local, size_t count);

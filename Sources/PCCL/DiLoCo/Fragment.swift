@@ -93,14 +93,16 @@ final class Fragment {
                 throw PCCLError(
                     .invalidArgument,
                     "\"\(known.name)\" is \(text(known.location)), and \"\(tensor.name)\", of the same fragment, "
-                        + "\(text(location)): tensors of one fragment are all on the host, or all on one device in one context")
+                        + "\(text(location)): tensors of one fragment are all on the host, or all on one device in one context"
+                )
             }
         }
         guard let location = first?.location else { return nil }
         for tensor in tensors where UInt(bitPattern: tensor.memory) % UInt(tensor.type.byteCount) != 0 {
             throw PCCLError(
                 .invalidArgument,
-                "\"\(tensor.name)\" is \(text(location)), at an address that is no multiple of \(tensor.type.byteCount)")
+                "\"\(tensor.name)\" is \(text(location)), at an address that is no multiple of \(tensor.type.byteCount)"
+            )
         }
         return location
     }

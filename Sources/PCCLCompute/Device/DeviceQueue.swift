@@ -109,7 +109,9 @@ final class DeviceQueue: Sendable {
                     let lanes = chunks * DeviceQueue.laneCount
                     let bytes = lanes * MemoryLayout<UInt64>.stride
                     guard try reserve(bytes, &hashing) else { return nil }
-                    let arguments = [hashing.scratch, UInt64(UInt(bitPattern: from)), UInt64(count), UInt64(chunkBytes)]
+                    let arguments = [
+                        hashing.scratch, UInt64(UInt(bitPattern: from)), UInt64(count), UInt64(chunkBytes),
+                    ]
                     try enqueue(
                         Launch(
                             function: function, arguments: arguments, threads: chunks * DeviceQueue.warpThreads))

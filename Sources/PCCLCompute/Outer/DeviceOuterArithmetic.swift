@@ -114,7 +114,8 @@ package final class DeviceOuterArithmetic: Sendable {
         try queue.run([launch(kernel, arguments, count)])
     }
 
-    private func launch(_ kernel: String, _ arguments: [UInt64], _ count: Int) throws(DeviceError) -> DeviceQueue.Launch {
+    private func launch(_ kernel: String, _ arguments: [UInt64], _ count: Int) throws(DeviceError) -> DeviceQueue.Launch
+    {
         DeviceQueue.Launch(
             function: try module.function(kernel), arguments: arguments + [UInt64(count)], threads: count)
     }
