@@ -60,8 +60,10 @@ static void launch(void **parameters) {
 static void fill_with_bits(uint8_t *to, size_t count, size_t width) {
     static const uint64_t edges_16[] = {0,      0x8000, 0x7c00, 0xfc00, 0x7e00, 0x7c01, 0x7bff, 0x0001, 0x3c00,
                                         0x7f80, 0xff80, 0x7fc0, 0x7f81, 0x7f7f, 0x3f80, 0x7fff, 0xffff, 0x03ff};
-    static const uint64_t edges_32[] = {0,          0x80000000, 0x7f800000, 0xff800000, 0x7fc00000, 0x7f800001,
-                                        0x7f7fffff, 0x00000001, 0x3f800000, 0x7fffffff, 0xffffffff, 0x807fffff};
+    static const uint64_t edges_32[] = {0, 0x80000000, 0x7f800000, 0xff800000, 0x7fc00000, 0x7f800001, 0x7f7fffff,
+                                        0x00000001, 0x3f800000, 0x7fffffff, 0xffffffff, 0x807fffff,
+                                        // Between two neighbours as bfloat16, and as float16.
+                                        0x3f808000, 0x3f818000, 0x3f801000, 0x3f803000, 0x38801000, 0x33000000};
     static const uint64_t edges_64[] = {0,
                                         0x8000000000000000,
                                         0x7ff0000000000000,

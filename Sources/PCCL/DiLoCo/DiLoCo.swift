@@ -176,9 +176,7 @@ public final class DiLoCo {
 
     /// Whether this memory is of an outer state that is on a device.
     package func isOnDevice(_ memory: UnsafeRawPointer) -> Bool {
-        fragments.contains { fragment in
-            fragment.isOnDevice && fragment.entries().contains { UnsafeRawPointer($0.memory) == memory }
-        }
+        fragments.contains { $0.isOnDevice && $0.holds(memory) }
     }
 
     // MARK: the training loop

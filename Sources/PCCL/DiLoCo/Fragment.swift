@@ -129,6 +129,13 @@ final class Fragment {
         }
     }
 
+    /// Whether it is of what all peers hold alike.
+    func holds(_ memory: UnsafeRawPointer) -> Bool {
+        [outer, momentumMemory?.floats].contains { start in
+            start.map { UnsafeRawPointer($0)..<UnsafeRawPointer($0 + count) ~= memory } ?? false
+        }
+    }
+
     /// local ← mixing × local + (1 - mixing) × outer
     func merge(mixing: Float) throws(DeviceError) { try place.mix(outer, into: parts, mixing: mixing) }
 
