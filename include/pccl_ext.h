@@ -440,7 +440,7 @@ typedef struct pcclSaveOptions_t {
  * - pcclSuccess: it is being written, or was.
  * - pcclInvalidArgument: a null pointer; entries that cannot be, or are called "__metadata__"; a shape with another
  * number of elements than its entry; options that cannot be; or no file can be made in the directory.
- * - pcclInvalidUsage: a tensor is in the memory of a CUDA device.
+ * - pcclInvalidUsage: a tensor is said to be on a CUDA device, and no driver can be used.
  * - pcclInternalError: it was written before the return, which failed: see pcclAwaitSnapshot.
  */
 PCCL_EXPORT pcclResult_t pcclSaveSharedState(const pcclSharedState_t *state, const char *directory,
@@ -471,12 +471,22 @@ PCCL_EXPORT pcclResult_t pcclAwaitSnapshot(pcclSnapshot_t *snapshot);
  * - pcclSuccess: the tensors and the revision are those of the snapshot.
  * - pcclNoSharedStateAvailable: there is none, or none that is whole. Then the tensors may be partly written.
  * - pcclInvalidArgument: a null pointer, or entries that cannot be, or are not those of the file. Nothing is written.
- * - pcclInvalidUsage: a tensor is in the memory of a CUDA device.
+ * - pcclInvalidUsage: a tensor is said to be on a CUDA device, and no driver can be used.
  * - pcclInternalError: the system refuses to read. The tensors may be partly written.
  *
  * The revision is written only on success.
  */
 PCCL_EXPORT pcclResult_t pcclLoadSharedState(const char *directory, pcclSharedState_t *state);
+
+/**
+ * Copies a tensor of a shared state into memory of the host, or from there, wherever the tensor is: for programs that
+ * have no CUDA of their own. What was put on a device's default stream comes before. Needs no pcclInit.
+ *
+ * Results: pcclSuccess; pcclInvalidArgument for a null pointer, and a tensor that cannot be; pcclInvalidUsage if it is
+ * said to be on a CUDA device, and no driver can be used; pcclInternalError for an error of the driver.
+ */
+PCCL_EXPORT pcclResult_t pcclReadTensor(const pcclTensorInfo_t *tensor, void *to);
+PCCL_EXPORT pcclResult_t pcclWriteTensor(const pcclTensorInfo_t *tensor, const void *from);
 
 /* ---------------------------------------------------------------------------------------------------------------- */
 /* DiLoCo                                                                                                           */
@@ -518,7 +528,10 @@ typedef enum pcclOuterRule_t {
 typedef struct pcclDiLoCoTensor_t {
     /** Unique, and the same at all peers; copied. */
     const char *name;
-    /** Read and written by pcclDiLoCoBegin, Step, End and Load alone. */
+    /** Read and written by pcclDiLoCoBegin, Step, End and Load alone. Memory of the host or of a CUDA device,
+     * recognised by its address: tensors of one fragment are all on the host, or all on one device in one context. The
+     * outer state is where they are. What was put on the device's default stream comes before each of these calls;
+     * synchronise other streams. */
     void *data;
     /** In elements; at least 1. */
     size_t count;
@@ -597,8 +610,9 @@ typedef struct pcclDiLoCoInfo_t {
 } pcclDiLoCoInfo_t;
 
 /**
- * Makes the outer state of a model: the tensors' values are the outer parameters until pcclDiLoCoBegin. Takes 12 bytes
- * for a parameter, 4 more with momentum and 4 with a staleness penalty; error feedback takes 8.
+ * Makes the outer state of a model: the tensors' values are the outer parameters until pcclDiLoCoBegin. Takes, where
+ * the tensors are, 12 bytes for a parameter, 4 more with momentum and 4 with a staleness penalty; of the host, error
+ * feedback takes 8.
  *
  * @param communicator not destroyed before pcclDiLoCoDestroy. Connected, or not yet.
  * @param tensors      the same names, counts and order at all peers; types may differ.
@@ -606,7 +620,8 @@ typedef struct pcclDiLoCoInfo_t {
  * @param diloco_out   receives the object.
  *
  * Results: pcclSuccess; pcclNotInitialized before pcclInit; pcclInvalidArgument for a null pointer, and for tensors or
- * options that cannot be; pcclInternalError when there is no memory.
+ * options that cannot be, tensors of one fragment in different places among them; pcclInternalError when there is no
+ * memory, and for an error of a device's driver, as where it does not run the library's kernels.
  */
 PCCL_EXPORT pcclResult_t pcclDiLoCoCreate(const pcclComm_t *communicator, const pcclDiLoCoTensor_t *tensors,
                                           size_t count, const pcclDiLoCoOptions_t *options, pcclDiLoCo_t **diloco_out);
@@ -635,7 +650,10 @@ PCCL_EXPORT pcclResult_t pcclDiLoCoBegin(pcclDiLoCo_t *diloco);
  * @param round_count_out receives how many there are.
  *
  * Results: those of pcclDiLoCoBegin, but pcclInvalidUsage when not begun. After an error other than of arguments this
- * peer takes no part any more: end it.
+ * peer takes no part any more: end it. pcclInternalError: an error of a device's driver. If it was in the outer state's
+ * arithmetic, Begin and Step give pcclInvalidUsage from then on, and End leaves the parameters alone: they are as they
+ * were if the device failed before the outer step, else those of one fragment are undefined. Another DiLoCo gets what
+ * the others have.
  */
 PCCL_EXPORT pcclResult_t pcclDiLoCoStep(pcclDiLoCo_t *diloco, float weight, pcclDiLoCoRound_t *PCCL_NULLABLE rounds_out,
                                         size_t rounds_capacity, size_t *PCCL_NULLABLE round_count_out);
@@ -657,13 +675,13 @@ PCCL_EXPORT pcclResult_t pcclDiLoCoFragmentOf(const pcclDiLoCo_t *diloco, const 
 PCCL_EXPORT pcclResult_t pcclDiLoCoEnd(pcclDiLoCo_t *diloco, pcclDiLoCoRound_t *PCCL_NULLABLE rounds_out,
                                        size_t rounds_capacity, size_t *PCCL_NULLABLE round_count_out);
 
-/** Tells what is known. Works out a hash of all outer parameters. */
+/** Tells what is known. Works out a hash of all outer parameters; pcclInternalError if a device does not. */
 PCCL_EXPORT pcclResult_t pcclDiLoCoGetInfo(const pcclDiLoCo_t *diloco, pcclDiLoCoInfo_t *info_out);
 
 /**
  * Tells what all peers hold alike: "outer/NAME" and, unless the rule is pcclOuterDescent, "momentum/NAME" for each
  * tensor, and "diloco/progress". The memory and the infos are the object's, until it is destroyed; save them with
- * pcclSaveSharedState at any moment between two calls.
+ * pcclSaveSharedState at any moment between two calls. What is on a device says so; pcclReadTensor copies it.
  */
 PCCL_EXPORT pcclResult_t pcclDiLoCoGetSharedState(pcclDiLoCo_t *diloco, pcclSharedState_t *state_out);
 

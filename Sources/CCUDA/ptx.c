@@ -14,6 +14,10 @@ static const char hash[] = {
 #embed "kernels/hash.ptx"
     , 0};
 
+static const char outer[] = {
+#embed "kernels/outer.ptx"
+    , 0};
+
 const char *pccl_cuda_ptx(pccl_cuda_kernels kernels) {
     switch (kernels) {
     case pccl_cuda_reduce:
@@ -22,6 +26,8 @@ const char *pccl_cuda_ptx(pccl_cuda_kernels kernels) {
         return codec;
     case pccl_cuda_hash:
         return hash;
+    case pccl_cuda_outer:
+        return outer;
     }
     __builtin_unreachable();
 }

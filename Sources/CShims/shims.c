@@ -109,10 +109,8 @@ ssize_t pccl_shim_receive_descriptor(int socket, void *bytes, size_t room, int *
         struct cmsghdr header;
         char bytes[CMSG_SPACE(MOST * sizeof(int))];
     } control;
-    struct msghdr message = {.msg_iov = &content,
-                             .msg_iovlen = 1,
-                             .msg_control = control.bytes,
-                             .msg_controllen = sizeof control.bytes};
+    struct msghdr message = {
+        .msg_iov = &content, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
     *descriptor = -1;
     ssize_t count = recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_TRUNC);
     if (count < 0)

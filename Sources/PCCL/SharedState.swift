@@ -61,6 +61,39 @@ public struct SharedState: @unchecked Sendable {
     }
 }
 
+extension SharedState.Entry {
+    /// Copies what it holds to memory of the host, wherever it is; what was put on a device's default stream before comes
+    /// before. Throws `.invalidArgument` for another number of bytes; `.internalError` with the driver's own error.
+    public func copyOut(into bytes: UnsafeMutableRawBufferPointer) throws(PCCLError) {
+        try requireSize(bytes.count)
+        guard byteCount > 0, let to = bytes.baseAddress else { return }
+        try asked { () throws(DeviceError) in
+            guard let device = try DeviceTensor(memory, byteCount: byteCount) else {
+                return to.copyMemory(from: memory, byteCount: byteCount)
+            }
+            try device.read(0..<byteCount, into: to)
+        }
+    }
+
+    /// Copies from memory of the host, as `copyOut` does to it.
+    public func copyIn(from bytes: UnsafeRawBufferPointer) throws(PCCLError) {
+        try requireSize(bytes.count)
+        guard byteCount > 0, let from = bytes.baseAddress else { return }
+        try asked { () throws(DeviceError) in
+            guard let device = try DeviceTensor(memory, byteCount: byteCount) else {
+                return memory.copyMemory(from: from, byteCount: byteCount)
+            }
+            try device.write(bytes, at: 0)
+        }
+    }
+
+    private func requireSize(_ count: Int) throws(PCCLError) {
+        guard count == byteCount else {
+            throw PCCLError(.invalidArgument, "\(count) bytes for the \(byteCount) of \"\(name)\"")
+        }
+    }
+}
+
 /// What a synchronisation has moved to and from this peer, in bytes of tensors and hashes.
 public struct SynchronizationInfo: Hashable, Sendable {
     public var sentBytes: UInt64

@@ -98,7 +98,7 @@ public func pcclDiLoCoGetInfo(
             info.round = diloco.round
             info.parameter_count = UInt64(diloco.parameterCount)
             info.fragment_count = UInt32(diloco.fragmentCount)
-            let digits = Array(diloco.parametersHash.utf8)
+            let digits = Array(try diloco.parametersHash.utf8)
             withUnsafeMutableBytes(of: &info.parameters_hash) { text in
                 // What remains are zeros.
                 text.copyBytes(from: digits.prefix(text.count - 1))
@@ -161,7 +161,8 @@ final class DiLoCoObject: @unchecked Sendable {
                 at: index,
                 to: pcclTensorInfo_t(
                     name: strdup(entry.name), data: entry.memory, count: entry.count,
-                    datatype: pcclDataType_t(rawValue: entry.type.rawValue), device_type: pcclDeviceCpu,
+                    datatype: pcclDataType_t(rawValue: entry.type.rawValue),
+                    device_type: diloco.isOnDevice(entry.memory) ? pcclDeviceCuda : pcclDeviceCpu,
                     allow_content_inequality: false))
         }
     }

@@ -22,6 +22,30 @@ public func pcclSynchronizeSharedStateWithOptions(
     }
 }
 
+@implementation @c
+public func pcclReadTensor(
+    _ tensor: UnsafePointer<pcclTensorInfo_t>!, _ to: UnsafeMutableRawPointer!
+) -> pcclResult_t {
+    result("pcclReadTensor") { () throws(PCCLError) in
+        let entry = try SharedState.entry(try required(tensor, "tensor").pointee, 0)
+        guard let to else { throw PCCLError(.invalidArgument, "to is null") }
+        try SharedState([entry]).validate()
+        try entry.copyOut(into: UnsafeMutableRawBufferPointer(start: to, count: entry.count * entry.type.byteCount))
+    }
+}
+
+@implementation @c
+public func pcclWriteTensor(
+    _ tensor: UnsafePointer<pcclTensorInfo_t>!, _ from: UnsafeRawPointer!
+) -> pcclResult_t {
+    result("pcclWriteTensor") { () throws(PCCLError) in
+        let entry = try SharedState.entry(try required(tensor, "tensor").pointee, 0)
+        guard let from else { throw PCCLError(.invalidArgument, "from is null") }
+        try SharedState([entry]).validate()
+        try entry.copyIn(from: UnsafeRawBufferPointer(start: from, count: entry.count * entry.type.byteCount))
+    }
+}
+
 private func synchronize(
     _ communicator: OpaquePointer?, _ sharedState: UnsafeMutablePointer<pcclSharedState_t>?,
     _ strategy: pcclSharedStateSyncStrategy_t, _ options: UnsafePointer<pcclSyncOptions_t>?,
@@ -34,7 +58,7 @@ private func synchronize(
     }
     let unchanged = try PCCLABI.options(options, pcclSyncOptions_t()).unchanged
     try communicator.requireMembership()
-    var state = try SharedState(given.pointee, mayBeOnDevice: true)
+    var state = try SharedState(given.pointee)
     if let unchanged { for entry in state.entries.indices { state.entries[entry].isUnchanged = unchanged[entry] } }
     let info = try communicator.synchronize(&state, strategy)
     given.pointee.revision = state.revision
@@ -42,19 +66,17 @@ private func synchronize(
 }
 
 extension SharedState {
-    init(_ state: pcclSharedState_t, mayBeOnDevice: Bool = false) throws(PCCLError) {
+    init(_ state: pcclSharedState_t) throws(PCCLError) {
         self.init(revision: state.revision)
         guard (0...SharedState.largestCount).contains(state.count) else {
             throw PCCLError(.invalidArgument, "\(state.count) entries; \(SharedState.largestCount) are possible")
         }
         guard state.count > 0 else { return }
         let infos = try required(state.infos, "shared_state->infos")
-        for index in 0..<state.count { entries.append(try SharedState.entry(infos[index], index, mayBeOnDevice)) }
+        for index in 0..<state.count { entries.append(try SharedState.entry(infos[index], index)) }
     }
 
-    private static func entry(
-        _ info: pcclTensorInfo_t, _ index: Int, _ mayBeOnDevice: Bool
-    ) throws(PCCLError) -> Entry {
+    fileprivate static func entry(_ info: pcclTensorInfo_t, _ index: Int) throws(PCCLError) -> Entry {
         guard let pointer = info.name else { throw PCCLError(.invalidArgument, "entry \(index) has no name") }
         guard let name = String(validatingCString: pointer) else {
             throw PCCLError(.invalidArgument, "the name of entry \(index) is not UTF-8")
@@ -65,9 +87,6 @@ extension SharedState {
         switch info.device_type {
         case pcclDeviceCpu: break
         case pcclDeviceCuda:
-            guard mayBeOnDevice else {
-                throw PCCLError(.invalidUsage, "\"\(name)\" is in the memory of a CUDA device: save a copy on the host")
-            }
             if let obstacle = CUDAStatus.current.obstacle {
                 throw PCCLError(
                     .invalidUsage, "\"\(name)\" is said to be in the memory of a CUDA device, and \(obstacle)")

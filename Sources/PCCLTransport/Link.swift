@@ -600,7 +600,8 @@ extension Link {
         case .fetching:
             guard configuration.sharing != .never else { return }
             peerFetches = true
-        case .enter, .data, .credit, .prepared, .void, .offer, .probe, .idle, .stateRequest, .stateLack, .window, .rounds:
+        case .enter, .data, .credit, .prepared, .void, .offer, .probe, .idle, .stateRequest, .stateLack, .window,
+            .rounds:
             break
         }
     }

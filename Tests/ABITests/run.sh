@@ -74,6 +74,10 @@ check fake_driver_compiles sh "$here/../FakeCUDA/build.sh" "$work/libcuda.so" &&
     done
     unset FAKE_CUDA_DELAY
 }
+[ -e "$work/libcuda.so" ] && check device_diloco_compiles c99 "$here/device_diloco.c" -o "$work/device_diloco" $link -ldl && {
+    check device_diloco env PCCL_LIBCUDA="$work/libcuda.so" FAKE_CUDA_DELAY=20 "$work/device_diloco" "$work/libcuda.so"
+    check device_diloco_without_kernels env PCCL_LIBCUDA="$work/libcuda.so" FAKE_CUDA_NO_KERNELS=1 "$work/device_diloco" "$work/libcuda.so"
+}
 check exports_only_pccl only_pccl_symbols
 check needs_no_swift_runtime self_contained
 

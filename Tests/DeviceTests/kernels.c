@@ -18,6 +18,8 @@
 
 #include "codec_loops.h"
 
+#include "outer_elements.h"
+
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -58,8 +60,10 @@ static void launch(void **parameters) {
 static void fill_with_bits(uint8_t *to, size_t count, size_t width) {
     static const uint64_t edges_16[] = {0,      0x8000, 0x7c00, 0xfc00, 0x7e00, 0x7c01, 0x7bff, 0x0001, 0x3c00,
                                         0x7f80, 0xff80, 0x7fc0, 0x7f81, 0x7f7f, 0x3f80, 0x7fff, 0xffff, 0x03ff};
-    static const uint64_t edges_32[] = {0,          0x80000000, 0x7f800000, 0xff800000, 0x7fc00000, 0x7f800001,
-                                        0x7f7fffff, 0x00000001, 0x3f800000, 0x7fffffff, 0xffffffff, 0x807fffff};
+    static const uint64_t edges_32[] = {0, 0x80000000, 0x7f800000, 0xff800000, 0x7fc00000, 0x7f800001, 0x7f7fffff,
+                                        0x00000001, 0x3f800000, 0x7fffffff, 0xffffffff, 0x807fffff,
+                                        // Between two neighbours as bfloat16, and as float16.
+                                        0x3f808000, 0x3f818000, 0x3f801000, 0x3f803000, 0x38801000, 0x33000000};
     static const uint64_t edges_64[] = {0,
                                         0x8000000000000000,
                                         0x7ff0000000000000,
@@ -431,6 +435,174 @@ static void test_hash(const char *name) {
             hash_once(counts[c], chunks[k]);
 }
 
+// ---- Outer steps ------------------------------------------------------------------------------------
+
+// What a kernel of outer steps has to do with; what is not of its parameters is not looked at.
+typedef struct outer_case {
+    size_t count, misplaced; // So many elements away from where sixteen bytes could be loaded at once.
+    float factors[2];
+    uint8_t *values[3]; // What the buffers hold, and then what they are to hold.
+    pccl_cuda_pointer memory[3], places[3];
+    size_t widths[3];
+} outer_case;
+
+static float random_factor(void) {
+    static const float edges[] = {0, 1, 0.5f, 3, 0.7f, 0.9f, 1e-30f, 1e30f};
+    return edges[random_below(sizeof edges / sizeof *edges)];
+}
+
+static void make_outer_case(outer_case *each, size_t count, size_t turn, const size_t widths[3]) {
+    each->count = count;
+    each->misplaced = turn % 3;
+    each->factors[0] = random_factor();
+    each->factors[1] = random_factor();
+    uint8_t *const room[] = {host[0], host[1], host[2]};
+    for (int k = 0; k < 3; k++) {
+        each->widths[k] = widths[k];
+        each->values[k] = room[k];
+        if (turn % 2 == 0 || widths[k] == 2)
+            fill_with_bits(room[k], count, widths[k]);
+        else
+            fill_with_values(room[k], count, widths[k]);
+        size_t skipped = each->misplaced * widths[k];
+        each->memory[k] = device_memory(skipped + count * widths[k]);
+        each->places[k] = each->memory[k] + skipped;
+        write_device(each->places[k], room[k], count * widths[k]);
+    }
+}
+
+// All buffers: also those that are only read.
+static void end_outer_case(outer_case *each) {
+    for (size_t k = 0; k < 3; k++) {
+        size_t bytes = each->count * each->widths[k];
+        read_device(found, each->places[k], bytes);
+        compare(each->values[k], found, bytes, "a buffer", each->count, k);
+        MUST(pccl_cuda_device_free(each->memory[k]));
+    }
+}
+
+static const size_t outer_counts[] = {1, 7, 8, 9, 255, 256, 257, 2049, 4103};
+static const size_t whole_floats[] = {4, 4, 4};
+
+// `on_host` is what a processor does with floats a, b and c, and factors x and y.
+#define TEST_OUTER(kernel, on_host, ...)                                                                               \
+    if (is_wanted(kernel))                                                                                             \
+        for (size_t turn = 0; turn < 4 * sizeof outer_counts / sizeof *outer_counts; turn++) {                         \
+            outer_case each;                                                                                           \
+            make_outer_case(&each, outer_counts[turn / 4], turn, whole_floats);                                        \
+            float *a = (float *)each.values[0], *b = (float *)each.values[1], *c = (float *)each.values[2];            \
+            float x = each.factors[0], y = each.factors[1];                                                            \
+            size_t n = each.count;                                                                                     \
+            pccl_cuda_pointer *at = each.places;                                                                       \
+            (void)a, (void)b, (void)c, (void)x, (void)y, (void)at;                                                     \
+            void *parameters[] = {__VA_ARGS__};                                                                        \
+            launch(parameters);                                                                                        \
+            on_host;                                                                                                   \
+            end_outer_case(&each);                                                                                     \
+        }
+
+static void fill_floats(float *out, float value, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        out[i] = value;
+}
+
+static void test_outer_steps(void) {
+    TEST_OUTER("outer_fill", fill_floats(a, x, n), &at[0], &x, &n)
+    TEST_OUTER("outer_divide", pccl_kernel_outer_divide(a, x, n), &at[0], &x, &n)
+    TEST_OUTER("outer_descend", pccl_kernel_outer_descend(a, b, x, n), &at[0], &at[1], &x, &n)
+    TEST_OUTER("outer_accumulate", pccl_kernel_outer_accumulate(a, b, x, n), &at[0], &at[1], &x, &n)
+    TEST_OUTER("outer_descend_ahead", pccl_kernel_outer_descend_ahead(a, b, c, x, y, n), &at[0], &at[1], &at[2], &x, &y,
+               &n)
+}
+
+// Parameters as a processor sees them, and as it leaves them (Sources/PCCLCompute/Outer).
+static void widen(float *values, const void *local, size_t count, uint32_t type) {
+    if (type == pccl_kernel_float64)
+        pccl_kernel_outer_widen(values, local, count);
+    else
+        pccl_kernel_reduction_for(type, pccl_kernel_sum)->load(values, local, count);
+}
+static void narrow(void *local, const float *values, size_t count, uint32_t type) {
+    if (type == pccl_kernel_float64)
+        pccl_kernel_outer_narrow(local, values, count);
+    else if (type == pccl_kernel_float32)
+        memcpy(local, values, count * sizeof(float));
+    else
+        pccl_kernel_reduction_for(type, pccl_kernel_sum)->finish(local, values, count, 1);
+}
+
+static void test_outer_parameters(const char *load, const char *difference, const char *replace, const char *mix,
+                                  uint32_t type, size_t width) {
+    static float local[MOST_BYTES / sizeof(float)];
+    const char *const names[] = {load, difference, replace, mix};
+    for (int kernel = 0; kernel < 4; kernel++) {
+        if (!is_wanted(names[kernel]))
+            continue;
+        for (size_t turn = 0; turn < 4 * sizeof outer_counts / sizeof *outer_counts; turn++) {
+            outer_case each;
+            make_outer_case(&each, outer_counts[turn / 4], turn, (const size_t[]){4, 4, width});
+            pccl_cuda_pointer *at = each.places;
+            float *a = (float *)each.values[0], *b = (float *)each.values[1];
+            void *parameters[4][5] = {{&at[0], &at[2], &each.count},
+                                      {&at[0], &at[1], &at[2], &each.factors[0], &each.count},
+                                      {&at[2], &at[1], &each.count},
+                                      {&at[2], &at[1], &each.factors[0], &each.count}};
+            launch(parameters[kernel]);
+            widen(local, each.values[2], each.count, type);
+            switch (kernel) {
+            case 0:
+                pccl_kernel_outer_load(a, local, each.count);
+                break;
+            case 1:
+                pccl_kernel_outer_difference(a, b, local, each.factors[0], each.count);
+                break;
+            case 2:
+                narrow(each.values[2], b, each.count, type);
+                break;
+            default:
+                pccl_kernel_outer_mix(local, b, each.factors[0], each.count);
+                narrow(each.values[2], local, each.count, type);
+                break;
+            }
+            end_outer_case(&each);
+        }
+    }
+}
+
+static void squares_once(bool is_between, size_t count, size_t piece, size_t turn) {
+    outer_case each;
+    make_outer_case(&each, count, turn, whole_floats);
+    size_t pieces = (count + piece - 1) / piece, bytes = pieces * OUTER_LANES * sizeof(double);
+    pccl_cuda_pointer sums = device_memory(bytes), *at = each.places;
+    void *of_one[] = {&sums, &at[0], &count, &piece}, *of_both[] = {&sums, &at[0], &at[1], &count, &piece};
+    launch(is_between ? of_both : of_one);
+    double lanes[64 * OUTER_LANES];
+    read_device(lanes, sums, bytes);
+    for (size_t p = 0; p < pieces; p++) {
+        const float *a = (float *)each.values[0] + p * piece, *b = (float *)each.values[1] + p * piece;
+        double right =
+            pccl_kernel_outer_squares(a, is_between ? b : NULL, count - p * piece < piece ? count - p * piece : piece);
+        double sum = pccl_kernel_outer_squares_of_lanes(lanes + p * OUTER_LANES);
+        forget_nans(&right, 1, sizeof right);
+        forget_nans(&sum, 1, sizeof sum);
+        compare(&right, &sum, sizeof sum, "a sum", count, piece);
+    }
+    MUST(pccl_cuda_device_free(sums));
+    end_outer_case(&each);
+}
+
+static void test_squares(const char *name, bool is_between) {
+    if (!is_wanted(name))
+        return;
+    static const size_t pieces[] = {1 << 20, 8, 64, 1024};
+    for (size_t turn = 0; turn < 4 * sizeof outer_counts / sizeof *outer_counts; turn++) {
+        size_t count = outer_counts[turn / 4], piece = pieces[turn % 4];
+        // With as many pieces as there is room for here.
+        squares_once(is_between, count / piece < 63 ? count : 63 * piece, piece, turn);
+        squares_once(is_between, count / piece < 63 ? count : 63 * piece, piece, 2 * turn + 1);
+    }
+}
+
 // ---- All of them --------------------------------------------------------------------------------------
 
 // A module that has none of the kernels that are asked for is not loaded.
@@ -463,6 +635,19 @@ int main(int count, char **arguments) {
     }
     if (load_module(pccl_cuda_hash))
         test_hash("hash_chunks");
+    if (load_module(pccl_cuda_outer)) {
+        test_outer_steps();
+#define TEST(name, type, width)                                                                                        \
+    test_outer_parameters("outer_load_" name, "outer_difference_" name, "outer_replace_" name, "outer_mix_" name,      \
+                          type, width);
+        TEST("f16", pccl_kernel_float16, 2)
+        TEST("bf16", pccl_kernel_bfloat16, 2)
+        TEST("f32", pccl_kernel_float32, 4)
+        TEST("f64", pccl_kernel_float64, 8)
+#undef TEST
+        test_squares("outer_squares", false);
+        test_squares("outer_squares_between", true);
+    }
     if (kernel_count == 0) {
         printf("no kernel %s\n", only);
         return ERROR_STATUS;

@@ -100,4 +100,28 @@ struct OuterArithmeticTests {
         a.base[count / 2] = .nan
         #expect(OuterArithmetic.squares(of: a.base, count: count).isNaN)
     }
+
+    @Test("what is no number is the usual one of them, whoever has made it: peers compare bits")
+    func notNumbers() {
+        let count = 9
+        let odd: [UInt32] = [0x7f80_0001, 0xffab_cdef, 0xffc0_0000, 0x7fff_ffff]
+        let spoilt = Array32(count) { $0 < odd.count ? Float(bitPattern: odd[$0]) : $0 < 6 ? .infinity : 1 }
+        let usual: UInt32 = 0x7fc0_0000
+        func noNumbers(_ array: Array32) -> [UInt32] { array.values.filter(\.isNaN).map(\.bitPattern) }
+        let local = OuterArithmetic.Local(spoilt.base, .float32)
+        let (out, other) = (Array32(count) { _ in 0 }, Array32(count) { _ in .infinity })
+        OuterArithmetic.load(local, into: out.base, count: count)
+        #expect(noNumbers(out) == [UInt32](repeating: usual, count: 4))
+        // Infinity less infinity is none either.
+        OuterArithmetic.difference(of: other.base, and: local, times: 1, into: out.base, count: count)
+        #expect(noNumbers(out) == [UInt32](repeating: usual, count: 6))
+        OuterArithmetic.descend(other.base, along: spoilt.base, rate: 1, count: count)
+        #expect(noNumbers(other) == [UInt32](repeating: usual, count: 6))
+        OuterArithmetic.accumulate(spoilt.base, into: other.base, factor: 0, count: count)
+        OuterArithmetic.divide(spoilt.base, by: .infinity, count: count)
+        #expect(noNumbers(spoilt) == [UInt32](repeating: usual, count: 6))
+        #expect(noNumbers(other).allSatisfy { $0 == usual })
+        OuterArithmetic.mix(other.base, into: local, mixing: 0.5, count: count)
+        #expect(noNumbers(spoilt).allSatisfy { $0 == usual })
+    }
 }

@@ -563,7 +563,9 @@ struct Cluster {
         case .listFinal(let launches, let epoch):
             var final: [LaunchNumber: [ResultPart]] = [:]
             for launch in launches {
-                guard let running = nodes[name]?.running[launch], !running.isTold || running.isWithheld else { continue }
+                guard let running = nodes[name]?.running[launch], !running.isTold || running.isWithheld else {
+                    continue
+                }
                 final[launch] = running.final
             }
             handle(name, .final(final, epoch))

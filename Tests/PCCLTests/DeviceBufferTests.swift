@@ -1,5 +1,6 @@
 import Glibc
 import PCCL
+import PCCLTransport
 import Testing
 
 /// What the stand-in for a driver (Tests/FakeCUDA) is asked by tests.
@@ -212,5 +213,58 @@ struct DeviceBufferTests {
             if index == 0 { try device.copyOut(into: UnsafeMutableRawBufferPointer(host.elements)) }
             #expect(host.elements[0] == 1 && host.elements[count - 1] == Float(count))
         }
+    }
+
+    @Test("fragments of a DiLoCo are on different devices, and hold what a peer without any does")
+    func outerSteps() throws {
+        let world = try LoopbackWorld(2)
+        defer { world.destroy() }
+        let ends = Guarded<[Int: [[Float]]]>([:])
+        try onThreads(world.peers) { index, peer in
+            let (count, bytes) = (3001, 3001 * MemoryLayout<Float>.stride)
+            let host = (0..<2).map { tensor in Buffer<Float>(count) { Float(($0 + tensor) % 17) / 8 } }
+            let first = try DeviceBuffer(byteCount: bytes, device: 0)
+            let second = try DeviceBuffer(byteCount: bytes, device: 1)
+            func write() throws {
+                try first.copyIn(from: UnsafeRawBufferPointer(host[0].elements))
+                try second.copyIn(from: UnsafeRawBufferPointer(host[1].elements))
+            }
+            func read() throws {
+                guard index == 0 else { return }
+                try first.copyOut(into: UnsafeMutableRawBufferPointer(host[0].elements))
+                try second.copyOut(into: UnsafeMutableRawBufferPointer(host[1].elements))
+            }
+            try write()
+            let places =
+                index == 0
+                ? [first.pointer, second.pointer]
+                : host.map { UnsafeMutableRawPointer($0.elements.baseAddress!) }
+            let tensors = places.enumerated().map {
+                DiLoCo.Tensor("layer\($0)", $1, count: count, type: .float32)
+            }
+            if index == 0 {
+                #expect(code { try DiLoCo(peer, tensors, .init(syncEvery: 2)) } == .invalidArgument)
+            }
+            let diloco = try DiLoCo(peer, tensors, .init(.streaming(fragments: 2, overlap: 1), syncEvery: 4))
+            try diloco.begin()
+            for step in 1...8 {
+                try read()
+                for tensor in host { for i in 0..<count { tensor.elements[i] += Float((i * step + index) % 5) / 64 } }
+                try write()
+                try diloco.step()
+            }
+            try diloco.end()
+            try read()
+            ends.withLock { $0[index] = host.map { Array($0.elements) } }
+            var entry = try #require(diloco.sharedState.entries.first { $0.name == "outer/layer1" })
+            var copy = [Float](repeating: 0, count: count)
+            try copy.withUnsafeMutableBytes { try entry.copyOut(into: $0) }
+            #expect(copy == Array(host[1].elements))
+            entry.count -= 1
+            #expect(code { try copy.withUnsafeBytes { try entry.copyIn(from: $0) } } == .invalidArgument)
+        }
+        let found = ends.withLock { $0 }
+        #expect(found[0] == found[1] && found[0] != nil)
+        #expect(found[0]?[0] != (0..<3001).map { Float($0 % 17) / 8 })
     }
 }

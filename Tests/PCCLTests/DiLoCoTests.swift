@@ -176,7 +176,7 @@ struct DiLoCoTests {
             }
             let local = model.values
             try diloco.end()
-            ends.put((local, model.values, diloco.parametersHash))
+            ends.put((local, model.values, try diloco.parametersHash))
         }
         let indexOfRank = ranks.all.sorted { $0[0] < $1[0] }.map { $0[1] }
         #expect(starts.all.allSatisfy { $0 == starts.all[0] })
@@ -243,7 +243,7 @@ struct DiLoCoTests {
                 for info in try diloco.step() { worldSize = info.worldSize }
             }
             try diloco.end()
-            return diloco.parametersHash
+            return try diloco.parametersHash
         }
         try trainers.run(configuration) { index, model, diloco, communicator in
             try diloco.begin()
@@ -262,7 +262,7 @@ struct DiLoCoTests {
                 for info in try diloco.step() { worldSize = info.worldSize }
             }
             try diloco.end()
-            hashes.put(diloco.parametersHash)
+            hashes.put(try diloco.parametersHash)
         }
         #expect(try third.result() == hashes.take())
         newcomer.destroy()

@@ -110,7 +110,7 @@ func trainTogether(
         for info in try diloco.step() { print("round \(info.round): \(info.worldSize) peers") }
     }
     try diloco.end()
-    return diloco.parametersHash
+    return try diloco.parametersHash
 }
 // unquote
 

@@ -212,7 +212,9 @@ struct WindowFrameTests {
 
     @Test("a name that is longer than its place, or goes on after its end, is an error")
     func names() {
-        #expect(throws: WireError.self) { _ = try WindowInvitation(WindowInvitation(token: token, network: network, socket: [47, 1]).bytes) }
+        #expect(throws: WireError.self) {
+            _ = try WindowInvitation(WindowInvitation(token: token, network: network, socket: [47, 1]).bytes)
+        }
         var bytes = WindowInvitation(token: token, network: network, socket: [0, 1]).bytes
         bytes[32] = 1
         #expect(throws: WireError.self) { _ = try WindowInvitation(bytes) }

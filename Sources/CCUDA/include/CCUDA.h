@@ -171,7 +171,12 @@ pccl_cuda_status pccl_cuda_load(void);
 /// Whether somebody has loaded the driver into this process. Loads nothing.
 bool pccl_cuda_is_in_process(void);
 
-typedef enum pccl_cuda_kernels { pccl_cuda_reduce = 0, pccl_cuda_codec = 1, pccl_cuda_hash = 2 } pccl_cuda_kernels;
+typedef enum pccl_cuda_kernels {
+    pccl_cuda_reduce = 0,
+    pccl_cuda_codec = 1,
+    pccl_cuda_hash = 2,
+    pccl_cuda_outer = 3
+} pccl_cuda_kernels;
 
 /// The kernels, as PTX for devices of compute capability 7.0 and later: text that ends with a zero, for module_load.
 /// Sources/CCUDA/kernels says what they do.

@@ -209,7 +209,17 @@ pccl_kernel_hash128 pccl_kernel_xxh3_of_lanes(const uint64_t lanes[_Nonnull 8], 
 // ---- Outer steps ----
 //
 // What an optimiser does with parameters that all hold alike. Pointers are those of whole floats; buffers do not
-// overlap.
+// overlap. Devices compute the same (Sources/CCUDA/kernels/outer.cu), to the bit: a NaN that is written is the
+// canonical quiet one, as above.
+
+// out[i] = local[i]
+void pccl_kernel_outer_load(float *_Nonnull out, const float *_Nonnull local, size_t count);
+
+// The same of float64, which lie anywhere.
+void pccl_kernel_outer_widen(float *_Nonnull out, const void *_Nonnull local, size_t count);
+
+// local[i] = values[i], where `local` are float64, which lie anywhere.
+void pccl_kernel_outer_narrow(void *_Nonnull local, const float *_Nonnull values, size_t count);
 
 // out[i] = weight × (outer[i] - local[i])
 void pccl_kernel_outer_difference(float *_Nonnull out, const float *_Nonnull outer, const float *_Nonnull local,
@@ -233,6 +243,9 @@ void pccl_kernel_outer_mix(float *_Nonnull local, const float *_Nonnull outer, f
 
 // The sum of a[i]², or of (a[i] - b[i])², in float64: of eight sums, one for each remainder of i.
 double pccl_kernel_outer_squares(const float *_Nonnull a, const float *_Nullable b, size_t count);
+
+// That sum of those eight: for who has worked them out elsewhere.
+double pccl_kernel_outer_squares_of_lanes(const double lanes[_Nonnull 8]);
 
 #ifdef __cplusplus
 }

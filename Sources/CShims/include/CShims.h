@@ -32,8 +32,8 @@ int pccl_shim_open_local_socket(uint8_t name[pccl_shim_socket_name_bytes], int *
 int pccl_shim_send_descriptor(int from, const uint8_t *name, int name_count, const void *bytes, size_t count,
                               int descriptor);
 
-/// Takes what has come: the number of bytes, of which as many as there is room for are written, or -1. The descriptor that
-/// came with them is the caller's; -1 if there was none.
+/// Takes what has come: the number of bytes, of which as many as there is room for are written, or -1. The descriptor
+/// that came with them is the caller's; -1 if there was none.
 ssize_t pccl_shim_receive_descriptor(int socket, void *bytes, size_t room, int *descriptor);
 
 /// 0 once the other end of a stream has closed it, or it was reset.

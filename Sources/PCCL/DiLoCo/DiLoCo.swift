@@ -23,6 +23,10 @@ import PCCLTransport
 /// round, and gets their outer state before its first inner step. A peer that leaves, or dies, is missing in the next
 /// average, which is that of those who are left. A peer that was cut off comes back as a newcomer.
 ///
+/// Parameters may be in the memory of a CUDA device. The outer state of a fragment is where its tensors are, which are all in one
+/// place, and all arithmetic is done there, with the same bits: peers with and without a device go together. What was put
+/// on the device's default stream comes before what is done here; other streams are to be synchronised before.
+///
 /// Not to be called by two threads at once. `begin`, `step` and `end` block.
 public final class DiLoCo {
     private let communicator: Communicator
@@ -48,12 +52,16 @@ public final class DiLoCo {
     private var returnsInVain = 0
     private var rounds: [RoundInfo] = []
 
+    /// A device that has failed, maybe in the middle of an outer step: what is held is of no use any more.
+    private var deviceFailure: PCCLError?
+
     /// What this peer's next contribution counts, relative to that of others; by `step(weight:)`.
     private var weight: Float = 1
 
     /// The outer parameters are those that the tensors hold now, until `begin`. Throws `.invalidArgument` for tensors and
-    /// configurations that cannot be, `.internalError` when there is no memory: 12 bytes for a parameter, 4 more with
-    /// momentum and 4 with a staleness penalty; error feedback takes 8.
+    /// configurations that cannot be, tensors of one fragment in different places among them; `.internalError` when there is
+    /// no memory where they are (12 bytes for a parameter, 4 more with momentum and 4 with a staleness penalty; error
+    /// feedback takes 8 of the host), and with the driver's own error, as of a device that does not run the kernels.
     public init(
         _ communicator: Communicator, _ tensors: [Tensor], _ configuration: Configuration
     ) throws(PCCLError) {
@@ -116,14 +124,19 @@ public final class DiLoCo {
         fragments.firstIndex { $0.tensors.contains { $0.name == name } }
     }
 
-    /// A hash of the outer parameters, in 32 hexadecimal digits: the same at all peers that have done the same rounds.
+    /// A hash of the outer parameters, in 32 hexadecimal digits: the same at all peers that have done the same rounds, on the
+    /// host or on a device. Throws `.internalError` with the driver's own error.
     public var parametersHash: String {
-        let bytes = fragments.map { UnsafeRawBufferPointer(start: $0.outer, count: 4 * $0.count) }
-        let hashes = zip(bytes, ContentHash.ofChunks(of: bytes)).map { bytes, chunks in
-            ContentHash(ofChunks: chunks, byteCount: bytes.count).description
+        get throws(PCCLError) {
+            var hashes: [String] = []
+            do throws(DeviceError) {
+                for fragment in fragments { hashes.append(try fragment.parametersHash().description) }
+            } catch {
+                throw PCCLError(.internalError, "the hash of the outer parameters: \(error)")
+            }
+            guard hashes.count > 1 else { return hashes[0] }
+            return Array(hashes.joined().utf8).withUnsafeBytes { ContentHash($0) }.description
         }
-        guard hashes.count > 1 else { return hashes[0] }
-        return Array(hashes.joined().utf8).withUnsafeBytes { ContentHash($0) }.description
     }
 
     /// What all peers hold alike, to be saved, or to be loaded before `begin`: the memory is this object's, and is written
@@ -147,11 +160,23 @@ public final class DiLoCo {
     public func restore(revision: UInt64) throws(PCCLError) {
         try requireNotBegun()
         self.revision = revision
-        adopt()
+        do throws(Setback) { try adopt() } catch { throw error.reason }
     }
 
     private func requireNotBegun() throws(PCCLError) {
         guard !isBegun else { throw PCCLError(.invalidUsage, "parameters are in use: load them before `begin`") }
+        try requireWhole()
+    }
+
+    private func requireWhole() throws(PCCLError) {
+        guard let deviceFailure else { return }
+        throw PCCLError(
+            .invalidUsage, "it is of no use since a device has failed; make another one: \(deviceFailure.reason)")
+    }
+
+    /// Whether this memory is of an outer state that is on a device.
+    package func isOnDevice(_ memory: UnsafeRawPointer) -> Bool {
+        fragments.contains { $0.isOnDevice && $0.holds(memory) }
     }
 
     // MARK: the training loop
@@ -159,11 +184,12 @@ public final class DiLoCo {
     /// Connects, unless that was done, for which it waits half a minute for a master; waits until there are enough peers, and
     /// gets what they hold. Its own parameters are everybody's if the run has none yet and nobody else's are chosen.
     ///
-    /// Throws what `Communicator.connect` throws; `.tooFewPeers` when the patience is over; `.invalidUsage` when begun;
-    /// `.invalidArgument` when the others have other tensors or another configuration: this peer is no member then, and the
-    /// others go on.
+    /// Throws what `Communicator.connect` throws; `.tooFewPeers` when the patience is over; `.invalidUsage` when begun, and
+    /// after an error of a device's; `.invalidArgument` when the others have other tensors or another configuration: this
+    /// peer is no member then, and the others go on; `.internalError` with the error of a device's driver, as `step`.
     public func begin() throws(PCCLError) {
         guard !isBegun else { throw PCCLError(.invalidUsage, "begun already") }
+        try requireWhole()
         isNewcomer = true
         stepNumber = 0
         do throws(Setback) {
@@ -184,9 +210,15 @@ public final class DiLoCo {
     /// Returns the outer steps that were done. Throws `.invalidUsage` when not begun, or when peers do not fit together;
     /// `.invalidArgument` when their configurations differ; `.tooFewPeers` when the patience is over; `.masterConnectionFailed`
     /// when this peer is out of the run, and could not come back.
+    ///
+    /// `.internalError` with the error of a device's driver. This object is of no further use then: later steps throw
+    /// `.invalidUsage`, and `end` leaves the parameters alone. They are as they were if the device failed while it
+    /// looked how far they have come; those of one fragment are undefined if it failed in their outer step, or while they
+    /// were replaced. Another `DiLoCo` gets the others' in `begin`, as a newcomer.
     @discardableResult
     public func step(weight: Float = 1) throws(PCCLError) -> [RoundInfo] {
         guard isBegun else { throw PCCLError(.invalidUsage, "a step before `begin`") }
+        try requireWhole()
         guard weight >= 0, weight.isFinite else { throw PCCLError(.invalidArgument, "a weight of \(weight)") }
         self.weight = weight
         rounds = []
@@ -206,14 +238,20 @@ public final class DiLoCo {
 
     /// Takes in what is on its way. The model's parameters are the outer ones then: what was found since the last launch is
     /// dropped, so the best moment is the end of a round. The communicator stays connected: others wait for this peer until
-    /// it is destroyed, or they end too.
+    /// it is destroyed, or they end too. Throws `.internalError` with the error of a device's driver, as `step`; after such
+    /// an error of `step` it lets go of what is on its way, and that is all.
     @discardableResult
     public func end() throws(PCCLError) -> [RoundInfo] {
         guard isBegun else { throw PCCLError(.invalidUsage, "not begun") }
         isBegun = false
         rounds = []
+        guard deviceFailure == nil else {
+            release()
+            return rounds
+        }
         do throws(Setback) { try drain() } catch { release() }
-        adopt()
+        if let deviceFailure { throw deviceFailure }
+        do throws(Setback) { try adopt() } catch { throw error.reason }
         return rounds
     }
 
@@ -223,14 +261,14 @@ public final class DiLoCo {
         for index in due { try receive(index) }
         // A fragment that is taken in and launched at once: what this peer has found is measured from the parameters that it
         // began with, which are replaced next.
-        if schedule.overlap > 0 { for index in launches { contribute(index) } }
-        for index in due { apply(index) }
+        if schedule.overlap > 0 { for index in launches { try contribute(index) } }
+        for index in due { try apply(index) }
         if schedule.overlap == 0 {
             for index in launches {
-                contribute(index)
+                try contribute(index)
                 try launch(index)
                 try receive(index)
-                apply(index)
+                try apply(index)
             }
         }
         if schedule.isBoundary(stepNumber) { try meet() }
@@ -239,8 +277,9 @@ public final class DiLoCo {
 
     // MARK: outer steps
 
-    private func contribute(_ index: Int) {
-        if !fragments[index].contribute(weight: weight) {
+    private func contribute(_ index: Int) throws(Setback) {
+        let isNumber = try onDevice { () throws(DeviceError) in try fragments[index].contribute(weight: weight) }
+        if !isNumber {
             Log.write(.warning, "the parameters of fragment \(index) are no numbers: this peer contributes nothing")
         }
     }
@@ -271,7 +310,7 @@ public final class DiLoCo {
     private func drain() throws(Setback) {
         for index in inLaunchOrder(where: { _ in true }) {
             try receive(index)
-            apply(index)
+            try apply(index)
         }
     }
 
@@ -290,9 +329,12 @@ public final class DiLoCo {
                 try start(index)
             }
         }
-        if fragments[index].flight?.handle == nil { fragments[index].averageAlone() }
+        let isAlone = fragments[index].flight?.handle == nil
         fragments[index].flight = nil
-        fragments[index].noteMove()
+        try onDevice { () throws(DeviceError) in
+            if isAlone { try fragments[index].averageAlone() }
+            try fragments[index].noteMove()
+        }
         worldSize = info.worldSize
         rounds.append(
             RoundInfo(
@@ -300,19 +342,30 @@ public final class DiLoCo {
                 receivedBytes: info.receivedBytes, secondsWaited: (EventLoop.now - began).seconds))
     }
 
-    private func apply(_ index: Int) {
-        fragments[index].step(configuration.optimizer, stalenessPenalty: configuration.stalenessPenalty)
-        fragments[index].merge(mixing: configuration.mixing)
+    private func apply(_ index: Int) throws(Setback) {
+        try onDevice { () throws(DeviceError) in
+            try fragments[index].step(configuration.optimizer, stalenessPenalty: configuration.stalenessPenalty)
+            try fragments[index].merge(mixing: configuration.mixing)
+        }
         returnsInVain = 0
         progress[Count.outerSteps.rawValue] += 1
         if let place = rounds.lastIndex(where: { $0.fragment == index }) { rounds[place].round = round }
     }
 
     /// The model's parameters are the outer ones.
-    private func adopt() {
+    private func adopt() throws(Setback) {
         for fragment in fragments {
-            fragment.merge(mixing: 0)
+            try onDevice { () throws(DeviceError) in try fragment.merge(mixing: 0) }
             fragment.steps = 0
+        }
+    }
+
+    /// What a device does, if there is one, and what becomes of this object if it does not.
+    private func onDevice<T>(_ work: () throws(DeviceError) -> T) throws(Setback) -> T {
+        do { return try work() } catch {
+            let failure = PCCLError(.internalError, "an outer step: \(error)")
+            deviceFailure = failure
+            throw .failed(failure)
         }
     }
 
@@ -323,6 +376,12 @@ public final class DiLoCo {
         /// This peer is no member any more.
         case departed(PCCLError)
         case failed(PCCLError)
+
+        var reason: PCCLError {
+            switch self {
+            case .departed(let reason), .failed(let reason): reason
+            }
+        }
     }
 
     private func setback(_ error: PCCLError) -> Setback {
@@ -438,17 +497,9 @@ public final class DiLoCo {
                 strategy = progress[Count.outerSteps.rawValue] == furthest ? .sendOnly : .receiveOnly
             }
         }
+        let info: SynchronizationInfo
         do throws(PCCLError) {
-            let info = try communicator.synchronize(&state, strategy)
-            revision = state.revision
-            if info.receivedBytes > 0 {
-                if !isNewcomer {
-                    Log.write(.warning, "this peer held other outer parameters than most: it has got theirs")
-                }
-                adopt()
-            }
-            isNewcomer = false
-            return true
+            info = try communicator.synchronize(&state, strategy)
         } catch {
             switch error.code {
             case .noSharedStateAvailable: return false
@@ -459,6 +510,15 @@ public final class DiLoCo {
             default: throw setback(error)
             }
         }
+        revision = state.revision
+        if info.receivedBytes > 0 {
+            if !isNewcomer {
+                Log.write(.warning, "this peer held other outer parameters than most: it has got theirs")
+            }
+            try adopt()
+        }
+        isNewcomer = false
+        return true
     }
 
     /// What peers must have alike for their outer steps to be the same.
@@ -486,7 +546,7 @@ public final class DiLoCo {
     /// After meeting others outside of a boundary: they launch the first fragment, and so does this peer.
     private func launchIfDue() throws(Setback) {
         guard progress[Count.launchFollows.rawValue] == 1, schedule.overlap > 0 else { return }
-        contribute(0)
+        try contribute(0)
         try launch(0)
     }
 

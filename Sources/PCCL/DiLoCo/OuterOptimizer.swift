@@ -56,28 +56,29 @@ public struct OuterOptimizer: Hashable, Sendable {
     /// One step, of `count` parameters; `momentum` is there if the rule has one.
     func step(
         _ outer: UnsafeMutablePointer<Float>, _ momentum: UnsafeMutablePointer<Float>?,
-        _ gradient: UnsafePointer<Float>, count: Int
-    ) {
+        _ gradient: UnsafePointer<Float>, count: Int, at place: OuterPlace
+    ) throws(DeviceError) {
         switch (rule, momentum) {
-        case (.descent, _), (_, nil): OuterArithmetic.descend(outer, along: gradient, rate: learningRate, count: count)
+        case (.descent, _), (_, nil): try place.descend(outer, along: gradient, rate: learningRate, count: count)
         case (.momentum(let factor), let momentum?):
-            accumulate(gradient, into: momentum, factor: factor, count: count)
-            OuterArithmetic.descend(outer, along: momentum, rate: learningRate, count: count)
+            try accumulate(gradient, into: momentum, factor: factor, count: count, at: place)
+            try place.descend(outer, along: momentum, rate: learningRate, count: count)
         case (.nesterov(let factor), let momentum?):
-            accumulate(gradient, into: momentum, factor: factor, count: count)
-            OuterArithmetic.descendAhead(
+            try accumulate(gradient, into: momentum, factor: factor, count: count, at: place)
+            try place.descendAhead(
                 outer, momentum: momentum, gradient: gradient, rate: learningRate, factor: factor, count: count)
         }
     }
 
     private func accumulate(
-        _ gradient: UnsafePointer<Float>, into momentum: UnsafeMutablePointer<Float>, factor: Float, count: Int
-    ) {
-        OuterArithmetic.accumulate(gradient, into: momentum, factor: factor, count: count)
+        _ gradient: UnsafePointer<Float>, into momentum: UnsafeMutablePointer<Float>, factor: Float, count: Int,
+        at place: OuterPlace
+    ) throws(DeviceError) {
+        try place.accumulate(gradient, into: momentum, factor: factor, count: count)
         guard momentumLimit > 0 else { return }
-        let length = OuterArithmetic.squares(of: momentum, count: count).squareRoot()
+        let length = try place.squares(of: momentum, count: count).squareRoot()
         if length > Double(momentumLimit) {
-            OuterArithmetic.divide(momentum, by: Float(length / Double(momentumLimit)), count: count)
+            try place.divide(momentum, by: Float(length / Double(momentumLimit)), count: count)
         }
     }
 }

@@ -1,7 +1,7 @@
 import CCUDA
 
 /// Memory of a device that this value owns: made in the device's primary context, which is the one of all who do not ask for
-/// another, and freed there with the value. Any thread may copy to and from it.
+/// another, or in that of other memory, and freed there with the value. Any thread may copy to and from it.
 package struct DeviceMemory: ~Copyable, @unchecked Sendable {
     /// Of no use to the host but as a number.
     package let pointer: UnsafeMutableRawPointer
@@ -11,14 +11,18 @@ package struct DeviceMemory: ~Copyable, @unchecked Sendable {
 
     /// What is in it is undefined. `byteCount` is above 0.
     package init(byteCount: Int, device: Int) throws(DeviceError) {
-        let location = try DeviceLocation(primaryOf: device)
+        try self.init(byteCount: byteCount, at: DeviceLocation(primaryOf: device))
+    }
+
+    /// In the context of other memory.
+    init(byteCount: Int, at location: DeviceLocation) throws(DeviceError) {
         // First what can fail: once there is memory there must be a value that frees it.
         let queue = try DeviceQueue.of(location)
         let pointer = try location.inContext { () throws(DeviceError) in
             var address: pccl_cuda_pointer = 0
-            try DeviceDriver.check(pccl_cuda_device_alloc(&address, byteCount), "cuMemAlloc", device: device)
+            try DeviceDriver.check(pccl_cuda_device_alloc(&address, byteCount), "cuMemAlloc", device: location.device)
             guard let pointer = UnsafeMutableRawPointer(bitPattern: UInt(address)) else {
-                throw DeviceError("cuMemAlloc", code: CInt(pccl_cuda_out_of_memory), device: device)
+                throw DeviceError("cuMemAlloc", code: CInt(pccl_cuda_out_of_memory), device: location.device)
             }
             return pointer
         }

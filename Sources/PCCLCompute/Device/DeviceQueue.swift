@@ -46,19 +46,39 @@ final class DeviceQueue: Sendable {
         try check(pccl_cuda_stream_synchronize(stream.pointer), "cuStreamSynchronize")
     }
 
-    func read(_ to: UnsafeMutableRawPointer, from: UnsafeRawPointer, _ count: Int) throws(DeviceError) {
+    /// What is enqueued has ended when this returns. After an error the first parts of it may be at work, on memory that
+    /// somebody else has by then: so they are waited for as well, as far as the driver does.
+    private func settled(_ enqueue: () throws(DeviceError) -> Void) throws(DeviceError) {
         try location.inContext { () throws(DeviceError) in
+            do throws(DeviceError) {
+                try enqueue()
+                try finish()
+            } catch {
+                try? finish()
+                throw error
+            }
+        }
+    }
+
+    func read(_ to: UnsafeMutableRawPointer, from: UnsafeRawPointer, _ count: Int) throws(DeviceError) {
+        try settled { () throws(DeviceError) in
             let pointer = pccl_cuda_pointer(UInt(bitPattern: from))
             try check(pccl_cuda_copy_to_host(to, pointer, count, stream.pointer), "cuMemcpyDtoHAsync")
-            try finish()
         }
     }
 
     func write(_ to: UnsafeMutableRawPointer, from: UnsafeRawPointer, _ count: Int) throws(DeviceError) {
-        try location.inContext { () throws(DeviceError) in
+        try settled { () throws(DeviceError) in
             let pointer = pccl_cuda_pointer(UInt(bitPattern: to))
             try check(pccl_cuda_copy_to_device(pointer, from, count, stream.pointer), "cuMemcpyHtoDAsync")
-            try finish()
+        }
+    }
+
+    /// Both are of the device.
+    func copy(_ to: UnsafeMutableRawPointer, from: UnsafeRawPointer, _ count: Int) throws(DeviceError) {
+        try settled { () throws(DeviceError) in
+            let (to, from) = (pccl_cuda_pointer(UInt(bitPattern: to)), pccl_cuda_pointer(UInt(bitPattern: from)))
+            try check(pccl_cuda_copy_on_device(to, from, count, stream.pointer), "cuMemcpyDtoDAsync")
         }
     }
 
@@ -66,7 +86,7 @@ final class DeviceQueue: Sendable {
 
     private struct Hashing: @unchecked Sendable {
         /// Nil before it is loaded, or if it cannot be.
-        var function: OpaquePointer?
+        var function: DeviceFunction?
         var hasTried = false
         /// Of the device, for the lanes.
         var scratch: pccl_cuda_pointer = 0
@@ -89,7 +109,12 @@ final class DeviceQueue: Sendable {
                     let lanes = chunks * DeviceQueue.laneCount
                     let bytes = lanes * MemoryLayout<UInt64>.stride
                     guard try reserve(bytes, &hashing) else { return nil }
-                    try launch(function, from, count, chunkBytes, chunks, hashing.scratch)
+                    let arguments = [
+                        hashing.scratch, UInt64(UInt(bitPattern: from)), UInt64(count), UInt64(chunkBytes),
+                    ]
+                    try enqueue(
+                        Launch(
+                            function: function, arguments: arguments, threads: chunks * DeviceQueue.warpThreads))
                     let read = UnsafeMutableBufferPointer<UInt64>.allocate(capacity: lanes)
                     defer { read.deallocate() }
                     let to = UnsafeMutableRawPointer(read.baseAddress.unsafelyUnwrapped)
@@ -104,15 +129,11 @@ final class DeviceQueue: Sendable {
     }
 
     /// An old device, or one that a new driver no longer serves, is no error: the host hashes then.
-    private func loadedFunction(_ hashing: inout Hashing) -> OpaquePointer? {
+    private func loadedFunction(_ hashing: inout Hashing) -> DeviceFunction? {
         guard !hashing.hasTried else { return hashing.function }
         hashing.hasTried = true
-        var (module, function): (OpaquePointer?, OpaquePointer?) = (nil, nil)
-        guard pccl_cuda_module_load(&module, pccl_cuda_ptx(pccl_cuda_hash)) == pccl_cuda_success, let module,
-            pccl_cuda_module_function(&function, module, "hash_chunks") == pccl_cuda_success
-        else { return nil }
-        hashing.function = function
-        return function
+        hashing.function = try? DeviceModule(pccl_cuda_hash, at: location).function("hash_chunks")
+        return hashing.function
     }
 
     /// False if the device has no more memory.
@@ -128,19 +149,32 @@ final class DeviceQueue: Sendable {
         return true
     }
 
-    private func launch(
-        _ function: OpaquePointer, _ from: UnsafeRawPointer, _ count: Int, _ chunkBytes: Int, _ chunks: Int,
-        _ lanes: pccl_cuda_pointer
-    ) throws(DeviceError) {
-        let threads = pccl_cuda_threads_of_team
-        let teams = min((chunks * DeviceQueue.warpThreads + threads - 1) / threads, DeviceQueue.mostTeams)
+    // MARK: - Kernels
+
+    /// A kernel, and what it is called with: numbers of up to 64 bits, each in the first bytes of its own word. Addresses are
+    /// of the device.
+    struct Launch: Sendable {
+        var function: DeviceFunction
+        var arguments: [UInt64]
+        /// That it has work for.
+        var threads: Int
+    }
+
+    /// One after the other. Blocks until all are done.
+    func run(_ launches: [Launch]) throws(DeviceError) {
+        try settled { () throws(DeviceError) in for launch in launches { try enqueue(launch) } }
+    }
+
+    private func enqueue(_ launch: Launch) throws(DeviceError) {
+        let threads = Int(pccl_cuda_threads_of_team)
+        let teams = min(max((launch.threads + threads - 1) / threads, 1), DeviceQueue.mostTeams)
         // The arguments, and where each of them is.
-        let arguments = [lanes, UInt64(UInt(bitPattern: from)), UInt64(count), UInt64(chunkBytes)]
-        let code = arguments.withUnsafeBytes { bytes in
+        let code = launch.arguments.withUnsafeBytes { bytes in
             let places = bytes.indices.filter { $0 % MemoryLayout<UInt64>.stride == 0 }
             var addresses = places.map { UnsafeMutableRawPointer(mutating: bytes.baseAddress.unsafelyUnwrapped + $0) }
             return pccl_cuda_launch(
-                function, UInt32(teams), 1, 1, UInt32(threads), 1, 1, 0, stream.pointer, &addresses, nil)
+                launch.function.pointer, UInt32(teams), 1, 1, UInt32(threads), 1, 1, 0, stream.pointer, &addresses,
+                nil)
         }
         try check(code, "cuLaunchKernel")
     }

@@ -4,13 +4,12 @@ import Synchronization
 
 /// A reduction by a device: of any number of inputs at once, with the bits of `Reducer`.
 package struct DeviceReducer: Sendable {
-    private let function: Function
+    private let function: DeviceFunction
     private let elementBytes: Int
     private let worldSize: UInt32
 
-    private struct Function: @unchecked Sendable { var pointer: OpaquePointer }
     /// By context, and then by name. Kept for as long as the process lives.
-    private static let loaded = Mutex<[UInt: [String: Function]]>([:])
+    private static let loaded = Mutex<[UInt: [String: DeviceFunction]]>([:])
 
     private static let mostTeams = 4096
     /// What a thread loads and stores at once.
@@ -21,32 +20,15 @@ package struct DeviceReducer: Sendable {
     package static func load(at location: DeviceLocation) throws(DeviceError) {
         let context = try location.contextNumber()
         guard loaded.withLock({ $0[context] }) == nil else { return }
-        // Without the lock, for which operations on another device would wait. Two threads may do it.
-        let functions = try location.inContext { () throws(DeviceError) in
-            try DeviceReducer.functions(device: location.device)
-        }
-        loaded.withLock { $0[context] = functions }
-    }
-
-    private static func functions(device: Int) throws(DeviceError) -> [String: Function] {
-        var module: OpaquePointer?
-        let code = pccl_cuda_module_load(&module, pccl_cuda_ptx(pccl_cuda_reduce))
-        guard code == pccl_cuda_success, let module else {
-            throw DeviceError("cuModuleLoadData", code: code, device: device)
-        }
-        var functions: [String: Function] = [:]
+        let module = try DeviceModule(pccl_cuda_reduce, at: location)
+        var functions: [String: DeviceFunction] = [:]
         for type in DataType.allCases {
             for operation in ReduceOperation.allCases {
                 let name = name(type, operation)
-                var function: OpaquePointer?
-                let code = pccl_cuda_module_function(&function, module, name)
-                guard code == pccl_cuda_success, let function else {
-                    throw DeviceError("cuModuleGetFunction of \(name)", code: code, device: device)
-                }
-                functions[name] = Function(pointer: function)
+                functions[name] = try module.function(name)
             }
         }
-        return functions
+        loaded.withLock { [functions] loaded in loaded[context] = functions }
     }
 
     /// Nil where the kernels were not loaded. `worldSize`: by which an average divides.

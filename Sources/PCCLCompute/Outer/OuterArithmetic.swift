@@ -2,13 +2,13 @@ import CKernels
 import PCCLBase
 
 /// The element-wise arithmetic of outer optimisers, on parameters in float32: the same bits on every machine, by however
-/// many threads it is worked out.
+/// many threads it is worked out, and by devices (`OuterPlace`).
 ///
 /// Pointers to float32 have its alignment.
 package enum OuterArithmetic {
     /// Of what is shared among threads; takes several times as long as starting one. Sums of squares are added up piece by
     /// piece.
-    private static let pieceElements = 1 << 20
+    static let pieceElements = 1 << 20
 
     /// Parameters of a model, of any type of float, which may lie anywhere.
     package struct Local: @unchecked Sendable {
@@ -24,7 +24,7 @@ package enum OuterArithmetic {
     package static func load(_ local: Local, into out: UnsafeMutablePointer<Float>, count: Int) {
         let out = Floats(out)
         inPieces(count) { range in
-            local.withTiles(range) { tile, part in (out + part).update(from: tile, count: part.count) }
+            local.withTiles(range) { tile, part in pccl_kernel_outer_load(out + part, tile, part.count) }
         }
     }
 
@@ -147,10 +147,7 @@ extension OuterArithmetic.Local {
     private func widen(_ range: Range<Int>, into values: UnsafeMutablePointer<Float>) {
         let elements = memory + range.lowerBound * type.byteCount
         switch type {
-        case .float64:
-            for i in 0..<range.count {
-                values[i] = Float(elements.loadUnaligned(fromByteOffset: 8 * i, as: Double.self))
-            }
+        case .float64: pccl_kernel_outer_widen(values, elements, range.count)
         case .float32: UnsafeMutableRawPointer(values).copyMemory(from: elements, byteCount: 4 * range.count)
         default: Reducer(type: type, operation: .sum, worldSize: 1).load(elements, into: values, count: range.count)
         }
@@ -159,10 +156,7 @@ extension OuterArithmetic.Local {
     fileprivate func narrow(_ values: UnsafePointer<Float>, _ range: Range<Int>) {
         let elements = memory + range.lowerBound * type.byteCount
         switch type {
-        case .float64:
-            for i in 0..<range.count {
-                elements.storeBytes(of: Double(values[i]), toByteOffset: 8 * i, as: Double.self)
-            }
+        case .float64: pccl_kernel_outer_narrow(elements, values, range.count)
         case .float32:
             if UnsafeRawPointer(values) != UnsafeRawPointer(elements) {
                 elements.copyMemory(from: values, byteCount: 4 * range.count)

@@ -24,7 +24,8 @@ extension Engine {
         _ tag: Tag, _ launch: LaunchNumber, _ descriptor: OperationDescriptor, _ place: Place, _ buffers: ReduceBuffers
     ) -> WindowRun? {
         guard let location = buffers.device?.location else { return nil }
-        windows.prepare(at: location, with: place.members.enumerated().filter { $0.offset != place.rank }.map(\.element))
+        windows.prepare(
+            at: location, with: place.members.enumerated().filter { $0.offset != place.rank }.map(\.element))
         patience.pass()
         noteWindows()
         let run = WindowRun(
@@ -62,7 +63,9 @@ extension Engine {
             // Entries come in the order of launches: of one that has come and gone nothing is of use any more.
             let isToCome = theirs > inbound[peer]?.latestEntry ?? LaunchNumber(0)
             let isWaiting = inbound[peer]?.entries[theirs] != nil
-            guard isToCome || isWaiting, inbound[peer]?.rounds.count ?? 0 < configuration.heldFramesPerLink else { return }
+            guard isToCome || isWaiting, inbound[peer]?.rounds.count ?? 0 < configuration.heldFramesPerLink else {
+                return
+            }
             inbound[peer, default: Inbound()].rounds[theirs, default: rounds].advance(to: rounds)
             return
         }

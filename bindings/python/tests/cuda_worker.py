@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import sys
+import tempfile
 from typing import Any, Dict, Tuple
 
 import numpy as np
@@ -51,6 +52,11 @@ class DeviceArray:
         assert DeviceArray.fake is not None
         DeviceArray.fake.fake_cuda_read(content.ctypes.data, self.address, content.nbytes)
         return content
+
+
+    def put(self, content: np.ndarray) -> None:
+        assert DeviceArray.fake is not None
+        DeviceArray.fake.fake_cuda_write(self.address, np.ascontiguousarray(content).ctypes.data, content.nbytes)
 
 
 def lent(array: DeviceArray, **other: Any) -> Lender:
@@ -174,13 +180,118 @@ def refuse(world: World) -> None:
             print(reason)
         else:
             raise AssertionError("it was taken")
-    state = pccl.SharedState.from_mapping({"weights": DeviceArray(content)}, revision=1)
+
+
+def save(world: World) -> None:
+    content = np.arange(30, dtype=np.float32).reshape(5, 6)
+    arrays = [DeviceArray(content), lent(DeviceArray(content))]
+    with tempfile.TemporaryDirectory() as folder:
+        pccl.SharedState.from_mapping({"a": arrays[0], "b": arrays[1]}, revision=4).save(folder).wait()
+        arrays[0].put(0 * content)
+        state = pccl.SharedState.from_mapping({"a": arrays[0], "b": np.zeros_like(content)}, revision=1)
+        state.load(folder)
+    assert state.revision == 4 and (arrays[0].get() == content).all() and (state.tensors[1].data == content).all()
+
+
+START = {"a": np.linspace(-1, 1, 3000, dtype=np.float32).reshape(30, 100), "b": np.linspace(0, 3, 77).astype(np.float16)}
+
+
+def train(on_device: Tuple[bool, bool], **options: Any) -> Any:
+    """What two peers have at the end, of which one or both have a device."""
+
+    def task(i: int, communicator: pccl.Communicator) -> Any:
+        make = DeviceArray if on_device[i] else np.copy
+        model = {name: make(content) for name, content in START.items()}
+        diloco = pccl.diloco.DiLoCo(model, None, communicator, sync_every=2, **options)
+        diloco.begin()
+        for step in range(8):
+            for name, array in model.items():
+                values = array.get() if on_device[i] else array
+                values = values + (values.dtype.type(0.01) * (i + 1) * step).astype(values.dtype)
+                array.put(values) if on_device[i] else np.copyto(array, values)
+            diloco.step()
+        diloco.end()
+        outer = diloco.outer_parameters()
+        assert outer["a"].shape == (30, 100) and outer["a"].dtype == np.float32
+        final = {name: array.get() if on_device[i] else array for name, array in model.items()}
+        assert all((outer[name].astype(START[name].dtype) == final[name]).all() for name in START)
+        check_state(diloco, model, communicator, on_device[i])
+        return diloco.parameters_hash(), final
+
+    with World(2) as world:
+        return world.run(task)
+
+
+def check_state(diloco: pccl.diloco.DiLoCo, model: Dict[str, Any], communicator: pccl.Communicator, on_device: bool) -> None:
+    hash_before, state = diloco.parameters_hash(), diloco.state_dict()
+    shared = {tensor.name: tensor.data for tensor in diloco.shared_state.tensors}
+    assert all(hasattr(shared[f"outer/{name}"], "__cuda_array_interface__") == on_device for name in model)
+    changed = {name: value + (name == "outer/a") for name, value in state["tensors"].items()}
+    with tempfile.TemporaryDirectory() as folder:
+        diloco.save(folder).wait()
+        diloco.load_state_dict({"revision": state["revision"], "tensors": changed})
+        assert diloco.parameters_hash() != hash_before
+        assert (diloco.outer_parameters()["a"].reshape(-1) == changed["outer/a"]).all()
+        diloco.load(folder)
+    assert diloco.parameters_hash() == hash_before
+
+
+def diloco(world: World) -> None:
+    modes: Tuple[Dict[str, Any], ...] = (
+        {"mode": "synchronous"},
+        {"mode": "synchronous", "codec": "e3m0", "error_feedback": True, "momentum_limit": 0.01},
+        {"mode": "delayed", "staleness_penalty": 0.5},
+        {"mode": "streaming", "fragments": 2, "overlap": 1},
+    )
+    for options in modes:
+        right = train((False, False), **options)
+        for on_device in ((True, False), (True, True)):
+            found = train(on_device, **options)
+            for wanted, got in zip(right, found):
+                assert wanted[0] == got[0], options
+                assert all((wanted[1][name] == got[1][name]).all() for name in START), options
+    refuse_diloco(world)
+
+
+def refuse_diloco(world: World) -> None:
+    mixed = {"a": DeviceArray(START["a"]), "b": START["b"].copy()}
     try:
-        state.save("/nowhere")
+        pccl.diloco.DiLoCo(mixed, None, world.communicators[0])
+    except pccl.InvalidArgumentError as reason:
+        print(reason)
+    else:
+        raise AssertionError("it was taken")
+    try:
+        pccl.diloco.DiLoCo({"a": DeviceArray(START["a"])}, None, world.communicators[0], offload=True)
     except TypeError as reason:
         print(reason)
     else:
-        raise AssertionError("it was saved")
+        raise AssertionError("it was taken")
+    # Alone: its device fails before the outer step.
+    with World(1) as alone:
+        array = DeviceArray(START["a"])
+        trained = pccl.diloco.DiLoCo({"a": array}, None, alone.communicators[0], sync_every=1, minimum_peers=1)
+        trained.begin()
+        array.put(START["a"] + 1)
+        assert DeviceArray.fake is not None
+        DeviceArray.fake.fake_cuda_fail(b"cuLaunchKernel", 1, 1)
+        for wanted in (pccl.InternalError, pccl.InvalidUsageError):
+            try:
+                trained.step()
+            except wanted as reason:
+                print(reason)
+            else:
+                raise AssertionError("it was stepped")
+        trained.end()
+        assert (array.get() == START["a"] + 1).all()
+        # A stream that it names is waited for, in each call.
+        array._stream = 4711
+        try:
+            pccl.diloco.DiLoCo({"a": array}, None, alone.communicators[0])
+        except ValueError as reason:
+            print(reason)
+        else:
+            raise AssertionError("nobody has waited")
 
 
 def status(world: World) -> None:
@@ -193,6 +304,17 @@ def status(world: World) -> None:
         assert DRIVER in maps.read()
 
 
+TASKS = {
+    "reduce": reduce,
+    "share": share,
+    "borrow": borrow,
+    "prefer": prefer,
+    "refuse": refuse,
+    "save": save,
+    "diloco": diloco,
+    "status": status,
+}
+
 with World(2) as world:
-    {"reduce": reduce, "share": share, "borrow": borrow, "prefer": prefer, "refuse": refuse, "status": status}[WHAT](world)
+    TASKS[WHAT](world)
 print("ok")

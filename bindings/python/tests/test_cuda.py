@@ -22,10 +22,10 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-def run(driver: Path, what: str) -> str:
+def run(driver: Path, what: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, str(WORKER), str(driver), what],
-        env={**os.environ, "PCCL_LIBCUDA": str(driver)},
+        env={**os.environ, "PCCL_LIBCUDA": str(driver), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -44,7 +44,8 @@ def test_arrays_of_a_device_are_shared(driver: Path) -> None:
 
 
 def test_what_dlpack_lends_of_a_device_is_reduced_and_shared_and_given_back(driver: Path) -> None:
-    assert run(driver, "borrow").splitlines()[-1] == "ok"
+    # One of its copies is to fail, and peers of one device make none where there are windows.
+    assert run(driver, "borrow", PCCL_DEVICE_WINDOW="0").splitlines()[-1] == "ok"
 
 
 def test_the_array_interface_comes_before_dlpack(driver: Path) -> None:
@@ -53,6 +54,14 @@ def test_the_array_interface_comes_before_dlpack(driver: Path) -> None:
 
 def test_what_cannot_be_lent_is_refused(driver: Path) -> None:
     assert run(driver, "refuse").splitlines()[-1] == "ok"
+
+
+def test_a_shared_state_of_a_device_is_saved_and_loaded(driver: Path) -> None:
+    assert run(driver, "save").splitlines()[-1] == "ok"
+
+
+def test_diloco_of_a_device_gives_what_it_gives_on_the_host(driver: Path) -> None:
+    assert run(driver, "diloco").splitlines()[-1] == "ok"
 
 
 def test_the_driver_is_not_loaded_before_somebody_asks(driver: Path) -> None:

@@ -372,9 +372,9 @@ def test_a_device_that_is_not_there_is_refused_with_the_reason(communicator: pcc
     assert lender.given == 0
 
 
-def test_snapshots_refuse_devices(tmp_path: Path) -> None:
-    lender = Lender.of(ones(), device=(CUDA, 0))
-    with pytest.raises(ValueError, match="only CPU memory"):
+def test_snapshots_refuse_devices_that_are_not_cudas(tmp_path: Path) -> None:
+    lender = Lender.of(ones(), device=(10, 0))
+    with pytest.raises(ValueError, match="only memory of the CPU and of CUDA devices"):
         pccl.SharedState.from_mapping({"weights": lender}).save(tmp_path)
     assert lender.given == 0
 

@@ -13,7 +13,7 @@ from ._dlpack import Loans, borrow, has_dlpack
 from ._native import synchronize_stream
 from ._types import DataType
 
-__all__ = ["Loans", "Region", "region_of"]
+__all__ = ["Loans", "Region", "region_of", "wait_for_writers"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _region_of_torch(tensor: Any, name: str, device: bool) -> Region:
     if tensor.is_neg():
         raise ValueError(f"{name} is a negated view of a torch tensor; pass tensor.resolve_neg()")
     if tensor.device.type == "cuda":
-        sys.modules["torch"].cuda.current_stream(tensor.device).synchronize()
+        wait_for_writers(tensor, name)
     return Region(tensor.data_ptr(), tensor.numel(), datatype, tuple(tensor.shape), tensor)
 
 
@@ -117,11 +117,20 @@ def _region_of_device_array(tensor: Any, name: str, writable: bool) -> Region:
     address, read_only = interface["data"]
     if writable and read_only:
         raise ValueError(f"{name} is read-only, but the result goes there; pass a writable array as recv")
-    stream = interface.get("stream")
+    wait_for_writers(tensor, name)
+    return Region(int(address), size // dtype.itemsize, datatype, shape, tensor)
+
+
+def wait_for_writers(tensor: Any, name: str) -> None:
+    """Waits for what its library has put on the current stream of a device's tensor, or on the stream that it names."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(tensor, getattr(torch, "Tensor", ())):
+        torch.cuda.current_stream(tensor.device).synchronize()
+        return
+    stream = tensor.__cuda_array_interface__.get("stream")
     # 1 is the default stream, which the library waits for itself.
     if stream not in (None, 1):
         synchronize_stream(stream, name)
-    return Region(int(address), size // dtype.itemsize, datatype, shape, tensor)
 
 
 def _region_of_array(tensor: Any, name: str, writable: bool, loans: Loans, device: bool) -> Region:

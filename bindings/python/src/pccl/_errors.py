@@ -171,6 +171,10 @@ _MISMATCH = (
     "the peers' arguments of this operation do not match. All must pass the same count, type, operation and "
     "quantisation for a tag; the log on stderr has both descriptions."
 )
+_DEVICE_FAILED = (
+    "a device's driver has failed, or the library; the log on stderr says which. Close this DiLoCo and make another one, "
+    "which gets what the other peers have."
+)
 # Where a function gives a code a narrower meaning than the others do.
 _NARROWER_MEANINGS: Dict[Tuple[str, int], str] = {
     ("pcclRunMaster", Result.INVALID_USAGE): (
@@ -195,6 +199,17 @@ _NARROWER_MEANINGS: Dict[Tuple[str, int], str] = {
     ("pcclLoadSharedState", Result.INVALID_ARGUMENT): (
         "the tensors are not those of the file: names, types and counts must be the same. The log on stderr names both."
     ),
+    ("pcclDiLoCoCreate", Result.INVALID_ARGUMENT): (
+        "these tensors or options cannot be; the log on stderr says which, and why. Tensors of one fragment are all on "
+        "the host, or all on one device."
+    ),
+    ("pcclDiLoCoCreate", Result.INTERNAL_ERROR): (
+        "there is no memory for the outer state, or a device's driver has refused; the log on stderr has its words. "
+        "With offload=True the outer state of torch tensors is on the host."
+    ),
+    ("pcclDiLoCoBegin", Result.INTERNAL_ERROR): _DEVICE_FAILED,
+    ("pcclDiLoCoStep", Result.INTERNAL_ERROR): _DEVICE_FAILED,
+    ("pcclDiLoCoEnd", Result.INTERNAL_ERROR): _DEVICE_FAILED,
     ("pcclLoadSharedState", Result.INTERNAL_ERROR): "a file could not be read; the log on stderr says why.",
     ("pcclLoadSharedState", Result.NO_SHARED_STATE_AVAILABLE): (
         "there is no snapshot, or none that is whole. The log on stderr says what is damaged."

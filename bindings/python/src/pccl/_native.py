@@ -208,6 +208,8 @@ ffi.cdef(
                                      pcclSnapshot_t **);
     pcclResult_t pcclAwaitSnapshot(pcclSnapshot_t *);
     pcclResult_t pcclLoadSharedState(const char *, pcclSharedState_t *);
+    pcclResult_t pcclReadTensor(const pcclTensorInfo_t *, void *);
+    pcclResult_t pcclWriteTensor(const pcclTensorInfo_t *, const void *);
     """
 )
 

@@ -65,7 +65,7 @@ def save(
         raise ValueError(f"keep is {keep}; expected at least 1, or None")
     folder = os.fspath(directory)
     with Loans() as loans:
-        native, regions, kept = native_state(state, writable=False, loans=loans)
+        native, regions, kept = native_state(state, writable=False, loans=loans, device=True)
         shapes = ffi.new("pcclShape_t[]", max(len(regions), 1))
         for shape, region in zip(shapes, regions):
             extents = region.shape
@@ -90,7 +90,7 @@ def load(state: SharedState, directory: Union[str, "os.PathLike[str]"]) -> None:
     native_library = _library("SharedState.load")
     folder = os.fspath(directory)
     with Loans() as loans:
-        native, _regions, _kept = native_state(state, writable=True, loans=loans)
+        native, _regions, _kept = native_state(state, writable=True, loans=loans, device=True)
         check(native_library.pcclLoadSharedState(os.fsencode(folder), native), "pcclLoadSharedState", folder)
     state.revision = int(native.revision)
 

@@ -23,12 +23,12 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 import numpy
 
 from ._arguments import UINT32_MAX, checked_integer
-from ._buffers import Loans, Region, region_of
+from ._buffers import Loans, Region, region_of, wait_for_writers
 from ._errors import InvalidUsageError, check
 from ._lifetime import Lifetime
 from ._native import ffi, require_extension
 from ._snapshots import Snapshot
-from ._types import Codec, CodecFormat, Rounding, SharedState, TensorInfo
+from ._types import Codec, CodecFormat, DeviceType, Rounding, SharedState, TensorInfo
 from .communicator import Communicator
 
 __all__ = ["DiLoCo", "RoundInfo"]
@@ -64,9 +64,11 @@ class DiLoCo:
     Args:
         model: a ``torch.nn.Module``, of which all parameters that require a gradient take part, or a mapping or an
             iterable of pairs of names and tensors (torch, or NumPy arrays that are written in place). The same names
-            and sizes at all peers, in the same order; types and devices may differ. Buffers that are no parameters
-            (statistics of batch norms) stay each peer's own. Of DTensors, as FSDP makes them, this process' part takes
-            part: give each rank a communicator with its rank as ``peer_group``.
+            and sizes at all peers, in the same order; types and devices may differ. Arrays of CUDA devices (torch, or
+            what has ``__cuda_array_interface__`` or DLPack) stay there, and the outer state is beside them; those of a
+            fragment are all on one device, or all on the host. Buffers that are no parameters (statistics of batch
+            norms) stay each peer's own. Of DTensors, as FSDP makes them, this process' part takes part: give each rank
+            a communicator with its rank as ``peer_group``.
         inner_optimizer: a ``torch.optim.Optimizer``: each of its steps is an inner step, whatever gradient
             accumulation or a scaler does around it. None: call :meth:`step` after each inner step.
         communicator: this process as a peer; connected by :meth:`begin` if it is not.
@@ -95,15 +97,23 @@ class DiLoCo:
         first_tag: None: tags that nobody else uses.
         returns: how often in a row, without an outer step, a peer that was cut off comes back before it gives up.
             One of an ensemble does not.
+        offload: whether the outer state of torch tensors on a CUDA device is on the host instead; they are copied there
+            and back in steps that touch them. For devices with little memory, or below compute capability 7.0.
 
     Raises:
         InvalidArgumentError: what is asked for cannot be; the log says why.
         ValueError, TypeError: a tensor cannot be used; the text says what to do.
         NotImplementedError: the library that ``PCCL_LIBRARY`` names does not have it.
+        InternalError: there is no memory for the outer state, or the driver of a device says so; the log has its words.
 
     Not to be called by two threads at once. Tensors must stay where they are in memory until it is closed, which happens
-    with the last reference; those on other devices, or of a form that cannot be lent, are copied there and back in steps
-    that touch them. Outer state takes 16 bytes for a parameter, 12 without momentum.
+    with the last reference; those on devices other than CUDA's, or of a form that cannot be lent, are copied to the host
+    and back in steps that touch them. Outer state takes 16 bytes for a parameter, 12 without momentum.
+
+    Of tensors on a CUDA device what is on torch's current stream, or on the stream that their
+    ``__cuda_array_interface__`` names, is waited for in each call that touches them; of other streams, and with DLPack,
+    only the default stream. When a call has raised InternalError because of a device, close this and make another one,
+    which gets what the other peers have; parameters may be undefined until then.
     """
 
     def __init__(
@@ -129,6 +139,7 @@ class DiLoCo:
         check_every: int = 1,
         first_tag: Optional[int] = None,
         returns: int = 5,
+        offload: bool = False,
     ) -> None:
         if mode not in _MODES:
             raise ValueError(f"mode is {mode!r}; expected one of {', '.join(_MODES)}")
@@ -144,7 +155,7 @@ class DiLoCo:
         self._library = communicator._library
         require_extension(self._library, "DiLoCo", ("pcclDiLoCoCreate",))
         with Loans() as loans:
-            self._tensors = [_Tensor(name, tensor, loans) for name, tensor in _named(model)]
+            self._tensors = [_Tensor(name, tensor, loans, offload) for name, tensor in _named(model)]
             options = ffi.new("pcclDiLoCoOptions_t *")
             options.struct_size = ffi.sizeof("pcclDiLoCoOptions_t")
             options.mode = _MODES[mode]
@@ -177,6 +188,7 @@ class DiLoCo:
             tensor.fragment = self._fragment_of(tensor.name)
         self._fragment_count = 1 + max(tensor.fragment for tensor in self._tensors)
         self._staged = sorted({tensor.fragment for tensor in self._tensors if tensor.is_staged})
+        self._is_on_device = any(tensor.is_on_device for tensor in self._tensors)
         self._hook: Any = None
         self._optimizer = inner_optimizer
         self._is_begun = False
@@ -191,6 +203,7 @@ class DiLoCo:
         natives = ffi.new("pcclDiLoCoTensor_t[]", max(len(self._tensors), 1))
         for native, tensor, name in zip(natives, self._tensors, names):
             tensor.take_in()
+            tensor.wait()
             native.name = name
             native.data = ffi.cast("void *", tensor.region.address)
             native.count = tensor.region.count
@@ -216,6 +229,7 @@ class DiLoCo:
             InvalidArgumentError: other peers have other tensors or options.
         """
         self._require_place()
+        self._wait()
         self._call("pcclDiLoCoBegin")
         for tensor in self._tensors:
             tensor.give_back()
@@ -238,6 +252,9 @@ class DiLoCo:
         for tensor in self._tensors:
             if tensor.fragment in touched:
                 tensor.take_in()
+        # Whatever is touched, all parameters may be replaced.
+        if self._is_on_device and any(self._touches_next(fragment) for fragment in range(self._fragment_count)):
+            self._wait()
         before = self._native_state()[0] if self._staged else 0
         rounds = self._rounds("pcclDiLoCoStep", float(self.weight))
         # Who was cut off and is back has all parameters replaced, at any step.
@@ -257,6 +274,7 @@ class DiLoCo:
             InvalidUsageError: not begun, or a tensor was moved.
         """
         self._require_place()
+        self._wait()
         self._remove_hook()
         self._is_begun = False
         rounds = self._rounds("pcclDiLoCoEnd")
@@ -300,22 +318,23 @@ class DiLoCo:
 
     def outer_parameters(self) -> Dict[str, Any]:
         """Copies of the outer parameters in float32, by name: torch tensors on the CPU where the model has such."""
-        views = self._views()
+        _, held = self._native_state()
         return {
-            tensor.name: tensor.like(views[f"outer/{tensor.name}"].reshape(tensor.shape).copy())
+            tensor.name: tensor.like(held[f"outer/{tensor.name}"].copy().reshape(tensor.shape))
             for tensor in self._tensors
         }
 
     @property
     def shared_state(self) -> SharedState:
-        """What all peers hold alike: outer parameters, momentum, and counts. Its memory is the library's.
+        """What all peers hold alike: outer parameters, momentum, and counts. Its memory is the library's: NumPy arrays, or
+        of a CUDA device what has ``__cuda_array_interface__``.
 
         Save it at any moment between two steps; :meth:`load` is the way back.
         """
-        revision, views = self._native_state()
+        revision, held = self._native_state()
         shapes = {f"{kind}/{tensor.name}": tensor.shape for tensor in self._tensors for kind in ("outer", "momentum")}
         return SharedState(
-            revision, [TensorInfo(name, view.reshape(shapes.get(name, view.shape))) for name, view in views.items()]
+            revision, [TensorInfo(name, each.lent(shapes.get(name, (each.count,)))) for name, each in held.items()]
         )
 
     def save(self, directory: Union[str, "os.PathLike[str]"], keep: Optional[int] = None) -> Snapshot:
@@ -325,26 +344,29 @@ class DiLoCo:
     def load(self, directory: Union[str, "os.PathLike[str]"]) -> None:
         """Reads the newest whole snapshot, before :meth:`begin`: the peers then go on from what that one has that is the
         furthest. Raises what :meth:`pccl.SharedState.load` raises, and InvalidUsageError once begun."""
+        self._wait()
         self._call("pcclDiLoCoLoad", os.fsencode(os.fspath(directory)))
         for tensor in self._tensors:
             tensor.give_back()
 
     def state_dict(self) -> Dict[str, Any]:
-        """Copies of all that is needed to go on from here, as torch's optimizers have them: revision and tensors."""
-        revision, views = self._native_state()
+        """Copies, on the host, of all that is needed to go on from here, as torch's optimizers have them: revision and
+        tensors."""
+        revision, held = self._native_state()
         make = self._tensors[0].like
-        return {"revision": revision, "tensors": {name: make(view.copy()) for name, view in views.items()}}
+        return {"revision": revision, "tensors": {name: make(each.copy()) for name, each in held.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave, before :meth:`begin`. ValueError if it is of another model."""
         if self._is_begun:
             raise InvalidUsageError("a DiLoCo that has begun gets its state from the other peers; load it before")
-        _, views = self._native_state()
+        _, held = self._native_state()
         given = {name: numpy.asarray(value) for name, value in state["tensors"].items()}
-        if given.keys() != views.keys() or any(given[name].size != view.size for name, view in views.items()):
+        if given.keys() != held.keys() or any(given[name].size != each.count for name, each in held.items()):
             raise ValueError("the state is of other tensors than this model has, or of another outer optimizer")
-        for name, view in views.items():
-            view[:] = given[name].reshape(-1)
+        for name, each in held.items():
+            each.fill(given[name])
+        self._wait()
         self._call("pcclDiLoCoRestore", int(state["revision"]))
         for tensor in self._tensors:
             tensor.give_back()
@@ -407,20 +429,16 @@ class DiLoCo:
         self._call("pcclDiLoCoFragmentOf", name.encode(), fragment)
         return int(fragment[0])
 
-    def _native_state(self) -> Tuple[int, Dict[str, Any]]:
+    def _native_state(self) -> Tuple[int, Dict[str, _Held]]:
         native = ffi.new("pcclSharedState_t *")
         self._call("pcclDiLoCoGetSharedState", native)
-        views = {}
-        for info in native.infos[0 : native.count]:
-            name = ffi.string(info.name).decode()
-            dtype = numpy.uint64 if name == "diloco/progress" else numpy.float32
-            count = int(info.count)
-            view = numpy.frombuffer(ffi.buffer(info.data, count * numpy.dtype(dtype).itemsize), dtype=dtype, count=count)
-            views[name] = view
-        return int(native.revision), views
+        held = [_Held(self, native.infos + index) for index in range(native.count)]
+        return int(native.revision), {each.name: each for each in held}
 
-    def _views(self) -> Dict[str, Any]:
-        return self._native_state()[1]
+    def _wait(self) -> None:
+        """For what writes tensors on devices."""
+        for tensor in self._tensors:
+            tensor.wait()
 
     def _require_place(self) -> None:
         for tensor in self._tensors:
@@ -443,23 +461,94 @@ def _named(model: Any) -> List[Tuple[str, Any]]:
     return [(str(name), tensor) for name, tensor in pairs]
 
 
+class _Held:
+    """One tensor of what all peers hold alike: the library's memory, of the host or of a CUDA device."""
+
+    def __init__(self, owner: DiLoCo, info: Any) -> None:
+        self._owner = owner
+        self._info = info
+        self.name = str(ffi.string(info.name).decode())
+        self.count = int(info.count)
+        self._dtype = numpy.dtype(numpy.uint64 if self.name == "diloco/progress" else numpy.float32)
+        self._is_on_device = info.device_type == DeviceType.CUDA
+
+    def _view(self) -> Any:
+        return numpy.frombuffer(
+            ffi.buffer(self._info.data, self.count * self._dtype.itemsize), dtype=self._dtype, count=self.count
+        )
+
+    def copy(self) -> Any:
+        if not self._is_on_device:
+            return self._view().copy()
+        array = numpy.empty(self.count, self._dtype)
+        code = self._owner._library.pcclReadTensor(self._info, ffi.from_buffer(array))
+        check(code, "pcclReadTensor", self.name)
+        return array
+
+    def fill(self, values: Any) -> None:
+        if not self._is_on_device:
+            self._view()[:] = values.reshape(-1)
+            return
+        array = numpy.ascontiguousarray(values.reshape(-1), self._dtype)
+        code = self._owner._library.pcclWriteTensor(self._info, ffi.from_buffer(array))
+        check(code, "pcclWriteTensor", self.name)
+
+    def lent(self, shape: Tuple[int, ...]) -> Any:
+        if not self._is_on_device:
+            return self._view().reshape(shape)
+        return _DeviceView(self._owner, int(ffi.cast("uintptr_t", self._info.data)), shape, self._dtype)
+
+
+class _DeviceView:
+    """Memory of a CUDA device for those who know the interface: torch.as_tensor, cupy.asarray, and this package."""
+
+    def __init__(self, owner: DiLoCo, address: int, shape: Tuple[int, ...], dtype: Any) -> None:
+        self._owner = owner
+        self.__cuda_array_interface__ = {
+            "version": 3,
+            "shape": shape,
+            "typestr": dtype.str,
+            "data": (address, False),
+            "strides": None,
+            # Whatever was done there is done.
+            "stream": None,
+        }
+
+
 class _Tensor:
     """One tensor of the model, and the memory where the library sees it."""
 
-    def __init__(self, name: str, tensor: Any, loans: Loans) -> None:
+    def __init__(self, name: str, tensor: Any, loans: Loans, offload: bool) -> None:
         self.name = name
         self.fragment = 0
         self._is_torch = hasattr(tensor, "detach")
         self._source = tensor
         local = self._local()
         self._stage: Any = None
-        if self._is_torch and not (local.device.type == "cpu" and local.is_contiguous()):
+        if self._is_torch:
             import torch
 
-            self._stage = torch.empty(local.shape, dtype=local.dtype, device="cpu")
-        self.region: Region = region_of(local if self._stage is None else self._stage, name, True, loans)
+            # torch calls devices of ROCm cuda as well.
+            is_cuda = local.device.type == "cuda" and getattr(torch.version, "hip", None) is None and not offload
+            if not (local.is_contiguous() and (is_cuda or local.device.type == "cpu")):
+                self._stage = torch.empty(local.shape, dtype=local.dtype, device=local.device if is_cuda else "cpu")
+        lent = local if self._stage is None else self._stage
+        self.region: Region = region_of(lent, name, True, loans, device=not offload)
         self.shape = self.region.shape
+        self._lent = lent
         self._address = self._place(local)
+
+    @property
+    def is_on_device(self) -> bool:
+        """Whether the library sees it on a device, as far as anybody says so."""
+        if self._is_torch:
+            return bool(self._lent.device.type == "cuda")
+        return hasattr(self._lent, "__cuda_array_interface__")
+
+    def wait(self) -> None:
+        """For what writes it."""
+        if self.is_on_device:
+            wait_for_writers(self._lent, self.name)
 
     @property
     def is_staged(self) -> bool:
@@ -492,4 +581,9 @@ class _Tensor:
         return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
     def _place(self, local: Any) -> int:
-        return int(local.data_ptr()) if self._is_torch else int(local.ctypes.data) if hasattr(local, "ctypes") else 0
+        if self._is_torch:
+            return int(local.data_ptr())
+        if hasattr(local, "ctypes"):
+            return int(local.ctypes.data)
+        interface = getattr(local, "__cuda_array_interface__", None)
+        return 0 if interface is None else int(interface["data"][0])
