@@ -88,7 +88,7 @@ let package = Package(
         .target(
             name: "PCCLTestSupport", dependencies: ["PCCLBase", "PCCLTransport"], path: "Tests/PCCLTestSupport",
             swiftSettings: strict),
-        tests("PCCLTransportTests", ["PCCLBase", "PCCLWire", "PCCLTransport", "PCCLTestSupport"]),
+        tests("PCCLTransportTests", ["PCCLBase", "PCCLWire", "PCCLTransport", "PCCLTestSupport", "CShims"]),
         tests(
             "PCCLEngineTests",
             [
