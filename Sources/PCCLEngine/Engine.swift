@@ -29,6 +29,7 @@ package final class Engine {
     private var epoch = Epoch.none
     private(set) var isHalted = true
     private var cannotGoOn = false
+    private var hasDeclined = false
     private var members: [PeerID] = []
     private var executions: [LaunchNumber: Execution] = [:]
     /// Operations that go through windows, or may yet.
@@ -126,7 +127,8 @@ package final class Engine {
     /// Nothing moves any more until `adopt`. Memory of operations stays lent until each is finished.
     package func halt() {
         isHalted = true
-        cannotGoOn = false
+        // What was not begun cannot be ended, or gone on with.
+        if !hasDeclined { cannotGoOn = false }
         for run in runs.values { run.halt() }
         for execution in executions.values {
             for link in links.values { link.abandon(execution.launch) }
@@ -196,7 +198,10 @@ package final class Engine {
         tag: Tag, launch: LaunchNumber, descriptor: OperationDescriptor, place: Place, buffers: ReduceBuffers
     ) {
         // It is about to leave; what it would send now could be of an input that is not whole.
-        guard !cannotGoOn else { return }
+        guard !cannotGoOn else {
+            hasDeclined = true
+            return
+        }
         if let run = run(tag, launch, descriptor, place, buffers) {
             runs[launch] = run
             enter(run)
@@ -355,6 +360,7 @@ package final class Engine {
         Log.write(.error, text)
         loop.atEndOfTurn { [weak self] in
             guard let self, cannotGoOn else { return }
+            (cannotGoOn, hasDeclined) = (false, false)
             delegate?.engineCannotGoOn(text)
         }
     }

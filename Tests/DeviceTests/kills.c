@@ -26,6 +26,9 @@ typedef struct report {
     int32_t slot;
     uint32_t loop;
     uint8_t operation, result, world, unused;
+    int32_t process;
+    // When its call returned.
+    double time;
 } report;
 
 // ---- A member ------------------------------------------------------------------------------------------
@@ -37,7 +40,7 @@ static pccl_cuda_pointer device, other;
 static float value(size_t i) { return (float)(1 << slot) * (float)(1 + i % 13); }
 
 static void tell(uint32_t loop, int operation, pcclResult_t result, uint32_t world) {
-    report said = {slot, loop, (uint8_t)operation, (uint8_t)result, (uint8_t)world, 0};
+    report said = {slot, loop, (uint8_t)operation, (uint8_t)result, (uint8_t)world, 0, getpid(), seconds()};
     CHECK(write(reports, &said, sizeof said) == (ssize_t)sizeof said);
 }
 
@@ -176,7 +179,8 @@ static int be_member(uint16_t port) {
     pcclComm_t *communicator = NULL;
     EXPECT(pcclSuccess, pcclCreateCommunicator(&parameters, &communicator));
     EXPECT(pcclSuccess, pcclConnect(communicator));
-    for (uint32_t loop = 0;;) {
+    // A number that none has had, though all who knew the last one be dead.
+    for (uint32_t loop = (uint32_t)(seconds() * 1000);;) {
         // All begin the same loop, and see the same number of members: who asked the attributes instead might know of a
         // loss before the others do, and wait in another call than they.
         testing_phase = "beginning a loop";
@@ -208,6 +212,7 @@ static uint32_t wholeLoops[MEMBERS];
 static struct {
     uint32_t loop;
     bool isKnown[OPERATIONS];
+    report first[OPERATIONS];
     uint8_t result[OPERATIONS], world[OPERATIONS];
 } outcomes[KEPT_LOOPS];
 static bool mayFail[MEMBERS];
@@ -253,13 +258,16 @@ static void take(const report *said) {
     int operation = said->operation;
     if (!outcomes[place].isKnown[operation]) {
         outcomes[place].isKnown[operation] = true;
+        outcomes[place].first[operation] = *said;
         outcomes[place].result[operation] = said->result;
         outcomes[place].world[operation] = said->world;
         *(said->result == pcclSuccess ? &successes : &failures) += 1;
     } else if (outcomes[place].result[operation] != said->result || outcomes[place].world[operation] != said->world) {
-        FAIL("operation %d of loop %u: %s with %d and %s with %d members", operation, said->loop,
-             resultName((pcclResult_t)outcomes[place].result[operation]), outcomes[place].world[operation],
-             resultName((pcclResult_t)said->result), said->world);
+        FAIL("operation %d of loop %u: %s with %d and %s with %d members, say processes %d at %.6f and %d at %.6f",
+             operation, said->loop, resultName((pcclResult_t)outcomes[place].result[operation]),
+             outcomes[place].world[operation], resultName((pcclResult_t)said->result), said->world,
+             outcomes[place].first[operation].process, outcomes[place].first[operation].time, said->process,
+             said->time);
     }
     if (operation == OPERATIONS - 1 && said->result == pcclSuccess)
         wholeLoops[said->slot]++;
