@@ -360,7 +360,7 @@ package final class Engine {
         Log.write(.error, text)
         loop.atEndOfTurn { [weak self] in
             guard let self, cannotGoOn else { return }
-            (cannotGoOn, hasDeclined) = (false, false)
+            hasDeclined = false
             delegate?.engineCannotGoOn(text)
         }
     }
