@@ -1,6 +1,6 @@
 /// The sizes of windows of device memory, with their reasons.
 package struct WindowConfiguration: Sendable {
-    /// Of the device's memory, for each process that works on it together with others of its host; 0: none. Room for five
+    /// Of the device's memory, for each communicator that works on it together with others of its host; 0: none. Room for five
     /// large operations at once. What does not fit goes through the host.
     package var windowBytes = 256 << 20
     /// Taken instead where the device has not so much left: room for one.
