@@ -28,7 +28,9 @@ package final class Engine {
 
     private var epoch = Epoch.none
     private(set) var isHalted = true
+    /// An operation of this peer cannot go on, which is told at the end of the turn, once.
     private var cannotGoOn = false
+    /// Since then another one was not begun: there is no way back.
     private var hasDeclined = false
     private var members: [PeerID] = []
     private var executions: [LaunchNumber: Execution] = [:]
@@ -47,6 +49,7 @@ package final class Engine {
     let windows: WindowExchange
     /// What operations through windows find now; nil if none can go there. Any thread may read it.
     package let windowRoom = Guarded<WindowRoom?>(nil)
+    /// Whether others are expected not to go through windows.
     var patience = WindowPatience()
 
     /// What is known of one peer's launches in this epoch.

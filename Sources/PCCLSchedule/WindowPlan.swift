@@ -36,7 +36,7 @@ package struct WindowPlan: Hashable, Sendable {
     /// What is gone through in rounds: the buffer, or each of its blocks.
     private let total: Int
     private let elementsPerRound: Int
-    /// Of the regions of two members, of which one lies anywhere, the same.
+    /// The room for each in a half of a region, the same at all members.
     private let inputBytes: Int
     private let outputBytes: Int
 

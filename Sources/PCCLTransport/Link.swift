@@ -628,7 +628,7 @@ extension Link {
 
     private func tryMemory(_ payload: [UInt8]) {
         // A remote that names a process of this host is not believed: it would have us read what is none of its business.
-        guard configuration.sharing != .never, stripes.first?.isWithinHost ?? false,
+        guard mayShare, isWithinHost,
             let description = try? LocalMemory(payload)
         else { return }
         switch PeerMemory.open(description) {

@@ -372,9 +372,6 @@ int main(int argc, char **argv) {
         pthread_join(threads[i], NULL);
     stopMaster(master);
     testing_phase = "nothing is left";
-    for (int turn = 0; memoryAndSockets() != 0; turn++) {
-        CHECK(turn < 1000);
-        usleep(10000);
-    }
+    CHECK(memoryAndSockets() == 0);
     return 0;
 }
