@@ -51,7 +51,9 @@ let package = Package(
         room("PCCLSnapshot", ["PCCLBase", "PCCLCompute", "StrictJSON", "CSnapshots"]),
         room("PCCLTransport", ["PCCLBase", "PCCLWire", "CShims", "CUV"]),
         room("PCCLEngine", ["PCCLBase", "PCCLWire", "PCCLSchedule", "PCCLCompute", "PCCLTransport"]),
-        room("PCCLSession", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLEngine", "PCCLTransport"]),
+        room(
+            "PCCLSession",
+            ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLCompute", "PCCLEngine", "PCCLTransport"]),
         room(
             "PCCL",
             [

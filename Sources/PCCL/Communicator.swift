@@ -102,6 +102,7 @@ public final class Communicator: Sendable {
                 links: Environment.process.links)
             session.deviceWindowBytes = Environment.process.deviceWindowBytes
             session.deviceRoundBytes = Environment.process.deviceRoundBytes
+            session.devicePieceBytes = Environment.process.devicePieceBytes
             session.advertised = Environment.process.advertised
             session.interfaces = Environment.process.interfaces
             session.ensemble = configuration.ensemble
@@ -189,7 +190,7 @@ public final class Communicator: Sendable {
             guard let buffers else { return nil }
             // Here, and not later on the thread that others wait for.
             let lent = ReduceBuffers(send: send, receive: receive, device: buffers)
-            if !session.staysOnDevice(descriptor, lent) { try buffers.stage() }
+            try session.stage(descriptor, lent)
             return buffers
         } catch {
             throw PCCLError(.internalError, error.description)

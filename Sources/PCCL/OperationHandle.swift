@@ -42,6 +42,7 @@ public final class OperationHandle: Sendable {
     func whenDone(_ body: @escaping @Sendable () -> Void) {
         completion.whenSet { outcome in
             _ = self.result(outcome, bringsBack: false)
+            self.device?.forgetResult()
             body()
         }
     }

@@ -33,7 +33,7 @@ package final class Engine {
     /// Since then another one was not begun: there is no way back.
     private var hasDeclined = false
     private var members: [PeerID] = []
-    private var executions: [LaunchNumber: Execution] = [:]
+    private(set) var executions: [LaunchNumber: Execution] = [:]
     /// Operations that go through windows, or may yet.
     var runs: [LaunchNumber: WindowRun] = [:]
     var inbound: [PeerID: Inbound] = [:]
@@ -219,7 +219,8 @@ package final class Engine {
     ) -> Execution? {
         do {
             return Execution(
-                tag: tag, launch: launch, descriptor: descriptor, place: place, buffers: try buffers.onHost(),
+                tag: tag, launch: launch, descriptor: descriptor, place: place,
+                buffers: try buffers.onHost(descriptor, pieceBytes: configuration.devicePieceBytes),
                 configuration: configuration, pools: pools)
         } catch {
             tellCannotGoOn("\(descriptor) with \(tag) cannot go on: \(error); this peer leaves the run")
@@ -230,6 +231,7 @@ package final class Engine {
     func begin(_ execution: Execution) {
         executions[execution.launch] = execution
         if execution.lacksMemory { tellOutOfMemory(execution) }
+        fetchInput(of: execution)
         enter(execution)
     }
 
@@ -255,6 +257,7 @@ package final class Engine {
         _ resumption: Resumption
     ) {
         guard let halted = executions.removeValue(forKey: from) ?? takeRun(from).flatMap(throughHost) else { return }
+        guard holdsStill(halted) else { return }
         begin(halted.resumed(as: launch, descriptor, place, resumption, configuration))
     }
 
@@ -335,6 +338,7 @@ package final class Engine {
         } else {
             execution.buffers.feedback?.commit()
         }
+        settle(execution, succeeded: succeeded)
         return execution.traffic
     }
 
@@ -352,7 +356,7 @@ package final class Engine {
         }
     }
 
-    private func tellOutOfMemory(_ execution: Execution) {
+    func tellOutOfMemory(_ execution: Execution) {
         tellCannotGoOn("no memory is left for \(execution.descriptor) with \(execution.tag): this peer leaves the run")
     }
 
@@ -368,7 +372,7 @@ package final class Engine {
         }
     }
 
-    private func tellIfWhole(_ execution: Execution) {
+    func tellIfWhole(_ execution: Execution) {
         guard execution.missingSegments == 0, !execution.isTold else { return }
         execution.isTold = true
         delegate?.engineHoldsResult(execution.tag, execution.launch)
@@ -595,7 +599,7 @@ extension Engine: LinkDelegate {
         tellIfWhole(execution)
     }
 
-    private func act(on progress: FoldProgress, of execution: Execution) {
+    func act(on progress: FoldProgress, of execution: Execution) {
         for grant in progress.grants {
             guard let theirs = execution.peers[grant.rank].theirLaunch else { continue }
             links[execution.place.members[grant.rank]]?.send(

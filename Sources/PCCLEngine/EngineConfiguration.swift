@@ -36,6 +36,10 @@ package struct EngineConfiguration: Sendable {
     package var keptStagingBytes = 64 << 20
     package var keptOriginalsBytes = 256 << 20
 
+    /// Of a buffer on a device that goes through the host, copied at once. A copy costs some ten microseconds whatever its
+    /// size, and 1 MiB takes PCIe as long as that to some 40; buffers of less than two are copied before and after.
+    package var devicePieceBytes = 1 << 20
+
     package var state = StateConfiguration()
     package var windows = WindowConfiguration()
 

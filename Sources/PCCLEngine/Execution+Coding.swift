@@ -69,10 +69,14 @@ extension Execution {
             ownCodes = piece
             return .codes(UnsafeRawPointer(piece.base))
         }
+        func isThere(_ index: Int) -> Bool {
+            if operands[index] == .own { return hasInput(arrival.chunk, arrival.segment) }
+            return segment.arrived[index] != nil
+        }
 
         var codes: StagedPiece?
         if segment.next == 0 {
-            guard segment.isThere(0, operands), segment.isThere(1, operands), let first = try contribution(0),
+            guard isThere(0), isThere(1), let first = try contribution(0),
                 let second = try contribution(1)
             else { return false }
             if operands.count == 2, target == .result, isResultCoded {
@@ -90,7 +94,7 @@ extension Execution {
             release(1, &segment, operands, arrival, &progress)
         }
         while segment.next < operands.count {
-            guard segment.isThere(segment.next, operands), let next = try contribution(segment.next),
+            guard isThere(segment.next), let next = try contribution(segment.next),
                 let sums = segment.accumulator
             else { return false }
             coder.more(next, into: sums.base, count: count)
@@ -146,11 +150,5 @@ extension Execution {
             let product = (seed ^ part).multipliedFullWidth(by: 0x9e37_79b9_7f4a_7c15)
             return product.high ^ product.low
         }
-    }
-}
-
-extension Execution.Fold.Segment {
-    fileprivate func isThere(_ operand: Int, _ operands: [Step.Operand]) -> Bool {
-        operands[operand] == .own || arrived[operand] != nil
     }
 }

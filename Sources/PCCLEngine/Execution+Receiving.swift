@@ -120,6 +120,8 @@ extension Execution {
         guard gathers[arrival.chunk]?.landed[arrival.segment] == arrival.whole.count else { return progress }
         let piece = try decodeResult(arrival)
         missingSegments -= 1
+        noteFinal(DeviceSegment(chunk: arrival.chunk, segment: arrival.segment))
+        returnResults()
         offerResult(arrival.chunk, arrival.segment, piece, &progress)
         return progress
     }
@@ -139,7 +141,21 @@ extension Execution {
             isDone = try advance(&segment, operands, target, arrival, &progress)
         }
         if !isDone { folds[arrival.chunk]?.active[arrival.segment] = segment }
+        returnResults()
         return progress
+    }
+
+    /// This rank's own contribution to a segment is there: folds whatever has waited for it.
+    func foldOwn(_ own: DeviceSegment, _ progress: inout FoldProgress) throws(Refusal) {
+        guard let fold = folds[own.chunk], let operand = fold.operands.firstIndex(of: .own),
+            var segment = folds[own.chunk]?.active.removeValue(forKey: own.segment)
+        else { return }
+        let whole = fold.segments.elements(ofSegment: own.segment)
+        let arrival = Arrival(
+            chunk: own.chunk, segment: own.segment, elements: whole, whole: whole, destination: .fold(operand: operand),
+            byteCount: 0)
+        let isDone = try advance(&segment, fold.operands, fold.target, arrival, &progress)
+        if !isDone { folds[own.chunk]?.active[own.segment] = segment }
     }
 
     /// Folds as many operands as have arrived, strictly in order. True when the segment is done.
@@ -154,7 +170,7 @@ extension Execution {
         let offset = offset(chunk: arrival.chunk, elements: arrival.whole)
         let own = buffers.send + offset
         func contribution(_ index: Int) -> UnsafeRawPointer? {
-            if operands[index] == .own { return own }
+            if operands[index] == .own { return hasInput(arrival.chunk, arrival.segment) ? own : nil }
             return segment.arrived[index].map { UnsafeRawPointer($0.base) }
         }
         /// Before the last operand of a result: the place it is written to.
@@ -210,6 +226,7 @@ extension Execution {
         case .result:
             missingSegments -= 1
             folds[arrival.chunk]?.isDone[arrival.segment] = true
+            noteFinal(DeviceSegment(chunk: arrival.chunk, segment: arrival.segment))
             notePaced(chunk: arrival.chunk, elements: arrival.whole.count, &progress)
             offerResult(arrival.chunk, arrival.segment, piece, &progress)
         case .partial(let to):

@@ -28,7 +28,7 @@ extension Execution {
         let count = outgoing[rank].count
         for n in 0..<count {
             let i = isFarAway ? count - 1 - n : n
-            guard outgoing[rank][i].hasReady else { continue }
+            guard outgoing[rank][i].hasReady, hasNext(outgoing[rank][i]) else { continue }
             let elements = outgoing[rank][i].next(limit: limit)
             let bytes = outgoing[rank][i].layout.byteCount(elements.count)
             if peer.hasEntered {
@@ -64,6 +64,11 @@ extension Execution {
                 pacedElements: stream.source == .partial ? elements.count : 0, isEager: !peer.hasEntered)
         }
         return nil
+    }
+
+    /// Of an input that comes from a device: whether its next segment is there.
+    private func hasNext(_ stream: OutgoingStream) -> Bool {
+        stream.source != .input || hasInput(stream.chunk, stream.nextInOrder)
     }
 
     /// The receiver allows more of a stream.

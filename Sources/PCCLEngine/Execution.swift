@@ -33,7 +33,7 @@ final class Execution: EngineOperation {
     let launch: LaunchNumber
     let descriptor: OperationDescriptor
     let place: Place
-    private let lent: ReduceBuffers
+    let lent: ReduceBuffers
     /// Those lent, but for a one-shot in place.
     private(set) var buffers: ReduceBuffers
     let reducer: Reducer
@@ -61,6 +61,14 @@ final class Execution: EngineOperation {
     let isResumed: Bool
     /// The session knows that the result is whole.
     var isTold = false
+
+    /// Of what comes from a device in pieces, by chunk and segment: what is there. Nil where all of it is.
+    var input: [[Bool]]?
+    /// Segments of it, in the order in which they are needed.
+    private(set) var inputOrder: [DeviceSegment] = []
+    /// Of results on their way to a device: parts of what is received that are not given to it yet.
+    var unreturned: [Range<Int>] = []
+    let devicePieceBytes: Int
 
     private var originals: [(offset: Int, count: Int, piece: StagedPiece)] = []
     private let pools: Pools
@@ -269,6 +277,7 @@ final class Execution: EngineOperation {
         self.place = place
         self.buffers = buffers
         self.pools = pools
+        devicePieceBytes = configuration.devicePieceBytes
         lent = buffers
         isResumed = resumed != nil
         let reducer = Reducer(
@@ -315,6 +324,13 @@ final class Execution: EngineOperation {
             return
         }
         if let (from, _) = resumed { takeOver(from) }
+        // What is resumed has all of it.
+        if resumed == nil, buffers.device?.sendsFromDevice ?? false {
+            inputOrder = orderOfInput(steps)
+            input = inputOrder.isEmpty ? nil : (0..<chunks.chunkCount).map { chunk in
+                Array(repeating: false, count: segments(chunk).segmentCount)
+            }
+        }
         lay(steps)
     }
 
@@ -329,7 +345,8 @@ final class Execution: EngineOperation {
             buffers = ReduceBuffers(send: lent.send, receive: lent.receive - before, feedback: lent.feedback)
         case .allGather:
             buffers = ReduceBuffers(send: lent.send - before, receive: lent.receive)
-            guard !isResumed, !buffers.isInPlace else { return }
+            // From a device it comes there piece by piece.
+            guard !isResumed, !buffers.isInPlace, lent.device == nil else { return }
             (lent.receive + before).copyMemory(from: lent.send, byteCount: blockBytes)
         }
     }
@@ -383,12 +400,12 @@ final class Execution: EngineOperation {
         return true
     }
 
+    func segments(_ chunk: Int) -> SegmentLayout {
+        SegmentLayout(elementCount: chunks.elements(ofChunk: chunk).count, elementsPerSegment: elementsPerSegment)
+    }
+
     /// Turns the schedule into streams.
     private func lay(_ steps: [Step]) {
-        func segments(_ chunk: Int) -> SegmentLayout {
-            SegmentLayout(
-                elementCount: chunks.elements(ofChunk: chunk).count, elementsPerSegment: elementsPerSegment)
-        }
         // What was kept lies in buffers only, and its codes are forgotten.
         func isCoded(_ chunk: Int) -> Bool { coder != nil && keptWorldSizes[chunk] == nil }
         func layout(_ chunk: Int, ofSums: Bool) -> BlockLayout {
@@ -409,7 +426,11 @@ final class Execution: EngineOperation {
             case .sendResult(let chunk, let to):
                 // Results before inputs: see `nextSegment`.
                 var stream = stream(chunk, .result)
-                if isHeld(chunk) { for segment in 0..<stream.segments.segmentCount { stream.offer(segment, nil) } }
+                if isHeld(chunk) {
+                    for segment in 0..<stream.segments.segmentCount where hasInput(chunk, segment) {
+                        stream.offer(segment, nil)
+                    }
+                }
                 outgoing[to].insert(stream, at: 0)
             case .receiveResult(let chunk, let from):
                 let segments = segments(chunk)
@@ -468,7 +489,7 @@ final class Execution: EngineOperation {
 
     // MARK: going on
 
-    private func isHeld(_ chunk: Int) -> Bool { held.indices.contains(chunk) && held[chunk] }
+    func isHeld(_ chunk: Int) -> Bool { held.indices.contains(chunk) && held[chunk] }
 
     /// What of the result lies in the receive buffer for good.
     var final: [ResultPart] {
@@ -480,7 +501,7 @@ final class Execution: EngineOperation {
                 parts.append(ResultPart(elements: elements, worldSize: worldSize))
                 continue
             }
-            let segments = SegmentLayout(elementCount: elements.count, elementsPerSegment: elementsPerSegment)
+            let segments = segments(chunk)
             for segment in 0..<segments.segmentCount {
                 let range = segments.elements(ofSegment: segment)
                 let isFinal =

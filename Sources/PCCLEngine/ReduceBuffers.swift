@@ -1,3 +1,4 @@
+import PCCLBase
 import PCCLCompute
 
 /// The caller's memory, lent to an operation until its outcome is known. In place when both are the same.
@@ -20,11 +21,22 @@ package struct ReduceBuffers: @unchecked Sendable {
     }
     var isInPlace: Bool { send == UnsafeRawPointer(receive) }
 
-    /// What stands for them on the host. Blocks, if they are a device's, until the input is there.
-    func onHost() throws(DeviceError) -> ReduceBuffers {
+    /// What stands for them on the host; that knows of a device if it is copied in pieces.
+    func onHost(_ descriptor: OperationDescriptor, pieceBytes: Int) throws(DeviceError) -> ReduceBuffers {
         guard let device else { return self }
-        let staged = try device.useHost()
-        return ReduceBuffers(send: staged.send, receive: staged.receive, feedback: feedback)
+        let staged = try device.useHost(.of(descriptor, pieceBytes: pieceBytes))
+        return ReduceBuffers(
+            send: staged.send, receive: staged.receive, feedback: feedback, device: staged.isInPieces ? device : nil)
+    }
+}
+
+extension DeviceBuffers.Staging {
+    /// With two pieces there is something to do at the same time.
+    package static func of(_ descriptor: OperationDescriptor, pieceBytes: Int) -> DeviceBuffers.Staging {
+        guard descriptor.byteCount >= 2 * UInt64(pieceBytes) else { return .whole }
+        // The device keeps what a reduction in place was given until pieces of its result come there, and the host keeps it
+        // for longer. Other collectives overwrite nothing that is still wanted.
+        return .pieces(apart: descriptor.collective.isReduction)
     }
 }
 

@@ -22,6 +22,8 @@ package struct Environment: Sendable {
     package var deviceWindowBytes: Int?
     /// `PCCL_DEVICE_ROUND`: how much of a buffer they go through at once, in KiB. All of them must agree.
     package var deviceRoundBytes: Int?
+    /// `PCCL_DEVICE_PIECE`: how much of a buffer is copied between a device and the host at once, in KiB.
+    package var devicePieceBytes: Int?
 
     /// `PCCL_STATE_HASH`: xxh3 or sha256. All peers of a group must agree.
     package var stateHash = HashFunction.xxh3
@@ -101,13 +103,14 @@ package struct Environment: Sendable {
                 onProblem("PCCL_DEVICE_WINDOW=\(text) is not a number of MiB; what is usual is taken")
             }
         }
-        if let text = environment("PCCL_DEVICE_ROUND") {
-            if let kibibytes = Int(text), (1...(1 << 20)).contains(kibibytes) {
-                deviceRoundBytes = kibibytes << 10
-            } else {
-                onProblem("PCCL_DEVICE_ROUND=\(text) is not a number of KiB from 1 on; what is usual is taken")
-            }
+        func kibibytes(_ name: String) -> Int? {
+            guard let text = environment(name) else { return nil }
+            if let count = Int(text), (1...(1 << 20)).contains(count) { return count << 10 }
+            onProblem("\(name)=\(text) is not a number of KiB from 1 on; what is usual is taken")
+            return nil
         }
+        deviceRoundBytes = kibibytes("PCCL_DEVICE_ROUND")
+        devicePieceBytes = kibibytes("PCCL_DEVICE_PIECE")
         if let text = environment("PCCL_STATE_HASH") {
             switch text {
             case "xxh3": stateHash = .xxh3

@@ -1,4 +1,5 @@
 import PCCLBase
+import PCCLCompute
 import PCCLEngine
 import PCCLMembership
 import PCCLTransport
@@ -23,6 +24,7 @@ package final class PeerSession: @unchecked Sendable {
         package var deviceWindowBytes: Int?
         /// Of a buffer, gone through there at once; nil: what is usual.
         package var deviceRoundBytes: Int?
+        package var devicePieceBytes: Int?
         /// Where other peers are to dial first; port 0 stands for the one that is listened at.
         package var advertised: [SocketAddress] = []
         /// Nil: all, after the address that the master sees.
@@ -61,6 +63,7 @@ package final class PeerSession: @unchecked Sendable {
 
     private let loop: EventLoop
     private let configuration: Configuration
+    private let sizes: EngineConfiguration
     private let view = Guarded<(current: ViewSnapshot?, departure: String?)>((nil, nil))
     private let isClosed = Guarded(false)
     private let engineWindowRoom = Guarded<Guarded<WindowRoom?>?>(nil)
@@ -90,6 +93,11 @@ package final class PeerSession: @unchecked Sendable {
     /// Starts the loop's thread and opens the port for other peers.
     package init(_ configuration: Configuration) throws(SystemError) {
         self.configuration = configuration
+        var sizes = EngineConfiguration()
+        if let bytes = configuration.deviceWindowBytes { sizes.windows.windowBytes = bytes }
+        if let bytes = configuration.deviceRoundBytes { sizes.windows.roundBytes = bytes }
+        if let bytes = configuration.devicePieceBytes { sizes.devicePieceBytes = bytes }
+        self.sizes = sizes
         loop = try EventLoop(name: "pccl-peer")
         let opened = Completion<Result<Void, SystemError>>()
         loop.submit { [self] in opened.set(open()) }
@@ -107,12 +115,15 @@ package final class PeerSession: @unchecked Sendable {
     /// Why this peer is no longer a member, if it was declared lost or lost its master and a member.
     package var departure: String? { view.withLock { $0.departure } }
 
-    /// Whether this operation needs none of the host's memory, as far as is known now.
-    package func staysOnDevice(_ descriptor: OperationDescriptor, _ buffers: ReduceBuffers) -> Bool {
-        guard let view = currentView, let room = engineWindowRoom.withLock({ $0 })?.withLock({ $0 }) else {
-            return false
+    /// If an operation on these buffers of a device goes through the host, as far as is known now: does what has to be done
+    /// before it begins, here and not on the thread that others wait for.
+    package func stage(_ descriptor: OperationDescriptor, _ buffers: ReduceBuffers) throws(DeviceError) {
+        if let view = currentView, let room = engineWindowRoom.withLock({ $0 })?.withLock({ $0 }),
+            room.suits(descriptor, buffers, rank: view.rank, worldSize: view.worldSize)
+        {
+            return
         }
-        return room.suits(descriptor, buffers, rank: view.rank, worldSize: view.worldSize)
+        try buffers.device?.stage(.of(descriptor, pieceBytes: sizes.devicePieceBytes))
     }
 
     /// `state`: the tensors of `synchronizeState`, lent until the completion is set.
@@ -160,9 +171,6 @@ package final class PeerSession: @unchecked Sendable {
     // MARK: - on the loop's thread
 
     private func open() -> Result<Void, SystemError> {
-        var sizes = EngineConfiguration()
-        if let bytes = configuration.deviceWindowBytes { sizes.windows.windowBytes = bytes }
-        if let bytes = configuration.deviceRoundBytes { sizes.windows.roundBytes = bytes }
         let engine = Engine(loop, configuration: sizes, delegate: self)
         let mesh = Mesh(
             loop, stripes: configuration.stripesPerLink, timeouts: configuration.timeouts,

@@ -13,6 +13,8 @@ static void (*deviceWrite)(void *, const void *, size_t);
 static void (*deviceRead)(void *, const void *, size_t);
 static void (*deviceFail)(const char *, int, int);
 static void (*deviceRecover)(void);
+static void (*deviceHold)(const char *, int);
+static void (*deviceLetGo)(void);
 static int (*deviceCalls)(const char *);
 
 static inline void *findInDriver(void *library, const char *name) {
@@ -36,6 +38,8 @@ static inline void findDriver(const char *path) {
     FIND(deviceRead, "fake_cuda_read");
     FIND(deviceFail, "fake_cuda_fail");
     FIND(deviceRecover, "fake_cuda_recover");
+    FIND(deviceHold, "fake_cuda_hold");
+    FIND(deviceLetGo, "fake_cuda_let_go");
     FIND(deviceCalls, "fake_cuda_calls");
 }
 

@@ -6,7 +6,8 @@
 // that file has is taken from it instead. FAKE_CUDA_NO_KERNELS=1: no module is loaded, as on a device that is too old.
 // FAKE_CUDA_VERBOSE=1: says why a module was not loaded, or what a kernel did wrong. FAKE_CUDA_DELAY=n: a copy or a
 // kernel begins so many microseconds after what was before it, 300 if it is not set; FAKE_CUDA_JITTER=n: and up to so
-// many more, at random. FAKE_CUDA_FAIL=function:n:code: as fake_cuda_fail. FAKE_CUDA_KILL=function:n: the process is
+// many more, at random; FAKE_CUDA_RATE=n: one between the device and the host takes a microsecond for each n bytes
+// besides, which are so many MB/s. FAKE_CUDA_FAIL=function:n:code: as fake_cuda_fail. FAKE_CUDA_KILL=function:n: the process is
 // killed at the n-th call. FAKE_CUDA_NO_PEER_ACCESS=1: nobody may use what another process exported.
 #define _GNU_SOURCE
 #include "fake_cuda.h"
@@ -71,7 +72,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block blocks[BLOCKS];
 static struct {
     const char *name;
-    int calls, fails_at, code, kills_at;
+    int calls, fails_at, code, kills_at, holds_at;
 } functions[FUNCTIONS];
 static size_t created_bytes;
 static int lost_with;
@@ -218,6 +219,42 @@ void fake_cuda_fail(const char *function, int n, int code) {
     pthread_mutex_unlock(&lock);
 }
 
+static bool is_holding;
+static void wake_streams(void);
+
+void fake_cuda_hold(const char *function, int n) {
+    pthread_mutex_lock(&lock);
+    int i = index_of(function);
+    functions[i].holds_at = functions[i].calls + n;
+    is_holding = true;
+    pthread_mutex_unlock(&lock);
+}
+
+void fake_cuda_let_go(void) {
+    pthread_mutex_lock(&lock);
+    is_holding = false;
+    for (int i = 0; i < FUNCTIONS; i++)
+        functions[i].holds_at = 0;
+    pthread_mutex_unlock(&lock);
+    wake_streams();
+}
+
+// Asked within the call itself, by the thread that has made it.
+static bool is_held(const char *function) {
+    pthread_mutex_lock(&lock);
+    int i = index_of(function);
+    bool held = is_holding && functions[i].holds_at > 0 && functions[i].calls >= functions[i].holds_at;
+    pthread_mutex_unlock(&lock);
+    return held;
+}
+
+static bool holds(void) {
+    pthread_mutex_lock(&lock);
+    bool held = is_holding;
+    pthread_mutex_unlock(&lock);
+    return held;
+}
+
 void fake_cuda_recover(void) { lost_with = SUCCESS; }
 
 int fake_cuda_calls(const char *function) {
@@ -237,6 +274,8 @@ typedef struct task {
     const ptx_kernel *kernel;
     unsigned teams, threads;
     uint8_t *parameters;
+    bool is_held;
+    bool crosses; // The bus between the host and the device.
     struct task *next;
 } task;
 
@@ -249,6 +288,12 @@ typedef struct stream {
 static pthread_mutex_t stream_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t stream_moved = PTHREAD_COND_INITIALIZER;
 static stream streams[STREAMS] = {{.is_made = true}};
+
+static void wake_streams(void) {
+    pthread_mutex_lock(&stream_lock);
+    pthread_cond_broadcast(&stream_moved);
+    pthread_mutex_unlock(&stream_lock);
+}
 
 // Null if it is none, as a test's own are.
 static stream *stream_of(void *handle) {
@@ -288,16 +333,21 @@ static void *run_stream(void *of) {
     stream *on = of;
     // Long enough for a caller that does not wait to be found out.
     const long least = microseconds("FAKE_CUDA_DELAY", 300), jitter = microseconds("FAKE_CUDA_JITTER", 0);
+    const long rate = microseconds("FAKE_CUDA_RATE", 0);
     unsigned random = (unsigned)getpid() ^ (unsigned)(uintptr_t)of;
     pthread_mutex_lock(&stream_lock);
     for (;;) {
         while (!on->first)
             pthread_cond_wait(&stream_moved, &stream_lock);
         task *next = on->first;
+        while (next->is_held && holds())
+            pthread_cond_wait(&stream_moved, &stream_lock);
         pthread_mutex_unlock(&stream_lock);
-        const long delay = least + (jitter > 0 ? rand_r(&random) % jitter : 0);
+        long delay = least + (jitter > 0 ? rand_r(&random) % jitter : 0);
+        if (rate > 0 && next->crosses)
+            delay += (long)next->bytes / rate;
         if (delay > 0)
-            nanosleep(&(struct timespec){0, delay * 1000}, NULL);
+            nanosleep(&(struct timespec){delay / 1000000, delay % 1000000 * 1000}, NULL);
         if (next->kernel)
             run_kernel(next);
         else
@@ -457,16 +507,20 @@ int cuMemFree_v2(uint64_t memory) {
     return SUCCESS;
 }
 
+static task copy_over_bus(void *to, const void *from, size_t bytes, bool held) {
+    return (task){.to = to, .from = from, .bytes = bytes, .is_held = held, .crosses = true};
+}
+
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *on) {
     ENTER_WITH_CONTEXT;
     const uint8_t *source = host_side((const void *)(uintptr_t)from, bytes, READ);
-    return source ? push(on, (task){.to = to, .from = source, .bytes = bytes}) : ILLEGAL_ADDRESS;
+    return source ? push(on, copy_over_bus(to, source, bytes, is_held(__func__))) : ILLEGAL_ADDRESS;
 }
 
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *on) {
     ENTER_WITH_CONTEXT;
     uint8_t *target = host_side((const void *)(uintptr_t)to, bytes, READ_WRITE);
-    return target ? push(on, (task){.to = target, .from = from, .bytes = bytes}) : ILLEGAL_ADDRESS;
+    return target ? push(on, copy_over_bus(target, from, bytes, is_held(__func__))) : ILLEGAL_ADDRESS;
 }
 
 int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *on) {

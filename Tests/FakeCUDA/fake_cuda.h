@@ -14,6 +14,9 @@ void fake_cuda_read(void *to, const void *from, size_t bytes);
 // The n-th call from now on of this function of the driver returns `code`; those from 700 on stay: the context is lost.
 void fake_cuda_fail(const char *function, int n, int code);
 void fake_cuda_recover(void);
+// The n-th copy from now on that this function asks for, and those behind it in its stream, wait until they are let go.
+void fake_cuda_hold(const char *function, int n);
+void fake_cuda_let_go(void);
 // So many calls of this function so far.
 int fake_cuda_calls(const char *function);
 

@@ -4,25 +4,55 @@ import Synchronization
 /// Buffers of an operation of which one at least is memory of a device.
 ///
 /// An operation between peers that share a device's memory works on them where they lie (`useDevice`). Any other works on
-/// memory of the host that stands for them (`useHost`): what is sent comes before the operation begins, what is received goes
-/// back only if it succeeds, so that the device's memory is as it was until then. Buffers that overlap, as those of an
-/// operation in place do, stand in the same relation there.
+/// memory of the host that stands for them (`useHost`).
+///
+/// Small ones are copied as a whole: what is sent before the operation begins, what is received when it has succeeded, so that
+/// the device's memory is as it was until then. Buffers that overlap, as those of an operation in place do, stand in the same
+/// relation there. Of large ones the operation asks for the pieces of what it sends (`fetch`), and gives back pieces of the
+/// result as they become final (`giveBack`), while others are on the network; after a failure `settle` undoes what the
+/// latter have overwritten.
 package final class DeviceBuffers: Sendable {
     private struct Buffer: @unchecked Sendable {
         var pointer: UnsafeMutableRawPointer
         var count: Int
         /// Nil: it is memory of the host.
         var location: DeviceLocation?
-        var range: Range<UInt> { UInt(bitPattern: pointer)..<UInt(bitPattern: pointer) + UInt(count) }
+        var address: UInt { UInt(bitPattern: pointer) }
+        var range: Range<UInt> { address..<address + UInt(count) }
     }
     private let send: Buffer
     private let receive: Buffer
+
+    /// How the host's memory stands for the device's.
+    package enum Staging: Sendable {
+        case whole
+        /// `apart`: what is received does not take the place of what is sent, although it may on the device.
+        case pieces(apart: Bool)
+    }
 
     /// What stands for them on the host.
     package struct Staged: @unchecked Sendable {
         package fileprivate(set) var send: UnsafeRawPointer
         package fileprivate(set) var receive: UnsafeMutableRawPointer
+        /// The input is there only as far as it was fetched.
+        package var isInPieces: Bool { pieces != nil }
+        fileprivate var pieces: Pieces?
         fileprivate var memory: [PinnedMemory] = []
+    }
+
+    /// What is copied of them while the operation goes on.
+    fileprivate final class Pieces: Sendable {
+        struct Return {
+            /// Of the result, on the device already or on the way there: in bytes, in no order.
+            var parts: [Range<Int>] = []
+            /// Of those on the way.
+            var failure: DeviceError?
+        }
+        let returned = Mutex(Return())
+        /// Parts of what is sent that were asked for and are not there.
+        let fetchesUnderWay = Atomic(0)
+        /// Nothing is copied any more of what was asked for.
+        let isOver = Atomic(false)
     }
     private struct State {
         var staged: Staged?
@@ -83,28 +113,35 @@ package final class DeviceBuffers: Sendable {
     /// From now on the operation works on the device.
     package func useDevice() { state.withLock { $0.usesHost = false } }
 
-    /// From now on the operation works on this. Blocks until the input is there, unless `stage` was called before.
-    package func useHost() throws(DeviceError) -> Staged {
-        let staged = try stage()
+    /// From now on the operation works on this. Blocks, unless `stage` was called before, until the input is there, or there is
+    /// room for its pieces.
+    package func useHost(_ staging: Staging) throws(DeviceError) -> Staged {
+        let staged = try stage(staging)
         state.withLock { $0.usesHost = true }
         return staged
     }
 
-    /// Blocks until the input is on the host, in case that is where the operation goes. Once.
+    /// Does what `useHost` would wait for, in case that is where the operation goes. Once; who comes later gets the same.
     @discardableResult
-    package func stage() throws(DeviceError) -> Staged {
+    package func stage(_ staging: Staging) throws(DeviceError) -> Staged {
         let result: Result<Staged, DeviceError> = state.withLock { state in
             if let staged = state.staged { return .success(staged) }
-            let result = Result { () throws(DeviceError) in try makeStaged() }
+            let result = Result { () throws(DeviceError) in
+                switch staging {
+                case .whole: try makeStaged()
+                case .pieces(let apart): try makeRoom(apart: apart)
+                }
+            }
             if case .success(let staged) = result { state.staged = staged }
             return result
         }
         return try result.get()
     }
 
-    private func makeStaged() throws(DeviceError) -> Staged {
+    /// Without what is sent.
+    private func makeMemory(apart: Bool) throws(DeviceError) -> Staged {
         var staged = Staged(send: UnsafeRawPointer(send.pointer), receive: receive.pointer)
-        if let source = send.location, receive.location != nil, send.range.overlaps(receive.range) {
+        if !apart, let source = send.location, receive.location != nil, send.range.overlaps(receive.range) {
             let start = min(send.range.lowerBound, receive.range.lowerBound)
             let end = max(send.range.upperBound, receive.range.upperBound)
             let whole = try PinnedMemory(count: Int(end - start), near: source)
@@ -123,13 +160,17 @@ package final class DeviceBuffers: Sendable {
                 staged.receive = memory.start
             }
         }
+        return staged
+    }
+
+    private func makeStaged() throws(DeviceError) -> Staged {
+        let staged = try makeMemory(apart: false)
         guard let source = send.location else { return staged }
         do throws(DeviceError) {
             // On a stream of its own: it waits for nothing that the caller has put on its streams since.
             try DeviceQueue.of(source).read(
                 UnsafeMutableRawPointer(mutating: staged.send), from: send.pointer, send.count)
         } catch {
-            // The copy may be under way still, and come to memory that somebody else has by then.
             staged.abandon()
             throw error
         }
@@ -145,13 +186,10 @@ package final class DeviceBuffers: Sendable {
         let outcome: Result<Void, DeviceError> = outcome.withLock { known in
             if let known { return known }
             let outcome = Result { () throws(DeviceError) in
-                try goal.inContext { () throws(DeviceError) in
-                    let to = pccl_cuda_pointer(receive.range.lowerBound)
-                    try DeviceDriver.check(
-                        pccl_cuda_copy_to_device(to, staged.receive, receive.count, nil), "cuMemcpyHtoDAsync",
-                        device: goal.device)
-                    try DeviceDriver.check(
-                        pccl_cuda_stream_synchronize(nil), "cuStreamSynchronize", device: goal.device)
+                if let pieces = staged.pieces {
+                    try bringRest(staged, pieces, to: goal)
+                } else {
+                    try DeviceQueue.of(goal).write(receive.pointer, from: staged.receive, receive.count)
                 }
             }
             if case .failure = outcome { staged.abandon() }
@@ -160,8 +198,177 @@ package final class DeviceBuffers: Sendable {
         }
         try outcome.get()
     }
+
+    // MARK: in pieces
+
+    private func makeRoom(apart: Bool) throws(DeviceError) -> Staged {
+        // Their threads are there before an operation depends on them.
+        for location in [send.location, receive.location] { if let location { _ = try DevicePassage.of(location) } }
+        var staged = try makeMemory(apart: apart)
+        staged.pieces = Pieces()
+        return staged
+    }
+
+    package var sendsFromDevice: Bool { send.location != nil }
+    package var receivesOnDevice: Bool { receive.location != nil }
+
+    private var inPieces: (staged: Staged, pieces: Pieces)? {
+        guard let staged = state.withLock({ $0.staged }), let pieces = staged.pieces else { return nil }
+        return (staged, pieces)
+    }
+
+    /// Has these parts of what is sent, in bytes from its start, copied to the host. `end` is called on another thread.
+    package func fetch(_ parts: [Range<Int>], then end: @escaping DeviceWorker.End) {
+        guard let source = send.location, let (staged, pieces) = inPieces else { return end(.success(())) }
+        do throws(DeviceError) {
+            let passage = try DevicePassage.of(source)
+            pieces.fetchesUnderWay.add(1, ordering: .relaxed)
+            passage.outward.submit(fetching(parts, staged, pieces)) { result in
+                pieces.fetchesUnderWay.subtract(1, ordering: .releasing)
+                end(result)
+            }
+        } catch {
+            end(.failure(error))
+        }
+    }
+
+    /// The same, and blocks until they are there, and what was asked for before.
+    package func fetchNow(_ parts: [Range<Int>]) throws(DeviceError) {
+        guard let source = send.location, let (staged, pieces) = inPieces else { return }
+        try DevicePassage.of(source).outward.perform(fetching(parts, staged, pieces))
+    }
+
+    private func fetching(_ parts: [Range<Int>], _ staged: Staged, _ pieces: Pieces) -> DeviceWorker.Work {
+        { [send] (stream) throws(DeviceError) in
+            guard !pieces.isOver.load(ordering: .relaxed) else { return }
+            try staged.holding(stream) { (stream) throws(DeviceError) in
+                let to = UnsafeMutableRawPointer(mutating: staged.send)
+                for part in parts {
+                    try stream.read(to + part.lowerBound, from: send.address + UInt(part.lowerBound), part.count)
+                }
+            }
+        }
+    }
+
+    /// These parts of what is received, in bytes from its start, are final on the host: has them copied to the device. What
+    /// becomes of it `bringBack` says.
+    package func giveBack(_ parts: [Range<Int>]) {
+        guard let goal = receive.location, let (staged, pieces) = inPieces else { return }
+        pieces.returned.withLock { $0.parts += parts }
+        do throws(DeviceError) {
+            try DevicePassage.of(goal).inward.submit(returning(parts, staged, pieces)) { result in
+                if case .failure(let error) = result { pieces.returned.withLock { $0.failure = $0.failure ?? error } }
+            }
+        } catch {
+            pieces.returned.withLock { $0.failure = $0.failure ?? error }
+        }
+    }
+
+    private func returning(_ parts: [Range<Int>], _ staged: Staged, _ pieces: Pieces) -> DeviceWorker.Work {
+        { [receive] (stream) throws(DeviceError) in
+            guard !pieces.isOver.load(ordering: .relaxed) else { return }
+            try staged.holding(stream) { (stream) throws(DeviceError) in
+                for part in parts {
+                    try stream.write(
+                        receive.address + UInt(part.lowerBound), from: staged.receive + part.lowerBound, part.count)
+                }
+            }
+        }
+    }
+
+    /// These parts of the result are on the device already, since they are what was sent from there.
+    package func noteInPlace(_ parts: [Range<Int>]) { inPieces?.pieces.returned.withLock { $0.parts += parts } }
+
+    /// Whether what is sent from the one place is received at the other.
+    package func isInPlace(sendOffset: Int, receiveOffset: Int) -> Bool {
+        send.pointer + sendOffset == receive.pointer + receiveOffset
+    }
+
+    private func bringRest(_ staged: Staged, _ pieces: Pieces, to goal: DeviceLocation) throws(DeviceError) {
+        let rest = pieces.returned.withLock { Range.gaps(in: 0..<receive.count, without: $0.parts) }
+        // Behind all that is on the way.
+        try DevicePassage.of(goal).inward.perform(returning(rest, staged, pieces))
+        if let failure = pieces.returned.withLock({ $0.failure }) { throw failure }
+    }
+
+    /// The operation goes on from what it has on the host: what was given back is not final any more. Blocks until nothing is
+    /// on the way.
+    package func beginAgain() {
+        guard let (_, pieces) = inPieces else { return }
+        drain(receive.location) { $0.inward }
+        pieces.returned.withLock { $0.parts = [] }
+    }
+
+    /// The caller's memory is the caller's again, but for `bringBack`, when this returns, and what was sent whole unless the
+    /// operation succeeded. Throws if it is not. What did not succeed may be begun anew.
+    package func settle(succeeded: Bool) throws(DeviceError) {
+        guard let (staged, pieces) = inPieces else { return }
+        if succeeded {
+            // What nobody has waited for.
+            if pieces.fetchesUnderWay.load(ordering: .acquiring) > 0 { drain(send.location) { $0.outward } }
+            return
+        }
+        pieces.isOver.store(true, ordering: .relaxed)
+        drain(send.location) { $0.outward }
+        drain(receive.location) { $0.inward }
+        state.withLock { $0.staged = nil }
+        guard let goal = receive.location, send.location != nil else { return }
+        let lost = pieces.returned.withLock { $0.parts }
+            .map { receive.address + UInt($0.lowerBound)..<receive.address + UInt($0.upperBound) }
+            .map { $0.clamped(to: send.range) }
+            .filter { !$0.isEmpty }
+        guard !lost.isEmpty else { return }
+        try DevicePassage.of(goal).inward.perform { [send] (stream) throws(DeviceError) in
+            try staged.holding(stream) { (stream) throws(DeviceError) in
+                for part in lost {
+                    let from = staged.send + Int(part.lowerBound - send.address)
+                    try stream.write(part.lowerBound, from: from, part.count)
+                }
+            }
+        }
+    }
+
+    /// Nobody wants the result. Blocks until nothing is on the way to the device.
+    package func forgetResult() {
+        guard let (_, pieces) = inPieces else { return }
+        pieces.isOver.store(true, ordering: .relaxed)
+        drain(receive.location) { $0.inward }
+    }
+
+    private func drain(_ location: DeviceLocation?, _ worker: (DevicePassage) -> DeviceWorker) {
+        guard let location, let passage = try? DevicePassage.of(location) else { return }
+        worker(passage).drain()
+    }
 }
 
 extension DeviceBuffers.Staged {
+    /// After an error copies may be under way still, and come from or to memory that somebody else has by then.
     fileprivate func abandon() { for memory in memory { memory.abandon() } }
+
+    /// Has a stream copy from or to it, and waits.
+    fileprivate func holding(
+        _ stream: borrowing DeviceStream, _ body: (borrowing DeviceStream) throws(DeviceError) -> Void
+    ) throws(DeviceError) {
+        do throws(DeviceError) {
+            try body(stream)
+            try stream.finish()
+        } catch {
+            abandon()
+            throw error
+        }
+    }
+}
+
+extension Range<Int> {
+    /// What of the whole is in none of the parts.
+    fileprivate static func gaps(in whole: Range<Int>, without parts: [Range<Int>]) -> [Range<Int>] {
+        var gaps: [Range<Int>] = []
+        var start = whole.lowerBound
+        for part in parts.sorted(by: { $0.lowerBound < $1.lowerBound }) {
+            if part.lowerBound > start { gaps.append(start..<part.lowerBound) }
+            start = Swift.max(start, part.upperBound)
+        }
+        if start < whole.upperBound { gaps.append(start..<whole.upperBound) }
+        return gaps
+    }
 }

@@ -82,6 +82,16 @@ package struct DeviceStream: ~Copyable {
             "cuMemcpyDtoDAsync")
     }
 
+    /// To memory of the host.
+    package func read(_ to: UnsafeMutableRawPointer, from: UInt, _ count: Int) throws(DeviceError) {
+        try check(pccl_cuda_copy_to_host(to, pccl_cuda_pointer(from), count, stream), "cuMemcpyDtoHAsync")
+    }
+
+    /// From memory of the host.
+    package func write(_ to: UInt, from: UnsafeRawPointer, _ count: Int) throws(DeviceError) {
+        try check(pccl_cuda_copy_to_device(pccl_cuda_pointer(to), from, count, stream), "cuMemcpyHtoDAsync")
+    }
+
     /// `to`, on the device, gets the reduction of `count` elements of each input, in their order. `table`, on the device too,
     /// has room for their addresses. Blocks until it is done.
     package func reduce(
@@ -108,7 +118,8 @@ package struct DeviceStream: ~Copyable {
         withExtendedLifetime(addresses) {}
     }
 
-    fileprivate func finish() throws(DeviceError) {
+    /// Blocks until all that was asked for is done.
+    func finish() throws(DeviceError) {
         try check(pccl_cuda_stream_synchronize(stream), "cuStreamSynchronize")
     }
 }

@@ -1,0 +1,238 @@
+// Large buffers of a device in three peers that share none of its memory, with the driver that stands in for a real
+// one: they go through the host in pieces, of which some are copied while others are on the network; results are what
+// the host's would be, bit for bit, and inputs whole after a failure.
+//
+// pieces LIBCUDA
+#define _GNU_SOURCE
+#include "device_peers.h"
+
+#include <time.h>
+
+// Several segments for each of three chunks, and something.
+enum { COUNT = (4 << 18) + 4321 };
+
+static const char read_call[] = "cuMemcpyDtoHAsync_v2", write_call[] = "cuMemcpyHtoDAsync_v2";
+
+typedef struct Peer {
+    int index;
+    uint16_t port;
+} Peer;
+
+static float valueOf(int index, size_t i) { return (float)(1 << index) * (float)(1 + i % 1009); }
+
+static void fill(const Peer *peer, Buffers *b) {
+    float *values = (float *)b->host;
+    for (size_t i = 0; i < COUNT; i++)
+        values[i] = valueOf(peer->index, i);
+    deviceWrite(b->device, b->host, COUNT * sizeof(float));
+}
+
+// Whose values are summed: a bit for each peer.
+static void checkSum(const float *got, int members) {
+    for (size_t i = 0; i < COUNT; i++)
+        if (got[i] != (float)members * (float)(1 + i % 1009))
+            FAIL("element %zu is %g times what it is for one, not %d", i, got[i] / (float)(1 + i % 1009), members);
+}
+
+static bool isInput(const Buffers *b) {
+    deviceRead(b->got, b->device, COUNT * sizeof(float));
+    return memcmp(b->got, b->host, COUNT * sizeof(float)) == 0;
+}
+
+static void checkResults(const Peer *peer, const pcclComm_t *communicator, Buffers *b) {
+    testing_phase = "reductions of several sizes";
+    const size_t counts[] = {1 << 16, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, 3 << 16, 3 << 18, COUNT};
+    for (int c = 0; c < 7; c++)
+        checkReduction(peer->index, communicator, b, pcclFloat, pcclSum, counts[c], 0);
+    checkReduction(peer->index, communicator, b, pcclUint8, pcclMax, COUNT, 3);
+    checkReduction(peer->index, communicator, b, pcclBFloat16, pcclAvg, COUNT, 2);
+    checkReduction(peer->index, communicator, b, pcclDouble, pcclProd, COUNT / 2, 8);
+
+    testing_phase = "codecs";
+    const pcclCodec_t codecs[] = {pcclCodecMinMax8, pcclCodecE3M0, pcclCodecBFloat16};
+    pcclReduceDescriptor_t descriptor = reduction(6, COUNT, pcclFloat, pcclAvg);
+    for (int c = 0; c < 6; c++) {
+        pcclReduceOptions_t options = {0};
+        options.struct_size = sizeof(options);
+        options.codec = codecs[c % 3];
+        options.error_feedback = c >= 3;
+        fill(peer, b);
+        // What was lost in the operation before is added in the next, so tags are of one kind of buffer.
+        descriptor.tag = 6;
+        EXPECT(pcclSuccess, pcclAllReduceWithOptions(b->host, b->expected, &descriptor, communicator, &options, NULL,
+                                                     NULL, 0, NULL));
+        descriptor.tag = 7;
+        EXPECT(pcclSuccess, pcclAllReduceWithOptions(b->device, b->target, &descriptor, communicator, &options, NULL,
+                                                     NULL, 0, NULL));
+        deviceRead(b->got, b->target, COUNT * sizeof(float));
+        checkSame(pcclFloat, b->got, b->expected, COUNT);
+        CHECK(isInput(b));
+    }
+
+    testing_phase = "one buffer of the two, and one peer of the three, on the host";
+    for (int c = 0; c < 3; c++) {
+        descriptor = reduction(8, COUNT, pcclFloat, pcclSum);
+        fill(peer, b);
+        bool isFromHost = peer->index == c, isToHost = peer->index == (c + 1) % 3;
+        EXPECT(pcclSuccess, pcclAllReduce(isFromHost ? b->host : b->device, isToHost ? b->got : b->target, &descriptor,
+                                          communicator, NULL));
+        if (!isToHost)
+            deviceRead(b->got, b->target, COUNT * sizeof(float));
+        checkSum((float *)b->got, 7);
+        CHECK(isInput(b));
+    }
+    checkCollectives(peer->index, communicator, COUNT);
+    checkCollectives(peer->index, communicator, 1 << 18);
+}
+
+// All three begin, and stand still when some of the result is on the device and some of the input has not left it: in
+// place the one has overwritten the other.
+static void beginAndHold(const Peer *peer, const pcclComm_t *communicator, Buffers *b, pcclRedOp_t op,
+                         pcclOnLoss_t policy, pcclAsyncReduceOp_t *handle) {
+    static int reads, writes;
+    pcclReduceDescriptor_t descriptor = reduction(9, COUNT, pcclFloat, op);
+    fill(peer, b);
+    if (waitForAll())
+        reads = deviceCalls(read_call);
+    waitForAll();
+    EXPECT(pcclSuccess, pcclAllReduce(b->device, b->target, &descriptor, communicator, NULL));
+    if (waitForAll()) {
+        // Of as many as before the last four: then most segments are whole at all of them.
+        reads = deviceCalls(read_call) - reads;
+        CHECK(reads > 3 * 4);
+        writes = deviceCalls(write_call);
+        deviceHold(read_call, reads - 4);
+    }
+    waitForAll();
+    EXPECT(pcclSuccess, pcclAllReduceAsyncWithOptions(b->device, b->device, &descriptor, communicator, onLoss(policy),
+                                                      handle));
+    while (deviceCalls(write_call) <= writes)
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+}
+
+static void checkOverlap(const Peer *peer, const pcclComm_t *communicator, Buffers *b) {
+    testing_phase = "copies and network at the same time";
+    pcclAsyncReduceOp_t handle;
+    beginAndHold(peer, communicator, b, pcclSum, pcclOnLossAbort, &handle);
+    if (waitForAll())
+        deviceLetGo();
+    EXPECT(pcclSuccess, pcclAwaitAsyncReduce(&handle, NULL));
+    deviceRead(b->got, b->device, COUNT * sizeof(float));
+    checkSum((float *)b->got, 7);
+}
+
+static void countThem(pcclComm_t *communicator) {
+    while (groupSize(communicator) < PEERS) {
+        bool arePending = false;
+        pcclResult_t result = pcclArePeersPending(communicator, &arePending);
+        CHECK(result == pcclSuccess || result == pcclTooFewPeers);
+        if (arePending)
+            EXPECT(pcclSuccess, pcclUpdateTopology(communicator));
+    }
+}
+
+// The device of one of them fails when some of the result has overwritten some of the input: that one leaves, and comes
+// back.
+static pcclComm_t *checkLoss(const Peer *peer, pcclComm_t *communicator, Buffers *b, pcclRedOp_t op,
+                             pcclOnLoss_t policy) {
+    testing_phase = policy == pcclOnLossAbort ? "a loss undoes what came back" : "a loss, and the others go on";
+    static int lost, failures;
+    pcclAsyncReduceOp_t handle;
+    beginAndHold(peer, communicator, b, op, policy, &handle);
+    if (waitForAll()) {
+        failures = 0;
+        deviceFail(read_call, 2, 2);
+        deviceLetGo();
+    }
+    pcclReduceInfo_t info = {0};
+    pcclReducePart_t parts[64];
+    size_t count = 0;
+    pcclResult_t result = pcclAwaitAsyncReduceParts(&handle, &info, parts, 64, &count);
+    if (result == pcclInternalError) {
+        lost = peer->index;
+        __atomic_add_fetch(&failures, 1, __ATOMIC_SEQ_CST);
+    }
+    waitForAll();
+    CHECK(failures == 1);
+    if (result == pcclInternalError || policy == pcclOnLossAbort) {
+        CHECK(result == pcclInternalError || result == pcclRankConnectionLost);
+        CHECK(isInput(b));
+    } else {
+        CHECK(result == pcclSuccess && info.local_world_size == PEERS - 1);
+        deviceRead(b->got, b->device, COUNT * sizeof(float));
+        const int survivors = 7 & ~(1 << lost), largest = survivors & 4 ? 4 : 2;
+        if (op == pcclSum)
+            checkSum((float *)b->got, survivors);
+        CHECK(count > 0);
+        for (size_t p = 0; op == pcclMax && p < count; p++)
+            for (uint64_t n = 0, i = parts[p].first_element; n < parts[p].element_count; n++, i++)
+                CHECK(((float *)b->got)[i] ==
+                      (parts[p].world_size == PEERS ? 4 : (float)largest) * (float)(1 + i % 1009));
+    }
+    if (result == pcclInternalError) {
+        EXPECT(pcclSuccess, pcclDestroyCommunicator(communicator));
+        communicator = join(peer->port);
+    }
+    countThem(communicator);
+    return communicator;
+}
+
+// A result that does not come to one of the devices: that one is told, the others have it, and all go on.
+static void checkUndelivered(const Peer *peer, const pcclComm_t *communicator, Buffers *b) {
+    testing_phase = "a result that does not come to the device";
+    static int failures;
+    pcclReduceDescriptor_t descriptor = reduction(11, COUNT, pcclFloat, pcclSum);
+    fill(peer, b);
+    if (waitForAll())
+        deviceFail(write_call, 3, 2);
+    waitForAll();
+    pcclResult_t result = pcclAllReduce(b->device, b->target, &descriptor, communicator, NULL);
+    CHECK(isInput(b));
+    deviceRead(b->got, b->target, COUNT * sizeof(float));
+    if (result == pcclSuccess)
+        checkSum((float *)b->got, 7);
+    else
+        __atomic_add_fetch(&failures, 1, __ATOMIC_SEQ_CST);
+    CHECK(result == pcclSuccess || result == pcclInternalError);
+    waitForAll();
+    CHECK(failures == 1);
+}
+
+static void *run(void *argument) {
+    const Peer *peer = argument;
+    pcclComm_t *communicator = join(peer->port);
+    Buffers b = makeBuffers(PEERS * COUNT * sizeof(float));
+    checkResults(peer, communicator, &b);
+    checkOverlap(peer, communicator, &b);
+    communicator = checkLoss(peer, communicator, &b, pcclSum, pcclOnLossAbort);
+    communicator = checkLoss(peer, communicator, &b, pcclSum, pcclOnLossResumeWhole);
+    communicator = checkLoss(peer, communicator, &b, pcclMax, pcclOnLossResume);
+    checkUndelivered(peer, communicator, &b);
+    checkOverlap(peer, communicator, &b);
+    freeBuffers(&b);
+    EXPECT(pcclSuccess, pcclDestroyCommunicator(communicator));
+    return NULL;
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 2);
+    startWatchdog();
+    setenv("PCCL_DEVICE_WINDOW", "0", 1);
+    // Smaller than a segment, so that each is copied by itself.
+    setenv("PCCL_DEVICE_PIECE", "64", 1);
+    findDriver(argv[1]);
+    EXPECT(pcclSuccess, pcclInit());
+    uint16_t port;
+    pcclMasterInstance_t *master = startMaster(&port);
+    pthread_barrier_init(&allPeers, NULL, PEERS);
+    Peer peers[PEERS];
+    pthread_t threads[PEERS];
+    for (int i = 0; i < PEERS; i++) {
+        peers[i] = (Peer){i, port};
+        CHECK(pthread_create(&threads[i], NULL, run, &peers[i]) == 0);
+    }
+    for (int i = 0; i < PEERS; i++)
+        pthread_join(threads[i], NULL);
+    stopMaster(master);
+    return 0;
+}
