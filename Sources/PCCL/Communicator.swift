@@ -150,7 +150,9 @@ public final class Communicator: Sendable {
         guard handle(tag: tag) == nil else {
             throw PCCLError(.invalidArgument, "tag \(tag) was launched and not awaited")
         }
-        let device = try deviceBuffers(descriptor, send: send, receive: receive, stream: stream)
+        // What was lost before is kept on the host.
+        let device = try deviceBuffers(
+            descriptor, send: send, receive: receive, stream: stream, isCodedOnDevice: !hasErrorFeedback)
         let feedback = hasErrorFeedback && descriptor.codec != .none ? try feedback(descriptor, tag: tag) : nil
         let completion = PeerSession.OperationCompletion()
         let handle = OperationHandle(
@@ -173,7 +175,7 @@ public final class Communicator: Sendable {
     /// Nil: all of it is memory of the host.
     private func deviceBuffers(
         _ descriptor: OperationDescriptor, send: UnsafeRawPointer, receive: UnsafeMutableRawPointer,
-        stream: OpaquePointer?
+        stream: OpaquePointer?, isCodedOnDevice: Bool
     ) throws(PCCLError) -> DeviceBuffers? {
         let whole = Int(descriptor.count) * descriptor.type.byteCount
         let block = whole / max(Int(descriptor.worldSize), 1)
@@ -190,7 +192,7 @@ public final class Communicator: Sendable {
             guard let buffers else { return nil }
             // Here, and not later on the thread that others wait for.
             let lent = ReduceBuffers(send: send, receive: receive, device: buffers)
-            try session.stage(descriptor, lent)
+            try session.stage(descriptor, lent, isCodedOnDevice: isCodedOnDevice)
             return buffers
         } catch {
             throw PCCLError(.internalError, error.description)

@@ -25,6 +25,10 @@ package final class Engine {
     let configuration: EngineConfiguration
     weak var delegate: (any EngineDelegate)?
     private let pools: Execution.Pools
+    /// For what a device codes: memory that it copies to and from at full speed.
+    private var poolsOfCodes: Execution.Pools?
+    /// Of operations that a device codes: what the caller has lent.
+    private var lentToDevice: [LaunchNumber: ReduceBuffers] = [:]
 
     private var epoch = Epoch.none
     private(set) var isHalted = true
@@ -217,6 +221,18 @@ package final class Engine {
     func execution(
         _ tag: Tag, _ launch: LaunchNumber, _ descriptor: OperationDescriptor, _ place: Place, _ buffers: ReduceBuffers
     ) -> Execution? {
+        if let coded = buffers.onDevice(descriptor), let coding = coded.coding {
+            lentToDevice[launch] = buffers
+            return Execution(
+                tag: tag, launch: launch, descriptor: descriptor, place: place, buffers: coded,
+                configuration: configuration, pools: poolsOfCodes(near: coding.location))
+        }
+        return executionOnHost(tag, launch, descriptor, place, buffers)
+    }
+
+    func executionOnHost(
+        _ tag: Tag, _ launch: LaunchNumber, _ descriptor: OperationDescriptor, _ place: Place, _ buffers: ReduceBuffers
+    ) -> Execution? {
         do {
             return Execution(
                 tag: tag, launch: launch, descriptor: descriptor, place: place,
@@ -226,6 +242,24 @@ package final class Engine {
             tellCannotGoOn("\(descriptor) with \(tag) cannot go on: \(error); this peer leaves the run")
             return nil
         }
+    }
+
+    /// What a device codes goes on through the host, where its result is kept: the same from the beginning.
+    private func throughHost(_ halted: Execution) -> Execution? {
+        guard halted.lent.coding != nil else { return halted }
+        settle(halted, succeeded: false)
+        guard let buffers = lentToDevice.removeValue(forKey: halted.launch) else { return nil }
+        return executionOnHost(halted.tag, halted.launch, halted.descriptor, halted.place, buffers)
+    }
+
+    private func poolsOfCodes(near location: DeviceLocation) -> Execution.Pools {
+        if let known = poolsOfCodes { return known }
+        let made = Execution.Pools(
+            staging: StagingPool(
+                keptBytesLimit: configuration.keptStagingBytes, memory: .pinned(near: location)),
+            originals: pools.originals)
+        poolsOfCodes = made
+        return made
     }
 
     func begin(_ execution: Execution) {
@@ -256,8 +290,9 @@ package final class Engine {
         _ from: LaunchNumber, as launch: LaunchNumber, descriptor: OperationDescriptor, place: Place,
         _ resumption: Resumption
     ) {
-        guard let halted = executions.removeValue(forKey: from) ?? takeRun(from).flatMap(throughHost) else { return }
-        guard holdsStill(halted) else { return }
+        guard let found = executions.removeValue(forKey: from) ?? takeRun(from).flatMap(throughHost),
+            let halted = throughHost(found), holdsStill(halted)
+        else { return }
         begin(halted.resumed(as: launch, descriptor, place, resumption, configuration))
     }
 
@@ -339,6 +374,7 @@ package final class Engine {
             execution.buffers.feedback?.commit()
         }
         settle(execution, succeeded: succeeded)
+        lentToDevice[launch] = nil
         return execution.traffic
     }
 
@@ -585,6 +621,7 @@ extension Engine: LinkDelegate {
     ) {
         guard let arrival = execution.located(header, from: rank) else { return }
         do {
+            defer { pumpDevice(execution) }
             let progress: FoldProgress
             switch arrival.destination {
             case .gather: progress = try execution.finishGather(arrival)
@@ -631,6 +668,7 @@ extension Engine: LinkDelegate {
                 continue
             }
             if next.isEager { outbound[link.peer]?.eagerBytes += Int(next.header.payloadBytes) }
+            pumpDevice(execution)
             if execution.outgoing[rank].isEmpty { outbound[link.peer]?.queue.removeAll { $0 === execution } }
             var token = 0
             if let piece = next.piece {

@@ -9,13 +9,17 @@ import PCCLSchedule
 /// came. In one-shot every member makes every result, from the same codes, its own included. What nobody else gets, as in a
 /// reduce-scatter, is not coded.
 extension Execution {
-    private var isResultCoded: Bool {
+    var isResultCoded: Bool {
         descriptor.collective == .allReduce && descriptor.algorithm != .oneShot
     }
 
     /// Codes the segment of an input that leaves next. False when there is no memory.
     func code(_ stream: inout OutgoingStream) -> Bool {
         guard let coder, let (segment, elements) = stream.uncoded else { return true }
+        if let codes = coded.take(DeviceSegment(chunk: stream.chunk, segment: segment)) {
+            stream.code(as: codes)
+            return true
+        }
         guard let piece = stagingPiece(byteCount: coder.layout.byteCount(elements.count)) else {
             lacksMemory = true
             return false
@@ -42,6 +46,10 @@ extension Execution {
         guard let coder, let piece = gathers[arrival.chunk]?.arriving.removeValue(forKey: arrival.segment) else {
             return nil
         }
+        guard lent.coding == nil else {
+            coded.decodes.append((DeviceSegment(chunk: arrival.chunk, segment: arrival.segment), piece))
+            return piece
+        }
         coder.decode(piece.base, into: try place(of: arrival), count: arrival.whole.count)
         return piece
     }
@@ -51,6 +59,7 @@ extension Execution {
         _ coder: Coder, _ segment: inout Fold.Segment, _ operands: [Step.Operand], _ target: Step.FoldTarget,
         _ arrival: Arrival, _ progress: inout FoldProgress
     ) throws(Refusal) -> Bool {
+        guard lent.coding == nil else { return try advanceOnDevice(coder, &segment, operands, target, arrival) }
         let count = arrival.whole.count
         let seed = seed(chunk: arrival.chunk, segment: arrival.segment)
         let losses = losses(chunk: arrival.chunk, arrival.whole)
@@ -135,7 +144,7 @@ extension Execution {
         }
     }
 
-    private func staged(_ byteCount: Int) throws(Refusal) -> StagedPiece {
+    func staged(_ byteCount: Int) throws(Refusal) -> StagedPiece {
         guard let piece = stagingPiece(byteCount: byteCount) else { throw .noMemory }
         return piece
     }

@@ -22,7 +22,9 @@ extension Execution {
         for step in steps {
             switch step {
             case .sendInput(let chunk, _): needed.append(chunk)
-            case .fold(let chunk, let operands, _) where operands.contains(.own): needed.append(chunk)
+            // A device that codes folds what it has.
+            case .fold(let chunk, let operands, _) where operands.contains(.own) && lent.coding == nil:
+                needed.append(chunk)
             case .fold, .sendResult, .receiveResult: break
             }
         }
@@ -54,7 +56,7 @@ extension Execution {
         return pieces
     }
 
-    private func elements(_ segment: DeviceSegment) -> Range<Int> {
+    func elements(_ segment: DeviceSegment) -> Range<Int> {
         segments(segment.chunk).elements(ofSegment: segment.segment)
     }
 
@@ -62,6 +64,10 @@ extension Execution {
         let elements = elements(segment)
         let start = buffers.send + offset(chunk: segment.chunk, elements: elements) - lent.send
         return start..<start + elements.count * reducer.elementBytes
+    }
+
+    func resultAddress(_ segment: DeviceSegment) -> UInt {
+        UInt(bitPattern: buffers.receive + offset(chunk: segment.chunk, elements: elements(segment)))
     }
 
     private func receivedPart(_ segment: DeviceSegment) -> Range<Int> {

@@ -119,7 +119,8 @@ extension Execution {
         gathers[arrival.chunk]?.landed[arrival.segment] += arrival.elements.count
         guard gathers[arrival.chunk]?.landed[arrival.segment] == arrival.whole.count else { return progress }
         let piece = try decodeResult(arrival)
-        missingSegments -= 1
+        // A device that decodes says when it has.
+        if lent.coding == nil { missingSegments -= 1 }
         noteFinal(DeviceSegment(chunk: arrival.chunk, segment: arrival.segment))
         returnResults()
         offerResult(arrival.chunk, arrival.segment, piece, &progress)

@@ -69,6 +69,8 @@ final class Execution: EngineOperation {
     /// Of results on their way to a device: parts of what is received that are not given to it yet.
     var unreturned: [Range<Int>] = []
     let devicePieceBytes: Int
+    /// Where the device codes.
+    var coded = CodedOnDevice()
 
     private var originals: [(offset: Int, count: Int, piece: StagedPiece)] = []
     private let pools: Pools
@@ -325,7 +327,7 @@ final class Execution: EngineOperation {
         }
         if let (from, _) = resumed { takeOver(from) }
         // What is resumed has all of it.
-        if resumed == nil, buffers.device?.sendsFromDevice ?? false {
+        if resumed == nil, buffers.coding != nil || buffers.device?.sendsFromDevice ?? false {
             inputOrder = orderOfInput(steps)
             input = inputOrder.isEmpty ? nil : (0..<chunks.chunkCount).map { chunk in
                 Array(repeating: false, count: segments(chunk).segmentCount)
@@ -342,9 +344,9 @@ final class Execution: EngineOperation {
         switch descriptor.collective {
         case .allReduce, .broadcast, .barrier: return
         case .reduceScatter:
-            buffers = ReduceBuffers(send: lent.send, receive: lent.receive - before, feedback: lent.feedback)
+            buffers = lent.moved(receive: -before)
         case .allGather:
-            buffers = ReduceBuffers(send: lent.send - before, receive: lent.receive)
+            buffers = lent.moved(send: -before)
             // From a device it comes there piece by piece.
             guard !isResumed, !buffers.isInPlace, lent.device == nil else { return }
             (lent.receive + before).copyMemory(from: lent.send, byteCount: blockBytes)
@@ -493,6 +495,8 @@ final class Execution: EngineOperation {
 
     /// What of the result lies in the receive buffer for good.
     var final: [ResultPart] {
+        // That lies on the device alone: it begins again.
+        guard buffers.coding == nil else { return [] }
         var parts: [ResultPart] = []
         for chunk in 0..<chunks.chunkCount {
             let elements = chunks.elements(ofChunk: chunk)

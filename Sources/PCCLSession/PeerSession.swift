@@ -117,13 +117,15 @@ package final class PeerSession: @unchecked Sendable {
 
     /// If an operation on these buffers of a device goes through the host, as far as is known now: does what has to be done
     /// before it begins, here and not on the thread that others wait for.
-    package func stage(_ descriptor: OperationDescriptor, _ buffers: ReduceBuffers) throws(DeviceError) {
+    package func stage(
+        _ descriptor: OperationDescriptor, _ buffers: ReduceBuffers, isCodedOnDevice: Bool
+    ) throws(DeviceError) {
         if let view = currentView, let room = engineWindowRoom.withLock({ $0 })?.withLock({ $0 }),
             room.suits(descriptor, buffers, rank: view.rank, worldSize: view.worldSize)
         {
             return
         }
-        try buffers.device?.stage(.of(descriptor, pieceBytes: sizes.devicePieceBytes))
+        try buffers.stage(descriptor, isCodedOnDevice: isCodedOnDevice, sizes)
     }
 
     /// `state`: the tensors of `synchronizeState`, lent until the completion is set.

@@ -16,6 +16,7 @@ static void (*deviceRecover)(void);
 static void (*deviceHold)(const char *, int);
 static void (*deviceLetGo)(void);
 static int (*deviceCalls)(const char *);
+static size_t (*deviceCrossed)(void);
 
 static inline void *findInDriver(void *library, const char *name) {
     void *found = dlsym(library, name);
@@ -41,6 +42,7 @@ static inline void findDriver(const char *path) {
     FIND(deviceHold, "fake_cuda_hold");
     FIND(deviceLetGo, "fake_cuda_let_go");
     FIND(deviceCalls, "fake_cuda_calls");
+    FIND(deviceCrossed, "fake_cuda_crossed");
 }
 
 #endif

@@ -11,6 +11,9 @@
 // Several segments for each of three chunks, and something.
 enum { COUNT = (4 << 18) + 4321 };
 
+// Two pieces and something: kernels are run by an interpreter.
+enum { CODED = 33333 };
+
 static const char read_call[] = "cuMemcpyDtoHAsync_v2", write_call[] = "cuMemcpyHtoDAsync_v2";
 
 typedef struct Peer {
@@ -48,27 +51,7 @@ static void checkResults(const Peer *peer, const pcclComm_t *communicator, Buffe
     checkReduction(peer->index, communicator, b, pcclBFloat16, pcclAvg, COUNT, 2);
     checkReduction(peer->index, communicator, b, pcclDouble, pcclProd, COUNT / 2, 8);
 
-    testing_phase = "codecs";
-    const pcclCodec_t codecs[] = {pcclCodecMinMax8, pcclCodecE3M0, pcclCodecBFloat16};
-    pcclReduceDescriptor_t descriptor = reduction(6, COUNT, pcclFloat, pcclAvg);
-    for (int c = 0; c < 6; c++) {
-        pcclReduceOptions_t options = {0};
-        options.struct_size = sizeof(options);
-        options.codec = codecs[c % 3];
-        options.error_feedback = c >= 3;
-        fill(peer, b);
-        // What was lost in the operation before is added in the next, so tags are of one kind of buffer.
-        descriptor.tag = 6;
-        EXPECT(pcclSuccess, pcclAllReduceWithOptions(b->host, b->expected, &descriptor, communicator, &options, NULL,
-                                                     NULL, 0, NULL));
-        descriptor.tag = 7;
-        EXPECT(pcclSuccess, pcclAllReduceWithOptions(b->device, b->target, &descriptor, communicator, &options, NULL,
-                                                     NULL, 0, NULL));
-        deviceRead(b->got, b->target, COUNT * sizeof(float));
-        checkSame(pcclFloat, b->got, b->expected, COUNT);
-        CHECK(isInput(b));
-    }
-
+    pcclReduceDescriptor_t descriptor;
     testing_phase = "one buffer of the two, and one peer of the three, on the host";
     for (int c = 0; c < 3; c++) {
         descriptor = reduction(8, COUNT, pcclFloat, pcclSum);
@@ -83,6 +66,100 @@ static void checkResults(const Peer *peer, const pcclComm_t *communicator, Buffe
     }
     checkCollectives(peer->index, communicator, COUNT);
     checkCollectives(peer->index, communicator, 1 << 18);
+}
+
+static pcclReduceOptions_t coded(pcclCodec_t codec) {
+    pcclReduceOptions_t options = {0};
+    options.struct_size = sizeof(options);
+    options.codec = codec;
+    return options;
+}
+
+// On the host, on the device into other memory, and there in place: the same.
+static void checkCoded(const Peer *peer, const pcclComm_t *communicator, Buffers *b, size_t count, pcclRedOp_t op,
+                       const pcclReduceOptions_t *options, int onHost) {
+    pcclReduceDescriptor_t descriptor = reduction(6, count, pcclFloat, op);
+    size_t bytes = count * sizeof(float);
+    fill(peer, b);
+    EXPECT(pcclSuccess,
+           pcclAllReduceWithOptions(b->host, b->expected, &descriptor, communicator, options, NULL, NULL, 0, NULL));
+    // What was lost in the operation before is added in the next, so each kind of buffer has its tag.
+    descriptor.tag = 7;
+    if (peer->index == onHost) {
+        EXPECT(pcclSuccess,
+               pcclAllReduceWithOptions(b->host, b->got, &descriptor, communicator, options, NULL, NULL, 0, NULL));
+        CHECK(memcmp(b->got, b->expected, bytes) == 0);
+        return;
+    }
+    void *into = options->error_feedback || onHost < PEERS ? b->target : b->device;
+    EXPECT(pcclSuccess,
+           pcclAllReduceWithOptions(b->device, into, &descriptor, communicator, options, NULL, NULL, 0, NULL));
+    deviceRead(b->got, into, bytes);
+    CHECK(memcmp(b->got, b->expected, bytes) == 0);
+    if (into != b->device)
+        CHECK(isInput(b));
+}
+
+// In one-shot nobody codes what others decode.
+static bool codesOnDevice(void) {
+    return strcmp(getenv("PCCL_ALGORITHM"), "oneshot") != 0 && getenv("FAKE_CUDA_NO_KERNELS") == NULL;
+}
+
+static void checkCodecs(const Peer *peer, const pcclComm_t *communicator, Buffers *b) {
+    testing_phase = "kernels of codecs are loaded";
+    static int launches;
+    if (waitForAll())
+        launches = deviceCalls("cuLaunchKernel");
+    waitForAll();
+    pcclReduceOptions_t options = coded(pcclCodecMinMax8);
+    for (bool isLoaded = !codesOnDevice(); !isLoaded;) {
+        checkCoded(peer, communicator, b, CODED, pcclSum, &options, PEERS);
+        waitForAll();
+        isLoaded = deviceCalls("cuLaunchKernel") > launches;
+        waitForAll();
+    }
+    testing_phase = "codes and no elements cross the bus";
+    size_t crossed = deviceCrossed();
+    waitForAll();
+    pcclReduceDescriptor_t descriptor = reduction(8, CODED, pcclFloat, pcclSum);
+    EXPECT(pcclSuccess, pcclAllReduceWithOptions(b->device, b->device, &descriptor, communicator, &options, NULL, NULL,
+                                                 0, NULL));
+    waitForAll();
+    // Of three peers: each sends and receives two thirds and then the result, a quarter as large as the elements.
+    const size_t elements = PEERS * CODED * sizeof(float);
+    CHECK(codesOnDevice() == (deviceCrossed() - crossed < elements));
+    testing_phase = "codecs";
+    for (int codec = pcclCodecMinMax8; codec <= pcclCodecBFloat16; codec++) {
+        options = coded((pcclCodec_t)codec);
+        if (codec == pcclCodecMinMax32 || codec == pcclCodecZeroPoint32)
+            continue;
+        checkCoded(peer, communicator, b, CODED, codec % 2 ? pcclSum : pcclAvg, &options, PEERS);
+        checkCoded(peer, communicator, b, CODED + codec, codec % 2 ? pcclAvg : pcclSum, &options, codec % 4);
+    }
+    testing_phase = "codecs in a reduce-scatter";
+    for (int codec = pcclCodecE4M3; codec <= pcclCodecFloat16; codec += 2) {
+        options = coded((pcclCodec_t)codec);
+        uint32_t rank = 9;
+        EXPECT(pcclSuccess, pcclGetRank(communicator, &rank, NULL));
+        pcclCollectiveDescriptor_t scatter = collective(9, CODED / 2, pcclFloat);
+        scatter.options = &options;
+        fill(peer, b);
+        size_t bytes = CODED / 2 * sizeof(float);
+        EXPECT(pcclSuccess, pcclReduceScatter(b->host, b->expected, &scatter, communicator, NULL));
+        EXPECT(pcclSuccess, pcclReduceScatter(b->device, b->target, &scatter, communicator, NULL));
+        deviceRead(b->got, b->target, bytes);
+        CHECK(memcmp(b->got, b->expected, bytes) == 0 && isInput(b));
+        EXPECT(pcclSuccess, pcclReduceScatter(b->device, b->device + rank * bytes, &scatter, communicator, NULL));
+        deviceRead(b->got, b->device + rank * bytes, bytes);
+        CHECK(memcmp(b->got, b->expected, bytes) == 0);
+    }
+    testing_phase = "codecs that are the host's";
+    options = coded(pcclCodecInt4);
+    checkCoded(peer, communicator, b, CODED, pcclMax, &options, PEERS);
+    options = coded(pcclCodecInt4);
+    options.error_feedback = 1;
+    for (int turn = 0; turn < 3; turn++)
+        checkCoded(peer, communicator, b, CODED, pcclSum, &options, PEERS);
 }
 
 // All three begin, and stand still when some of the result is on the device and some of the input has not left it: in
@@ -177,6 +254,52 @@ static pcclComm_t *checkLoss(const Peer *peer, pcclComm_t *communicator, Buffers
     return communicator;
 }
 
+// The device of one of them fails while it codes: that one leaves, and comes back; inputs are whole.
+static pcclComm_t *checkCodingFailure(const Peer *peer, pcclComm_t *communicator, Buffers *b, const char *call, int n,
+                                      pcclOnLoss_t policy) {
+    testing_phase = policy == pcclOnLossAbort ? "a loss among codes" : "a loss among codes, and the others go on";
+    static int lost, failures;
+    pcclReduceDescriptor_t descriptor = reduction(12, CODED, pcclFloat, pcclSum);
+    // Sums of these are the same in 16 bits.
+    float *values = (float *)b->host;
+    for (size_t i = 0; i < CODED; i++)
+        values[i] = (float)(1 << peer->index) * (float)(1 + i % 13);
+    deviceWrite(b->device, b->host, CODED * sizeof(float));
+    pcclReduceOptions_t options = coded(pcclCodecBFloat16);
+    options.on_loss = policy;
+    if (waitForAll()) {
+        failures = 0;
+        deviceFail(call, n, 2);
+    }
+    waitForAll();
+    pcclReduceInfo_t info = {0};
+    pcclResult_t result = pcclAllReduceWithOptions(b->device, b->device, &descriptor, communicator, &options, &info,
+                                                   NULL, 0, NULL);
+    if (result == pcclInternalError) {
+        lost = peer->index;
+        __atomic_add_fetch(&failures, 1, __ATOMIC_SEQ_CST);
+    }
+    waitForAll();
+    CHECK(failures == 1);
+    deviceRead(b->got, b->device, CODED * sizeof(float));
+    if (result != pcclSuccess) {
+        CHECK(memcmp(b->got, b->host, CODED * sizeof(float)) == 0);
+        CHECK(result == pcclInternalError || (result == pcclRankConnectionLost && policy == pcclOnLossAbort));
+    } else {
+        // It may have been gone before this one called, or failed when the others had the result.
+        CHECK(info.local_world_size >= PEERS - 1);
+        int members = info.local_world_size == PEERS ? 7 : 7 & ~(1 << lost);
+        for (size_t i = 0; i < CODED; i++)
+            CHECK(((float *)b->got)[i] == (float)members * (float)(1 + i % 13));
+    }
+    if (result == pcclInternalError) {
+        EXPECT(pcclSuccess, pcclDestroyCommunicator(communicator));
+        communicator = join(peer->port);
+    }
+    countThem(communicator);
+    return communicator;
+}
+
 // A result that does not come to one of the devices: that one is told, the others have it, and all go on.
 static void checkUndelivered(const Peer *peer, const pcclComm_t *communicator, Buffers *b) {
     testing_phase = "a result that does not come to the device";
@@ -203,11 +326,17 @@ static void *run(void *argument) {
     pcclComm_t *communicator = join(peer->port);
     Buffers b = makeBuffers(PEERS * COUNT * sizeof(float));
     checkResults(peer, communicator, &b);
+    checkCodecs(peer, communicator, &b);
     checkOverlap(peer, communicator, &b);
     communicator = checkLoss(peer, communicator, &b, pcclSum, pcclOnLossAbort);
     communicator = checkLoss(peer, communicator, &b, pcclSum, pcclOnLossResumeWhole);
     communicator = checkLoss(peer, communicator, &b, pcclMax, pcclOnLossResume);
     checkUndelivered(peer, communicator, &b);
+    for (int n = 1; codesOnDevice() && n < 30; n += 7) {
+        pcclOnLoss_t policy = n % 2 ? pcclOnLossAbort : pcclOnLossResumeWhole;
+        communicator = checkCodingFailure(peer, communicator, &b, "cuLaunchKernel", n, policy);
+        communicator = checkCodingFailure(peer, communicator, &b, n % 2 ? read_call : write_call, 1 + n / 10, policy);
+    }
     checkOverlap(peer, communicator, &b);
     freeBuffers(&b);
     EXPECT(pcclSuccess, pcclDestroyCommunicator(communicator));
@@ -218,6 +347,8 @@ int main(int argc, char **argv) {
     CHECK(argc == 2);
     startWatchdog();
     setenv("PCCL_DEVICE_WINDOW", "0", 1);
+    // Small ones would go by one-shot, whose members code nothing that others decode.
+    setenv("PCCL_ALGORITHM", "direct", 0);
     // Smaller than a segment, so that each is copied by itself.
     setenv("PCCL_DEVICE_PIECE", "64", 1);
     findDriver(argv[1]);

@@ -67,6 +67,10 @@ check fake_driver_compiles sh "$here/../FakeCUDA/build.sh" "$work/libcuda.so" &&
     for call in cuLaunchKernel:2 cuMemcpyHtoDAsync_v2:3 cuMemcpyDtoDAsync_v2:2 cuMemcpyDtoDAsync_v2:60; do
         check "windows_when_${call}_fails" windows "$work/windows" "$work/libcuda.so" ${call%%:*} ${call##*:}
     done
+    check pieces_compiles c99 "$here/pieces.c" -o "$work/pieces" $link -ldl
+    for way in PCCL_ALGORITHM=direct PCCL_ALGORITHM=ring PCCL_ALGORITHM=oneshot FAKE_CUDA_JITTER=300; do
+        check "pieces_with_$way" windows "$way" "$work/pieces" "$work/libcuda.so"
+    done
     # Where there can be none, everything goes through the host.
     for reason in FAKE_CUDA_NO_PEER_ACCESS=1 FAKE_CUDA_FAIL=cuMemCreate:1:2 FAKE_CUDA_FAIL=cuMemMap:2:1 \
         FAKE_CUDA_FAIL=cuMemImportFromShareableHandle:3:1 FAKE_CUDA_FAIL=cuStreamCreate:3:2 FAKE_CUDA_NO_KERNELS=1; do

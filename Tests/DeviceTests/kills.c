@@ -16,11 +16,11 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-enum { MEMBERS = 3, OPERATIONS = 5, KEPT_LOOPS = 64, MOST_MAPPINGS = 40, MOST_DESCRIPTORS = 64 };
+enum { MEMBERS = 3, OPERATIONS = 6, KEPT_LOOPS = 64, MOST_MAPPINGS = 40, MOST_DESCRIPTORS = 64 };
 
 // A loop of a member is these, one after the other.
-static const size_t counts[OPERATIONS] = {77003, 1025, 12800, 30011, 250007};
-enum { IN_PLACE, APART, SCATTERED, GATHERED, BROADCAST };
+static const size_t counts[OPERATIONS] = {77003, 1025, 12800, 30011, 250007, 16411};
+enum { IN_PLACE, APART, SCATTERED, GATHERED, BROADCAST, CODED };
 
 typedef struct report {
     int32_t slot;
@@ -110,6 +110,12 @@ static bool operate(const pcclComm_t *communicator, uint32_t loop, int operation
     case GATHERED:
         result = pcclAllGather(at(device, 0), at(other, 0), &of, communicator, NULL);
         break;
+    case CODED:
+        // Sums of these are the same in 16 bits.
+        options.codec = pcclCodecBFloat16;
+        result = pcclAllReduceWithOptions(at(device, 0), at(device, 0), &reduction_of, communicator, &options, &info,
+                                          NULL, 0, NULL);
+        break;
     default:
         of.count = count;
         of.root = loop % MEMBERS;
@@ -119,7 +125,7 @@ static bool operate(const pcclComm_t *communicator, uint32_t loop, int operation
         return false;
     end_if_device_fails(result);
     CHECK(result == pcclSuccess || result == pcclRankConnectionLost);
-    if (result == pcclSuccess && operation <= APART)
+    if (result == pcclSuccess && (operation <= APART || operation == CODED))
         world = info.local_world_size;
     tell(loop, operation, result, result == pcclSuccess ? world : 0);
     read_device(got, operation == APART || (operation == GATHERED && result == pcclSuccess) ? other : device, bytes);
@@ -132,6 +138,7 @@ static bool operate(const pcclComm_t *communicator, uint32_t loop, int operation
     switch (operation) {
     case IN_PLACE:
     case APART:
+    case CODED:
         check_sum(got, count, world);
         break;
     case SCATTERED:

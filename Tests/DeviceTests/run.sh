@@ -23,15 +23,19 @@ check every_kernel "$work/kernels"
 seed=$RANDOM
 check "every_kernel_with_seed_$seed" env KERNEL_SEED=$seed "$work/kernels"
 
-# Three members on one device, one killed after the other; with windows and without.
+# Three members on one device, one killed after the other; with windows, and through the host as a whole and in pieces.
 if [ -e dist/lib/libpccl.so ]; then
     check killing_compiles clang -std=gnu2x -Wall -Wextra -Werror -Wno-c23-extensions -O1 -g -pthread \
         -ISources/CCUDA/include -Idist/include Tests/DeviceTests/kills.c Sources/CCUDA/*.c -Ldist/lib -lpccl -ldl \
         "-Wl,-rpath,$PWD/dist/lib" -o "$work/kills"
-    for window in 8 0; do
-        check "members_killed_with_seed_${seed}_and_windows_of_$window" env FAKE_CUDA_JITTER=300 PCCL_DEVICE_ROUND=64 \
-            PCCL_DEVICE_WINDOW=$window "$work/kills" 60 "$seed"
-    done
+    killed() {
+        check "members_killed_with_seed_${seed}_and_$1" env FAKE_CUDA_JITTER=300 "$1" "$2" "$work/kills" "$3" "$seed"
+    }
+    killed PCCL_DEVICE_WINDOW=8 PCCL_DEVICE_ROUND=64 50
+    killed PCCL_DEVICE_WINDOW=0 PCCL_DEVICE_PIECE=1024 20
+    export PCCL_ALGORITHM=direct
+    killed PCCL_DEVICE_WINDOW=0 PCCL_DEVICE_PIECE=16 50
+    unset PCCL_ALGORITHM
 fi
 
 # What is taken to a machine with a GPU, on the driver that stands in for one; its figures mean nothing.

@@ -507,7 +507,12 @@ int cuMemFree_v2(uint64_t memory) {
     return SUCCESS;
 }
 
+static _Atomic size_t crossed_bytes;
+
+size_t fake_cuda_crossed(void) { return crossed_bytes; }
+
 static task copy_over_bus(void *to, const void *from, size_t bytes, bool held) {
+    crossed_bytes += bytes;
     return (task){.to = to, .from = from, .bytes = bytes, .is_held = held, .crosses = true};
 }
 

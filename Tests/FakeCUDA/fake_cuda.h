@@ -19,5 +19,7 @@ void fake_cuda_hold(const char *function, int n);
 void fake_cuda_let_go(void);
 // So many calls of this function so far.
 int fake_cuda_calls(const char *function);
+// Bytes that streams were asked to copy between the host and a device so far.
+size_t fake_cuda_crossed(void);
 
 #endif

@@ -1,4 +1,5 @@
 import CCUDA
+import PCCLBase
 import Synchronization
 
 /// Buffers of an operation of which one at least is memory of a device.
@@ -58,6 +59,8 @@ package final class DeviceBuffers: Sendable {
         var staged: Staged?
         /// The result is there, and not on the device.
         var usesHost = false
+        var coding: DeviceCoding?
+        var usesCoding = false
     }
     private let state = Mutex(State())
     /// Once it is known how the way back went.
@@ -111,13 +114,21 @@ package final class DeviceBuffers: Sendable {
     // MARK: on the host
 
     /// From now on the operation works on the device.
-    package func useDevice() { state.withLock { $0.usesHost = false } }
+    package func useDevice() {
+        state.withLock {
+            $0.usesHost = false
+            $0.usesCoding = false
+        }
+    }
 
     /// From now on the operation works on this. Blocks, unless `stage` was called before, until the input is there, or there is
     /// room for its pieces.
     package func useHost(_ staging: Staging) throws(DeviceError) -> Staged {
         let staged = try stage(staging)
-        state.withLock { $0.usesHost = true }
+        state.withLock {
+            $0.usesHost = true
+            $0.usesCoding = false
+        }
         return staged
     }
 
@@ -180,23 +191,48 @@ package final class DeviceBuffers: Sendable {
     /// After a success: the result is in the caller's memory when this returns. Once, whoever asks; others wait for it and
     /// are told the same.
     package func bringBack() throws(DeviceError) {
-        guard let goal = receive.location,
-            let staged = state.withLock({ $0.usesHost ? $0.staged : nil })
-        else { return }
+        let (staged, coding) = state.withLock { ($0.usesHost ? $0.staged : nil, $0.usesCoding ? $0.coding : nil) }
+        guard let goal = receive.location, staged != nil || coding != nil else { return }
         let outcome: Result<Void, DeviceError> = outcome.withLock { known in
             if let known { return known }
             let outcome = Result { () throws(DeviceError) in
+                if let coding { return try coding.bringBack() }
+                guard let staged else { return }
                 if let pieces = staged.pieces {
                     try bringRest(staged, pieces, to: goal)
                 } else {
                     try DeviceQueue.of(goal).write(receive.pointer, from: staged.receive, receive.count)
                 }
             }
-            if case .failure = outcome { staged.abandon() }
+            if case .failure = outcome { staged?.abandon() }
             known = outcome
             return outcome
         }
         try outcome.get()
+    }
+
+    // MARK: coded
+
+    /// If the device can code the operation, takes what it needs for that, of segments of at most so many elements.
+    package func prepareCoding(_ descriptor: OperationDescriptor, segmentElements: Int) -> Bool {
+        guard let location else { return false }
+        return state.withLock { state in
+            if state.coding != nil { return true }
+            state.coding = DeviceCoding(
+                descriptor, segmentElements: segmentElements, send: send.range, receive: receive.range, at: location)
+            return state.coding != nil
+        }
+    }
+
+    /// From now on the device codes the operation; nil if that was not prepared.
+    package func useCoding() -> DeviceCoding? {
+        state.withLock { state in
+            guard let coding = state.coding else { return nil }
+            state.usesCoding = true
+            state.usesHost = false
+            coding.begin()
+            return coding
+        }
     }
 
     // MARK: in pieces

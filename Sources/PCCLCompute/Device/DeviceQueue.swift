@@ -158,6 +158,21 @@ final class DeviceQueue: Sendable {
         var arguments: [UInt64]
         /// That it has work for.
         var threads: Int
+
+        /// The context is current.
+        func enqueue(on stream: OpaquePointer) -> CInt {
+            let ofTeam = Int(pccl_cuda_threads_of_team)
+            let teams = min(max((threads + ofTeam - 1) / ofTeam, 1), DeviceQueue.mostTeams)
+            // The arguments, and where each of them is.
+            return arguments.withUnsafeBytes { bytes in
+                let places = bytes.indices.filter { $0 % MemoryLayout<UInt64>.stride == 0 }
+                var addresses = places.map {
+                    UnsafeMutableRawPointer(mutating: bytes.baseAddress.unsafelyUnwrapped + $0)
+                }
+                return pccl_cuda_launch(
+                    function.pointer, UInt32(teams), 1, 1, UInt32(ofTeam), 1, 1, 0, stream, &addresses, nil)
+            }
+        }
     }
 
     /// One after the other. Blocks until all are done.
@@ -166,16 +181,6 @@ final class DeviceQueue: Sendable {
     }
 
     private func enqueue(_ launch: Launch) throws(DeviceError) {
-        let threads = Int(pccl_cuda_threads_of_team)
-        let teams = min(max((launch.threads + threads - 1) / threads, 1), DeviceQueue.mostTeams)
-        // The arguments, and where each of them is.
-        let code = launch.arguments.withUnsafeBytes { bytes in
-            let places = bytes.indices.filter { $0 % MemoryLayout<UInt64>.stride == 0 }
-            var addresses = places.map { UnsafeMutableRawPointer(mutating: bytes.baseAddress.unsafelyUnwrapped + $0) }
-            return pccl_cuda_launch(
-                launch.function.pointer, UInt32(teams), 1, 1, UInt32(threads), 1, 1, 0, stream.pointer, &addresses,
-                nil)
-        }
-        try check(code, "cuLaunchKernel")
+        try check(launch.enqueue(on: stream.pointer), "cuLaunchKernel")
     }
 }

@@ -6,7 +6,7 @@ import Synchronization
 package struct DeviceReducer: Sendable {
     private let function: DeviceFunction
     private let elementBytes: Int
-    private let worldSize: UInt32
+    private var worldSize: UInt32
 
     /// By context, and then by name. Kept for as long as the process lives.
     private static let loaded = Mutex<[UInt: [String: DeviceFunction]]>([:])
@@ -39,6 +39,13 @@ package struct DeviceReducer: Sendable {
         self.function = function
         elementBytes = type.byteCount
         self.worldSize = UInt32(worldSize)
+    }
+
+    /// The same for another number of members.
+    func dividing(by worldSize: Int) -> DeviceReducer {
+        var other = self
+        other.worldSize = UInt32(worldSize)
+        return other
     }
 
     /// As REDUCTIONS of Sources/CKernels/elements.h has them after `reduce_`: sums and products of integers are the same with

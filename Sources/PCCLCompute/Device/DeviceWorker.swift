@@ -118,6 +118,18 @@ package struct DeviceStream: ~Copyable {
         withExtendedLifetime(addresses) {}
     }
 
+    /// The same for addresses that are in the table already, and without waiting.
+    func launch(
+        _ reducer: DeviceReducer, table: UInt, inputCount: Int, into to: UInt, count: Int
+    ) throws(DeviceError) {
+        try check(
+            reducer.launch(pccl_cuda_pointer(to), pccl_cuda_pointer(table), inputCount, count, stream), "cuLaunchKernel")
+    }
+
+    func run(_ launch: DeviceQueue.Launch) throws(DeviceError) {
+        try check(launch.enqueue(on: stream), "cuLaunchKernel")
+    }
+
     /// Blocks until all that was asked for is done.
     func finish() throws(DeviceError) {
         try check(pccl_cuda_stream_synchronize(stream), "cuStreamSynchronize")

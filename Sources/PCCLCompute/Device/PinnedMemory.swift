@@ -78,3 +78,32 @@ final class PinnedMemory: Sendable {
         surplus?.release()
     }
 }
+
+extension StagingMemory {
+    /// The system's, registered with the driver. What cannot be registered is taken as it is: it is slower, and does as well.
+    package static func pinned(near location: DeviceLocation) -> StagingMemory {
+        let system = StagingMemory.system
+        let pinned = PinnedPlaces()
+        return StagingMemory(
+            allocate: { byteCount in
+                guard let base = system.allocate(byteCount) else { return nil }
+                let code = try? location.inContext {
+                    pccl_cuda_host_register(base, byteCount, UInt32(pccl_cuda_host_register_portable))
+                }
+                if let code, code == pccl_cuda_success { pinned.places.withLock { _ = $0.insert(UInt(bitPattern: base)) } }
+                return base
+            },
+            release: { base, byteCount in
+                if pinned.places.withLock({ $0.remove(UInt(bitPattern: base)) }) != nil {
+                    // If it cannot be taken back, the driver may still use it.
+                    let code = try? location.inContext { pccl_cuda_host_unregister(base) }
+                    guard let code, code == pccl_cuda_success else { return }
+                }
+                system.release(base, byteCount)
+            })
+    }
+}
+
+private final class PinnedPlaces: Sendable {
+    let places = Mutex<Set<UInt>>([])
+}
