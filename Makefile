@@ -149,8 +149,8 @@ test-unit: bootstrap ## everything that runs inside one process: rooms, transcri
 	    $(limited) stdbuf -oL swift test --skip-build --disable-xctest $(few_at_once) \
 	        --explicit-target-dependency-import-check error; \
 	    mkdir -p $(dir $(stand_in)); sh Tests/FakeCUDA/build.sh $(stand_in); set -o pipefail; \
-	    PCCL_LIBCUDA=$(CURDIR)/$(stand_in) FAKE_CUDA_DEVICES=2 PCCL_DEVICE_ROUND=64 $(limited) \
-	        stdbuf -oL swift test --no-parallel --skip-build --disable-xctest --filter '^PCCLTests\.Device(Buffer|Window)Tests' | tee $(dir $(stand_in))output; \
+	    PCCL_LIBCUDA=$(CURDIR)/$(stand_in) FAKE_CUDA_DEVICES=2 PCCL_DEVICE_ROUND=64 PCCL_DEVICE_PIECE=16 $(limited) \
+	        stdbuf -oL swift test --no-parallel --skip-build --disable-xctest --filter '^PCCLTests\.Device(Buffer|Window|Piece)Tests' | tee $(dir $(stand_in))output; \
 	    grep -qE "with [1-9][0-9]* tests? .*passed" $(dir $(stand_in))output)
 
 .PHONY: test-simulator

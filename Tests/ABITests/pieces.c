@@ -12,7 +12,7 @@
 enum { COUNT = (4 << 18) + 4321 };
 
 // Two pieces and something: kernels are run by an interpreter.
-enum { CODED = 33333 };
+enum { CODED = 9001 };
 
 static const char read_call[] = "cuMemcpyDtoHAsync_v2", write_call[] = "cuMemcpyHtoDAsync_v2";
 
@@ -135,6 +135,11 @@ static void checkCodecs(const Peer *peer, const pcclComm_t *communicator, Buffer
             continue;
         checkCoded(peer, communicator, b, CODED, codec % 2 ? pcclSum : pcclAvg, &options, PEERS);
         checkCoded(peer, communicator, b, CODED + codec, codec % 2 ? pcclAvg : pcclSum, &options, codec % 4);
+    }
+    if (codesOnDevice() && strcmp(getenv("PCCL_ALGORITHM"), "direct") == 0) {
+        testing_phase = "codes of several segments";
+        options = coded(pcclCodecBFloat16);
+        checkCoded(peer, communicator, b, (3 << 17) + 3 * 777, pcclSum, &options, PEERS);
     }
     testing_phase = "codecs in a reduce-scatter";
     for (int codec = pcclCodecE4M3; codec <= pcclCodecFloat16; codec += 2) {
@@ -350,7 +355,7 @@ int main(int argc, char **argv) {
     // Small ones would go by one-shot, whose members code nothing that others decode.
     setenv("PCCL_ALGORITHM", "direct", 0);
     // Smaller than a segment, so that each is copied by itself.
-    setenv("PCCL_DEVICE_PIECE", "64", 1);
+    setenv("PCCL_DEVICE_PIECE", "16", 1);
     findDriver(argv[1]);
     EXPECT(pcclSuccess, pcclInit());
     uint16_t port;
