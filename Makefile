@@ -102,6 +102,10 @@ install: lib ## copy it to PREFIX (/usr/local), below DESTDIR if given
 	    ldconfig; \
 	fi
 
+.PHONY: deb
+deb: lib ## Debian packages of it, in dist/deb (`scripts/bootstrap --packages` gets what that needs)
+	@scripts/make-deb $(DIST)
+
 .PHONY: clean
 clean: ## remove all that was built
 	@rm -rf .build $(DIST)
@@ -251,7 +255,7 @@ sanitize-address: bootstrap ## the same tests under the address sanitizer
 
 swift_paths := Package.swift Sources Tests
 c_files = $(shell find Sources Tests include docs scripts -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu')
-shell_scripts = scripts/bootstrap scripts/test-install scripts/device-kernels .ci/run $(shell find Tests bindings -name '*.sh')
+shell_scripts = scripts/bootstrap scripts/test-install scripts/make-deb $(wildcard scripts/deb/*.p*) scripts/device-kernels .ci/run $(shell find Tests bindings -name '*.sh')
 
 .PHONY: lint
 lint: ## formatting and shell syntax (`scripts/bootstrap --lint` gets what it needs); changes nothing
