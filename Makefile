@@ -206,6 +206,11 @@ test-demo: lib ## the demo, and what its last line says
 test-chaos: lib ## CHAOS_SECONDS (60, in CI 180) of random faults to real peers; stalls are shown and not judged
 	$(call stage,chaos, $(limited) $(DIST)/bin/pccl chaos --time $(or $(CHAOS_SECONDS),$(if $(CI),180,60)) --tolerant)
 
+# Not among the stages: it needs root and a mirror of Debian.
+.PHONY: test-deb
+test-deb: deb ## the Debian packages in a clean Debian 12, with a service that is killed and upgraded; 1-2 minutes
+	$(call stage,Debian packages, $(limited) scripts/test-deb $(DIST))
+
 # ---------------------------------------------------------------------------------------------------------------------
 ##@ Look closer
 
@@ -255,7 +260,7 @@ sanitize-address: bootstrap ## the same tests under the address sanitizer
 
 swift_paths := Package.swift Sources Tests
 c_files = $(shell find Sources Tests include docs scripts -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu')
-shell_scripts = scripts/bootstrap scripts/test-install scripts/make-deb $(wildcard scripts/deb/*.p*) scripts/device-kernels .ci/run $(shell find Tests bindings -name '*.sh')
+shell_scripts = scripts/bootstrap scripts/test-install $(wildcard scripts/make-* scripts/test-deb scripts/debian-root scripts/deb/*.p*) scripts/device-kernels .ci/run $(shell find Tests bindings -name '*.sh')
 
 .PHONY: lint
 lint: ## formatting and shell syntax (`scripts/bootstrap --lint` gets what it needs); changes nothing
