@@ -6,6 +6,8 @@ set -euo pipefail
 packages=(/carried/deb/*.deb)
 version=$(dpkg-deb -f "${packages[0]}" Version)
 log=/root/apt.log
+# Of the process that is a systemd for what runs in its namespaces.
+init=
 
 fail() {
     echo "test-deb: $*" >&2
@@ -55,7 +57,10 @@ until_seen() {
     local deadline=$((SECONDS + $1))
     shift
     until "$@" >/dev/null 2>&1; do
-        [ $SECONDS -lt $deadline ] || fail "this did not come true: $*"
+        if [ $SECONDS -ge $deadline ]; then
+            [ -z "$init" ] || inside journalctl --no-pager --lines 20 --unit pccl-master >&2 || true
+            fail "this did not come true: $*"
+        fi
         sleep 0.1
     done
 }
@@ -131,8 +136,8 @@ unshared=$!
 until_seen 5 grep -q . /proc/$unshared/task/$unshared/children
 init=$(tr -d ' ' </proc/$unshared/task/$unshared/children)
 inside() { timeout 90 nsenter --target "$init" --mount --pid --net --cgroup "$@"; }
-# is_active [OTHER THAN PID]
 main_process() { inside systemctl show --property MainPID --value pccl-master; }
+# is_active [PID]: and its process is another than that
 is_active() { inside systemctl is-active pccl-master && [ "$(main_process)" != "${1:-0}" ]; }
 until_seen 30 inside systemctl is-active multi-user.target
 
