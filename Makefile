@@ -102,6 +102,14 @@ install: lib ## copy it to PREFIX (/usr/local), below DESTDIR if given
 	    ldconfig; \
 	fi
 
+.PHONY: deb
+deb: lib ## Debian packages of it, in dist/deb (`scripts/bootstrap --packages` gets what that needs)
+	@scripts/make-deb $(DIST)
+
+.PHONY: wheel
+wheel: lib ## a Python wheel with all that it needs and a master, in dist/wheel; fetches auditwheel from PyPI
+	@scripts/make-wheel $(DIST)
+
 .PHONY: clean
 clean: ## remove all that was built
 	@rm -rf .build $(DIST)
@@ -202,6 +210,15 @@ test-demo: lib ## the demo, and what its last line says
 test-chaos: lib ## CHAOS_SECONDS (60, in CI 180) of random faults to real peers; stalls are shown and not judged
 	$(call stage,chaos, $(limited) $(DIST)/bin/pccl chaos --time $(or $(CHAOS_SECONDS),$(if $(CI),180,60)) --tolerant)
 
+# Not among the stages: they need root and a mirror of Debian.
+.PHONY: test-deb
+test-deb: deb ## the Debian packages in a clean Debian 12, with a service that is killed and upgraded; 1-2 minutes
+	$(call stage,Debian packages, $(limited) scripts/test-deb $(DIST))
+
+.PHONY: test-wheel
+test-wheel: wheel ## the Python wheel in a clean Debian 12 that has nothing but Python; half a minute
+	$(call stage,Python wheel, $(limited) scripts/test-wheel $(DIST))
+
 # ---------------------------------------------------------------------------------------------------------------------
 ##@ Look closer
 
@@ -251,7 +268,8 @@ sanitize-address: bootstrap ## the same tests under the address sanitizer
 
 swift_paths := Package.swift Sources Tests
 c_files = $(shell find Sources Tests include docs scripts -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu')
-shell_scripts = scripts/bootstrap scripts/test-install scripts/device-kernels .ci/run $(shell find Tests bindings -name '*.sh')
+shell_scripts = $(addprefix scripts/,bootstrap debian-root test-install test-deb test-wheel) \
+    $(wildcard scripts/make-* scripts/deb/*.p*) scripts/device-kernels .ci/run $(shell find Tests bindings -name '*.sh')
 
 .PHONY: lint
 lint: ## formatting and shell syntax (`scripts/bootstrap --lint` gets what it needs); changes nothing

@@ -51,6 +51,29 @@ def test_some_other_library_is_refused(tmp_path: Path) -> None:
     assert "ImportError" in done.stderr and "has no function pccl" in done.stderr
 
 
+def run_master_module(path: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pccl.master", "--some", "option"],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_master_module_becomes_the_program_with_its_options(tmp_path: Path) -> None:
+    program = tmp_path / "pccl-master"
+    program.write_text('#!/bin/sh\necho "$@" $$\nexit 7\n')
+    program.chmod(0o755)
+    done = run_master_module(f"{tmp_path}:{os.environ['PATH']}")
+    assert done.returncode == 7 and done.stdout.startswith("--some option "), done.stderr
+
+
+def test_the_master_module_says_where_to_get_the_program(tmp_path: Path) -> None:
+    done = run_master_module(str(tmp_path))
+    assert done.returncode == 1 and "make wheel" in done.stderr and "pccl-tools" in done.stderr, done.stderr
+
+
 def test_build_info_comes_from_the_loaded_library() -> None:
     info = pccl.build_info()
     assert info.library == pccl.library_path()

@@ -1,4 +1,4 @@
-"""The master as an object of this process. For a service of its own there is the program ``pccl-master``."""
+"""The master as an object of this process. ``python -m pccl.master`` is the program ``pccl-master``, a service of its own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import warnings
 from types import TracebackType
 from typing import Optional, Type
 
-from ._address import Address, describe_address, resolve_address, split_address
-from ._errors import check
-from ._lifetime import Lifetime
-from ._native import ffi, library
+from .._address import Address, describe_address, resolve_address, split_address
+from .._errors import check
+from .._lifetime import Lifetime
+from .._native import ffi, library
 
 __all__ = ["MasterNode"]
 
