@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# The tests of the bindings for C++, Rust and Go against an installed tree: what each wraps, in one process and a master
+# beside it, and then peers of each, as processes (drive.py).
+#
+#     bindings/run-tests.sh [PREFIX [LANGUAGE...]]      "dist" and all of: cpp rust go
+#
+# Rust and Go are left out, with a line that says so, where cargo or go is not there. What is built goes to
+# .build/bindings. Prints "ok NAME" or "FAILED NAME" for each, and ends with a non-zero status if any failed.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/.." && pwd)
+prefix=${1:-dist}
+[ $# -eq 0 ] || shift
+languages=" ${*:-cpp rust go} "
+for file in include/pccl.h include/pccl.hpp lib/libpccl.so lib/pkgconfig/pccl.pc bin/pccl-master; do
+    if [ ! -e "$prefix/$file" ]; then
+        echo "$0: $prefix has no $file; build and install the library there first" >&2
+        exit 2
+    fi
+done
+prefix=$(cd "$prefix" && pwd)
+built=$root/.build/bindings
+mkdir -p "$built"
+export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
+
+# shellcheck source=../Tests/checks.sh
+. "$root/Tests/checks.sh"
+set +e # each check counts its own failure
+
+master=
+end_master() {
+    [ -z "$master" ] || kill "$master" 2>/dev/null
+    rm -rf "$work"
+}
+trap end_master EXIT
+
+"$prefix/bin/pccl-master" --listen 127.0.0.1 --port 0 --no-journal 2>"$work/master.log" &
+master=$!
+address=
+for _ in $(seq 200); do
+    address=$(sed -n 's/^pccl-master: listening on //p' "$work/master.log")
+    [ -z "$address" ] && kill -0 "$master" 2>/dev/null || break
+    sleep 0.05
+done
+if [ -z "$address" ]; then
+    echo "FAILED to start a master:" >&2
+    cat "$work/master.log" >&2
+    exit 1
+fi
+
+wants() { case $languages in *" $1 "*) ;; *) return 1 ;; esac }
+skipped() { echo "SKIPPED $1: there is no $2 here (scripts/bootstrap --bindings gets it)"; }
+examples=()
+
+# --- C++
+
+newer() { # newer RESULT SOURCE...: whether the result has to be made
+    local result=$1 source
+    shift
+    [ -e "$result" ] || return 0
+    for source in "$@" "$prefix/include/pccl.hpp" "$prefix/include/pccl.h" "$prefix/include/pccl_ext.h"; do
+        [ "$source" -nt "$result" ] && return 0
+    done
+    return 1
+}
+
+compile() { # compile RESULT SOURCE [OPTION...]: as a user does, through pkg-config
+    local result=$1 source=$2
+    shift 2
+    newer "$result" "$source" || return 0
+    # Unquoted: the flags are words.
+    # shellcheck disable=SC2046
+    ${CXX:-c++} -std=c++17 -Wall -Wextra -Wpedantic -Werror "$@" "$source" $(pkg-config --cflags --libs pccl) \
+        -pthread -o "$result"
+}
+
+syntax() { ${CXX:-c++} -fsyntax-only -Wall -Wextra -Wpedantic -Werror -I"$prefix/include" "$@"; }
+
+refuses() { # refuses CASE REASON
+    if syntax -std=c++17 "-DCASE=$1" "$here/cpp/tests/refused.cpp" 2>"$work/refusal"; then
+        echo "compiles, and should not"
+        return 1
+    fi
+    grep -q "$2" "$work/refusal" || { cat "$work/refusal"; return 1; }
+}
+
+with_cmake() {
+    mkdir -p "$work/cmake"
+    cat >"$work/cmake/CMakeLists.txt" <<TEXT
+cmake_minimum_required(VERSION 3.10)
+project(average CXX)
+find_package(pccl 0.1 REQUIRED)
+add_executable(average $here/cpp/examples/average.cpp)
+target_compile_features(average PRIVATE cxx_std_17)
+target_link_libraries(average PRIVATE pccl::pccl)
+TEXT
+    cmake -S "$work/cmake" -B "$work/cmake/build" -DCMAKE_PREFIX_PATH="$prefix" &&
+        cmake --build "$work/cmake/build" &&
+        { "$work/cmake/build/average" nonsense 1 1 2>&1 || true; } | grep "expected host:port"
+}
+
+show() { # the lines of a program that makes checks of its own, with its failures
+    "$@" >"$work/lines" 2>"$work/errors"
+    local status=$?
+    cat "$work/lines"
+    [ $status -eq 0 ] || { tail -n 40 "$work/errors"; return 1; }
+}
+
+if wants cpp; then
+    check "cpp: compiles as C++20 too" syntax -std=c++20 "$here/cpp/tests/refused.cpp"
+    check "cpp: refuses a buffer that ends with the statement" refuses 1 "give it a name"
+    check "cpp: refuses a result in a const buffer" refuses 2 "which is const"
+    check "cpp: refuses two element types" refuses 3 "the same element type"
+    check "cpp: checks compile" \
+        compile "$built/checks" "$here/cpp/tests/checks.cpp" -O1 -g -fsanitize=address,undefined &&
+        { show timeout 60 "$built/checks" "$address" | sed 's/^\(ok\|FAILED\) /\1 cpp: /'
+          [ "${PIPESTATUS[0]}" -eq 0 ] || failed=1; }
+    check "cpp: example compiles" compile "$built/average-cpp" "$here/cpp/examples/average.cpp" -O2 &&
+        examples+=("cpp=$built/average-cpp")
+    if command -v cmake >/dev/null; then
+        check "cpp: found by CMake" with_cmake
+    else
+        skipped "cpp: found by CMake" cmake
+    fi
+fi
+
+# --- peers as processes
+
+if [ ${#examples[@]} -gt 0 ]; then
+    timeout 200 "${PYTHON:-python3}" "$here/drive.py" "$prefix/bin/pccl-master" "${examples[@]}" || failed=1
+fi
+exit $failed
