@@ -125,6 +125,33 @@ if wants cpp; then
     fi
 fi
 
+# --- Rust
+
+cargo_in() ( # cargo_in COMMAND...: with what it builds away from the sources
+    cd "$here/rust" || exit 1
+    export CARGO_TARGET_DIR=$built/rust PCCL_TEST_MASTER=$address
+    # Programs of the documentation get no run path.
+    export LD_LIBRARY_PATH=$prefix/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    exec timeout 200 cargo "$@" --offline --locked
+)
+
+rust_tests() { # each test of cargo is a line
+    cargo_in test --no-fail-fast >"$work/lines" 2>"$work/errors"
+    local status=$?
+    sed -n 's/^test \(.*\) \.\.\. ok$/ok rust: \1/p; s/^test \(.*\) \.\.\. FAILED$/FAILED rust: \1/p' "$work/lines"
+    [ $status -eq 0 ] || { grep -v '^test .* ok$' "$work/lines"; tail -n 60 "$work/errors"; return 1; }
+}
+
+if wants rust; then
+    if command -v cargo >/dev/null; then
+        check "rust: example compiles" cargo_in build --release --example average &&
+            examples+=("rust=$built/rust/release/examples/average")
+        rust_tests || failed=1
+    else
+        skipped rust cargo
+    fi
+fi
+
 # --- peers as processes
 
 if [ ${#examples[@]} -gt 0 ]; then
