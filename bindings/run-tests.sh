@@ -50,8 +50,24 @@ if [ -z "$address" ]; then
 fi
 
 wants() { case $languages in *" $1 "*) ;; *) return 1 ;; esac }
-skipped() { echo "SKIPPED $1: there is no $2 here (scripts/bootstrap --bindings gets it)"; }
+skipped() { # in CI everything has to be there
+    echo "SKIPPED $1: there is no $2 here (scripts/bootstrap --bindings gets it)"
+    [ "${CI:-}" != true ] || failed=1
+}
 examples=()
+
+documented() { # documented LANGUAGE: the program in docs/bindings.md
+    awk -v start="^\`\`\`$1(,|$)" '/^```$/ { inside = 0 } inside; $0 ~ start { inside = 1 }' "$root/docs/bindings.md"
+}
+
+two_average() { # two_average PROGRAM: as docs/bindings.md says of its programs
+    timeout 30 "$1" "$address" 1 >"$work/one" 2>&1 &
+    local one=$!
+    timeout 30 "$1" "$address" 2 >"$work/two" 2>&1
+    local status=$?
+    wait "$one" && [ $status -eq 0 ] && grep -q '^2 peers, average 1.5$' "$work/one" &&
+        grep -q '^2 peers, average 1.5$' "$work/two" || { cat "$work/one" "$work/two"; return 1; }
+}
 
 # --- C++
 
@@ -118,6 +134,11 @@ if wants cpp; then
           [ "${PIPESTATUS[0]}" -eq 0 ] || failed=1; }
     check "cpp: example compiles" compile "$built/average-cpp" "$here/cpp/examples/average.cpp" -O2 &&
         examples+=("cpp=$built/average-cpp")
+    mkdir -p "$built/documented"
+    documented cpp >"$built/documented/main.cpp"
+    check "cpp: documented program compiles" \
+        compile "$work/documented-cpp" "$built/documented/main.cpp" -O1 &&
+        check "cpp: documented program" two_average "$work/documented-cpp"
     if command -v cmake >/dev/null; then
         check "cpp: found by CMake" with_cmake
     else
@@ -142,13 +163,66 @@ rust_tests() { # each test of cargo is a line
     [ $status -eq 0 ] || { grep -v '^test .* ok$' "$work/lines"; tail -n 60 "$work/errors"; return 1; }
 }
 
+# A program of somebody else, which depends on the crate as its README says.
+documented_rust() (
+    mkdir -p "$built/documented-rust/src" && cd "$built/documented-rust" || exit 1
+    documented rust >src/main.rs
+    printf '[package]\nname = "documented"\nversion = "0.0.0"\nedition = "2021"\n[dependencies]\npccl = { path = "%s" }\n' \
+        "$here/rust" >Cargo.toml
+    sed -n '/^fn main() {$/,/^}$/{p; /^}$/q}' "$here/rust/README.md" >build.rs
+    CARGO_TARGET_DIR=$built/rust timeout 200 cargo build --offline
+)
+
 if wants rust; then
     if command -v cargo >/dev/null; then
+        check "rust: documented program compiles" documented_rust &&
+            check "rust: documented program" two_average "$built/rust/debug/documented"
         check "rust: example compiles" cargo_in build --release --example average &&
             examples+=("rust=$built/rust/release/examples/average")
         rust_tests || failed=1
     else
         skipped rust cargo
+    fi
+fi
+
+# --- Go
+
+go_in() ( # go_in FOLDER COMMAND...
+    cd "$1" || exit 1
+    shift
+    # -mod: nothing is fetched, and no file of the module is changed.
+    export GOCACHE=$built/go GOFLAGS=-mod=readonly GOPROXY=off PCCL_TEST_MASTER=$address
+    exec timeout 200 go "$@"
+)
+
+go_tests() { # each test of go is a line
+    # The strictest of cgo's checks of pointers.
+    GODEBUG=cgocheck=2 go_in "$here/go" test -count=1 -timeout 60s -v . >"$work/lines" 2>"$work/errors"
+    local status=$?
+    sed -n 's/^--- PASS: \([^ ]*\) .*/ok go: \1/p; s/^--- FAIL: \([^ ]*\) .*/FAILED go: \1/p
+        s/^--- SKIP: \([^ ]*\) .*/SKIPPED go: \1/p' "$work/lines"
+    [ $status -eq 0 ] || { grep -vE '^(--- PASS|=== RUN)' "$work/lines"; tail -n 60 "$work/errors"; return 1; }
+}
+
+documented_go() {
+    local folder=$built/documented-go
+    mkdir -p "$folder"
+    documented go >"$folder/main.go"
+    printf 'module documented\n\ngo 1.18\n\nrequire swift-pccl/bindings/go v0.0.0\n\nreplace swift-pccl/bindings/go => %s\n' \
+        "$here/go" >"$folder/go.mod"
+    go_in "$folder" build -o "$built/documented-go/documented" .
+}
+
+if wants go; then
+    if command -v go >/dev/null; then
+        check "go: vet" go_in "$here/go" vet ./...
+        go_tests || failed=1
+        check "go: documented program compiles" documented_go &&
+            check "go: documented program" two_average "$built/documented-go/documented"
+        check "go: example compiles" go_in "$here/go" build -o "$built/average-go" ./examples/average &&
+            examples+=("go=$built/average-go")
+    else
+        skipped go go
     fi
 fi
 
