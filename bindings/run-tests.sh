@@ -35,6 +35,7 @@ end_master() {
 }
 trap end_master EXIT
 
+: >"$work/master.log"
 "$prefix/bin/pccl-master" --listen 127.0.0.1 --port 0 --no-journal 2>"$work/master.log" &
 master=$!
 address=

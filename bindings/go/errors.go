@@ -6,7 +6,10 @@ package pccl
 */
 import "C"
 
-import "fmt"
+import (
+	"fmt"
+	"strconv"
+)
 
 // Code is which error it is: pcclResult_t. It is an error too, for errors.Is.
 type Code int
@@ -38,6 +41,28 @@ const (
 	// TopologyOptimizationFailed: the topology could not be optimised.
 	TopologyOptimizationFailed Code = C.pcclTopologyOptimizationFailed
 )
+
+var names = map[Code]string{
+	NotInitialized:             "NotInitialized",
+	InternalError:              "InternalError",
+	InvalidArgument:            "InvalidArgument",
+	InvalidUsage:               "InvalidUsage",
+	TooFewPeers:                "TooFewPeers",
+	MasterConnectionFailed:     "MasterConnectionFailed",
+	RankConnectionFailed:       "RankConnectionFailed",
+	RankConnectionLost:         "RankConnectionLost",
+	NoSharedStateAvailable:     "NoSharedStateAvailable",
+	PendingAsyncOps:            "PendingAsyncOps",
+	UpdateTopologyFailed:       "UpdateTopologyFailed",
+	TopologyOptimizationFailed: "TopologyOptimizationFailed",
+}
+
+func (code Code) name() string {
+	if name, known := names[code]; known {
+		return name
+	}
+	return strconv.Itoa(int(code))
+}
 
 // What each means, and what to do next. The C API tells the reason of a single failure in its log only.
 var meanings = map[Code]string{
@@ -78,7 +103,7 @@ type Error struct {
 }
 
 func (err *Error) Error() string {
-	return fmt.Sprintf("%s: %s [%d]", err.Call, err.Text, int(err.Code))
+	return fmt.Sprintf("%s: %s [%s]", err.Call, err.Text, err.Code.name())
 }
 
 // Unwrap lets errors.Is compare the code.

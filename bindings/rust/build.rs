@@ -34,7 +34,7 @@ fn from_pkg_config() -> PathBuf {
     let program = env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into());
     let advice = "install the library, and set PCCL_LIB_DIR to the folder that has libpccl.so, or PKG_CONFIG_PATH to \
                   the one that has pccl.pc";
-    let answer = match Command::new(&program).args(["--variable=libdir", "pccl"]).output() {
+    let answer = match Command::new(&program).args(["--print-errors", "--variable=libdir", "pccl"]).output() {
         Ok(answer) => answer,
         Err(error) => panic!("{} does not run ({}); {}", program.to_string_lossy(), error, advice),
     };
