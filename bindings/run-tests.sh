@@ -92,7 +92,8 @@ compile() { # compile RESULT SOURCE [OPTION...]: as a user does, through pkg-con
         -pthread -o "$result"
 }
 
-syntax() { ${CXX:-c++} -fsyntax-only -Wall -Wextra -Wpedantic -Werror -I"$prefix/include" "$@"; }
+# A header has to be quiet with the warnings of others too.
+syntax() { ${CXX:-c++} -fsyntax-only -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wold-style-cast -Werror -I"$prefix/include" "$@"; }
 
 refuses() { # refuses CASE REASON
     if syntax -std=c++17 "-DCASE=$1" "$here/cpp/tests/refused.cpp" 2>"$work/refusal"; then
@@ -129,6 +130,7 @@ if wants cpp; then
     check "cpp: refuses a buffer that ends with the statement" refuses 1 "give it a name"
     check "cpp: refuses a result in a const buffer" refuses 2 "which is const"
     check "cpp: refuses two element types" refuses 3 "the same element type"
+    check "cpp: refuses an entry that ends with the statement" refuses 4 "give it a name"
     check "cpp: checks compile" \
         compile "$built/checks" "$here/cpp/tests/checks.cpp" -O1 -g -fsanitize=address,undefined &&
         { show timeout 60 "$built/checks" "$address" | sed 's/^\(ok\|FAILED\) /\1 cpp: /'

@@ -35,6 +35,9 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
+#if __cplusplus >= 202002L
+#include <span>
+#endif
 
 namespace pccl {
 
@@ -251,6 +254,14 @@ template <class Buffer> auto writable(Buffer &&buffer) {
 // A vector that ends with the statement would be gone before the operation.
 template <class Buffer> constexpr bool outlivesStatement = std::is_lvalue_reference_v<Buffer>;
 template <class Element> constexpr bool outlivesStatement<Span<Element>> = true;
+#if __cplusplus >= 202002L
+template <class Element, std::size_t Extent> constexpr bool outlivesStatement<std::span<Element, Extent>> = true;
+#endif
+
+template <class Buffer> constexpr void requireLasting() {
+    static_assert(outlivesStatement<Buffer>,
+                  "the buffer is lent beyond this statement: give it a name, or pass a pccl::Span");
+}
 
 template <class Send, class Receive> void requireSameType(const Send &, const Receive &) {
     static_assert(std::is_same_v<typename Send::value_type, typename Receive::value_type>,
@@ -375,8 +386,10 @@ using Reduction = pcclReduceOpDescriptor_t;
 
 /** An all-reduce for allReduceMultipleWithRetry. Each has a tag of its own. */
 template <class Send, class Receive>
-Reduction reduction(const Send &send, Receive &&receive, pcclRedOp_t op, std::uint64_t tag,
+Reduction reduction(Send &&send, Receive &&receive, pcclRedOp_t op, std::uint64_t tag,
                     pcclQuantizationOptions_t quantization = {pcclUint8, pcclQuantNone}) {
+    detail::requireLasting<Send>();
+    detail::requireLasting<Receive>();
     const auto from = span(send);
     const auto to = detail::writable(receive);
     detail::requireSameSize("reduction", from, to);
@@ -396,6 +409,7 @@ Reduction reduction(const Send &send, Receive &&receive, pcclRedOp_t op, std::ui
 template <class Buffer>
 Reduction reduction(Buffer &&buffer, pcclRedOp_t op, std::uint64_t tag,
                     pcclQuantizationOptions_t quantization = {pcclUint8, pcclQuantNone}) {
+    detail::requireLasting<Buffer>();
     return reduction(buffer, buffer, op, tag, quantization);
 }
 
@@ -414,13 +428,14 @@ class SharedState {
     };
 
     /** Adds an entry. The buffer must outlive the last use of this object, and not move. */
-    template <class Buffer> SharedState &add(std::string name, Buffer &buffer, EntryOptions options) {
+    template <class Buffer> SharedState &add(std::string name, Buffer &&buffer, EntryOptions options) {
+        detail::requireLasting<Buffer>();
         const auto elements = detail::writable(buffer);
         entries_.push_back({std::move(name), elements.data(), elements.size(), elements.dataType, options});
         return *this;
     }
-    template <class Buffer> SharedState &add(std::string name, Buffer &buffer) {
-        return add(std::move(name), buffer, EntryOptions());
+    template <class Buffer> SharedState &add(std::string name, Buffer &&buffer) {
+        return add(std::move(name), std::forward<Buffer>(buffer), EntryOptions());
     }
 
     /** Says of the entry of this name whether it was written since the last synchronisation. */
@@ -538,8 +553,8 @@ class Communicator {
         std::uint64_t ensembleID = 0;
         std::uint32_t ensembleSize = 0;
 
-        Configuration(Address master, std::uint32_t peerGroup = 0, std::uint32_t connectionsPerPeer = 0)
-            : master(std::move(master)), peerGroup(peerGroup), connectionsPerPeer(connectionsPerPeer) {}
+        Configuration(Address ofMaster, std::uint32_t group = 0, std::uint32_t connections = 0)
+            : master(std::move(ofMaster)), peerGroup(group), connectionsPerPeer(connections) {}
     };
 
     /** pcclInit and pcclCreateCommunicator, or pcclCreateCommunicatorInEnsemble. Does not touch the network. */
@@ -636,13 +651,13 @@ class Communicator {
     /** Begins one in place. pcclAllReduceAsyncWithOptions. Operations in flight together have different tags. */
     template <class Buffer>
     Operation allReduceAsync(Buffer &&buffer, pcclRedOp_t op, const ReduceOptions &options = {}) const {
-        requireLasting<Buffer>();
+        detail::requireLasting<Buffer>();
         return begin(detail::writable(buffer), detail::writable(buffer), op, options);
     }
     template <class Send, class Receive>
     Operation allReduceAsync(Send &&send, Receive &&receive, pcclRedOp_t op, const ReduceOptions &options = {}) const {
-        requireLasting<Send>();
-        requireLasting<Receive>();
+        detail::requireLasting<Send>();
+        detail::requireLasting<Receive>();
         return begin(span(send), detail::writable(receive), op, options);
     }
 
@@ -694,8 +709,8 @@ class Communicator {
     }
     template <class Send, class Receive>
     Operation allGatherAsync(Send &&send, Receive &&receive, const ReduceOptions &options = {}) const {
-        requireLasting<Send>();
-        requireLasting<Receive>();
+        detail::requireLasting<Send>();
+        detail::requireLasting<Receive>();
         return beginGather(span(send), detail::writable(receive), options);
     }
 
@@ -708,8 +723,8 @@ class Communicator {
     template <class Send, class Receive>
     Operation reduceScatterAsync(Send &&send, Receive &&receive, pcclRedOp_t op,
                                  const ReduceOptions &options = {}) const {
-        requireLasting<Send>();
-        requireLasting<Receive>();
+        detail::requireLasting<Send>();
+        detail::requireLasting<Receive>();
         return beginScatter(span(send), detail::writable(receive), op, options);
     }
 
@@ -720,7 +735,7 @@ class Communicator {
     }
     template <class Buffer>
     Operation broadcastAsync(Buffer &&buffer, std::uint32_t root, const ReduceOptions &options = {}) const {
-        requireLasting<Buffer>();
+        detail::requireLasting<Buffer>();
         return beginBroadcast(detail::writable(buffer), root, options);
     }
 
@@ -761,11 +776,6 @@ class Communicator {
     }
 
   private:
-    template <class Buffer> static void requireLasting() {
-        static_assert(detail::outlivesStatement<Buffer>,
-                      "the buffer is lent beyond this statement: give it a name, or pass a pccl::Span");
-    }
-
     static ReduceInfo made(const pcclReduceInfo_t &info) {
         return {info.local_world_size, info.tx_bytes, info.rx_bytes, {}};
     }

@@ -316,6 +316,36 @@ func TestSharedState(t *testing.T) {
 	})
 }
 
+func TestJointCalls(t *testing.T) {
+	pair(t, func(communicator *Communicator, _ int) error {
+		isAnybodyWaiting, err := communicator.ArePeersPending()
+		if err := firstError(err, expect(!isAnybodyWaiting, "who?"), communicator.OptimizeTopology(),
+			communicator.UpdateTopology()); err != nil {
+			return err
+		}
+		size, sizeErr := communicator.WorldSize()
+		global, globalErr := communicator.GlobalWorldSize()
+		groups, groupsErr := communicator.DistinctPeerGroups()
+		largest, largestErr := communicator.LargestWorldSize()
+		return firstError(sizeErr, globalErr, groupsErr, largestErr,
+			expect(size == 2 && global >= 2 && groups >= 1 && largest >= 2, "%d %d %d %d", size, global, groups, largest))
+	})
+}
+
+func TestEnsembles(t *testing.T) {
+	configuration := Configuration{Master: os.Getenv("PCCL_TEST_MASTER"), PeerGroup: atomic.AddUint32(&nextGroup, 1),
+		Ensemble: &Ensemble{ID: 424242, Size: 1}}
+	communicator, err := NewCommunicator(configuration)
+	if err := firstError(err, communicator.Connect(), communicator.Close()); err != nil {
+		t.Fatal(err)
+	}
+	configuration.Ensemble.Size = 0
+	_, err = NewCommunicator(configuration)
+	if err := expectError(err, InvalidArgument, "Ensemble"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestMismatchedPeers(t *testing.T) {
 	pair(t, func(communicator *Communicator, i int) error {
 		buffer := filled(10+i, float32(1))

@@ -214,6 +214,27 @@ static void sharedState() {
     });
 }
 
+static void jointCalls() {
+    pair([](pccl::Communicator &communicator, int) {
+        CHECK(!communicator.arePeersPending());
+        communicator.optimizeTopology();
+        communicator.updateTopology();
+        CHECK(communicator.worldSize() == 2 && communicator.globalWorldSize() >= 2);
+        CHECK(communicator.attribute(PCCL_ATTRIBUTE_LARGEST_PEER_GROUP_WORLD_SIZE) >= 2);
+    });
+}
+
+static void ensembles() {
+    pccl::Communicator::Configuration configuration(master, nextGroup++);
+    configuration.ensembleID = 42;
+    configuration.ensembleSize = 1;
+    pccl::Communicator communicator(configuration);
+    communicator.connect();
+    CHECK(communicator.worldSize() == 1);
+    configuration.ensembleSize = 5000;
+    CHECK(has(thrown<pccl::InvalidArgument>([&] { pccl::Communicator{configuration}; }), "Ensemble"));
+}
+
 static void mismatchedPeers() {
     pair([](pccl::Communicator &communicator, int i) {
         std::vector<float> buffer(10 + static_cast<std::size_t>(i), 1.0f);
@@ -355,6 +376,8 @@ int main(int argc, char **argv) {
         {"several with retry", several},
         {"other collectives", otherCollectives},
         {"shared state", sharedState},
+        {"joint calls", jointCalls},
+        {"ensembles", ensembles},
         {"killed peer", killedPeer},
         {"mismatched peers", mismatchedPeers},
         {"wrong arguments", wrongArguments},

@@ -206,6 +206,28 @@ fn shared_state() {
 }
 
 #[test]
+fn joint_calls() {
+    pair(|communicator, _| {
+        assert!(!communicator.are_peers_pending().unwrap());
+        communicator.optimize_topology().unwrap();
+        communicator.update_topology().unwrap();
+        assert_eq!(communicator.world_size().unwrap(), 2);
+        assert!(communicator.global_world_size().unwrap() >= 2 && communicator.largest_world_size().unwrap() >= 2);
+        assert!(communicator.distinct_peer_groups().unwrap() >= 1);
+    });
+}
+
+#[test]
+fn ensembles() {
+    let configuration =
+        |size| Configuration { ensemble: Some((4242, size)), ..Configuration::new(master()).in_group(next_group()) };
+    let communicator = Communicator::new(&configuration(1)).unwrap();
+    communicator.connect().unwrap();
+    assert_eq!(communicator.world_size().unwrap(), 1);
+    assert_eq!(Communicator::new(&configuration(0)).unwrap_err().code(), ErrorCode::InvalidArgument);
+}
+
+#[test]
 fn peers_with_different_counts() {
     pair(|communicator, i| {
         let mut buffer = vec![1f32; 10 + i];
