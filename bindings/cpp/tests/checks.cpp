@@ -221,6 +221,8 @@ static void jointCalls() {
         communicator.updateTopology();
         CHECK(communicator.worldSize() == 2 && communicator.globalWorldSize() >= 2);
         CHECK(communicator.attribute(PCCL_ATTRIBUTE_LARGEST_PEER_GROUP_WORLD_SIZE) >= 2);
+        // Nobody leaves before the other has looked.
+        communicator.barrier();
     });
 }
 
