@@ -4,7 +4,8 @@
 
 For each: two of it average and share their weights; one of two is killed, and a newcomer takes over the other's
 weights; wrong addresses and a master that is not there get an error that says so. Then one of each in one group.
-Prints "ok NAME: CASE" or "FAILED NAME: CASE: why". Every wait ends at a deadline, which only turns a hang into a failure.
+Prints "ok NAME: CASE" or "FAILED NAME: CASE: why". Every wait ends at a deadline, which only turns a hang into a
+failure.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Stage:
 
 
 def steps_of(process: Process) -> Dict[int, str]:
-    """What a peer has said of each step. The number may be one that an earlier step had only if all else is the same."""
+    """What a peer has said of each step, none of which it may say twice."""
     found: Dict[int, str] = {}
     for line in list(process.lines):
         match = re.match(r"step (\d+): (.*)", line)

@@ -68,8 +68,8 @@ pub struct Communicator {
     master: String,
 }
 
-// SAFETY: pccl.h: "Any thread may call any function at any time, on the same communicator". Nothing here is bound to the
-// thread that made it.
+// SAFETY: pccl.h: "Any thread may call any function at any time, on the same communicator". Nothing here is bound to
+// the thread that made it.
 unsafe impl Send for Communicator {}
 // SAFETY: the same. The exception, pcclDestroyCommunicator, is called by drop only.
 unsafe impl Sync for Communicator {}
@@ -430,8 +430,8 @@ impl Flight {
 }
 
 // What begins operations. For all of them: the buffers are valid, `send` for reading and `receive` for writing, and
-// nobody else writes the one or touches the other, until the flight has landed or the communicator is destroyed. That is
-// the caller's promise, and what makes the calls in them safe; the library copies the descriptors and options.
+// nobody else writes the one or touches the other, until the flight has landed or the communicator is destroyed. That
+// is the caller's promise, and what makes the calls in them safe; the library copies the descriptors and options.
 impl Communicator {
     pub(crate) unsafe fn begin_all_reduce<T: Element>(
         &self,

@@ -1,7 +1,7 @@
 //! Fault-tolerant collective communication over TCP: peers that come and go average what they hold.
 //!
-//! A layer over the C API of `libpccl`, without other dependencies. Buffers are borrowed, never copied; what the library
-//! refuses or cannot do is an [`Error`] with a code and a text; what goes with a communicator ends with it.
+//! A layer over the C API of `libpccl`, without other dependencies. Buffers are borrowed, never copied; what the
+//! library refuses or cannot do is an [`Error`] with a code and a text; what goes with a communicator ends with it.
 //!
 //! ```no_run
 //! use pccl::{Communicator, Configuration, ReduceOp};

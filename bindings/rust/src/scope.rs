@@ -153,7 +153,8 @@ impl<'scope, 'env> Scope<'scope, 'env> {
     }
 }
 
-/// An operation in flight, which has its buffers until it has ended. Dropping it waits, and says nothing of the outcome.
+/// An operation in flight, which has its buffers until it has ended. Dropping it waits, and says nothing of the
+/// outcome.
 #[must_use = "dropping it waits for the operation, and does not tell how it ended"]
 #[derive(Debug)]
 pub struct Operation<'scope, T> {

@@ -35,8 +35,8 @@ pub struct EntryOptions {
     pub is_unchanged: bool,
 }
 
-/// The tensors that all members of a group hold alike. Borrows their memory, so make it where it is needed, and keep the
-/// revision.
+/// The tensors that all members of a group hold alike. Borrows their memory, so make it where it is needed, and keep
+/// the revision.
 ///
 /// ```no_run
 /// # let communicator = pccl::Communicator::new(&pccl::Configuration::new("127.0.0.1:48148"))?;
