@@ -55,9 +55,10 @@ library_sources := $(filter-out Sources Sources/pccl Sources/pccl/% Sources/pccl
 
 library := $(DIST)/lib/libpccl.so
 tools := $(DIST)/bin/pccl $(DIST)/bin/pccl-master
-headers := $(patsubst include/%,$(DIST)/include/%,$(wildcard include/*.h))
+headers := $(patsubst include/%,$(DIST)/include/%,$(wildcard include/*.h)) $(DIST)/include/pccl.hpp
 bench_files := $(patsubst scripts/bench/%,$(DIST)/share/pccl/bench/%,$(wildcard scripts/bench/*))
-extras := $(DIST)/lib/pkgconfig/pccl.pc $(DIST)/share/pccl/digits.csv $(bench_files)
+cmake_files := $(addprefix $(DIST)/lib/cmake/pccl/,pccl-config.cmake pccl-config-version.cmake)
+extras := $(DIST)/lib/pkgconfig/pccl.pc $(cmake_files) $(DIST)/share/pccl/digits.csv $(bench_files)
 
 .PHONY: lib
 lib: $(library) $(tools) $(headers) $(extras) ## build the library, its headers and the tools into dist/
@@ -82,7 +83,17 @@ $(tools): $(all_sources) $(manifest) | bootstrap
 $(DIST)/include/%.h: include/%.h
 	@install -D -m 644 $< $@
 
+$(DIST)/include/pccl.hpp: bindings/cpp/pccl.hpp
+	@install -D -m 644 $< $@
+
 $(DIST)/lib/pkgconfig/pccl.pc: scripts/pccl.pc.in Makefile
+	@mkdir -p $(@D)
+	@sed 's/@VERSION@/$(VERSION)/' $< > $@
+
+$(DIST)/lib/cmake/pccl/pccl-config.cmake: scripts/pccl-config.cmake
+	@install -D -m 644 $< $@
+
+$(DIST)/lib/cmake/pccl/pccl-config-version.cmake: scripts/pccl-config-version.cmake.in Makefile
 	@mkdir -p $(@D)
 	@sed 's/@VERSION@/$(VERSION)/' $< > $@
 
@@ -117,7 +128,7 @@ clean: ## remove all that was built
 # ---------------------------------------------------------------------------------------------------------------------
 ##@ Test
 
-stages := unit simulator abi arm device end-to-end install python torch stress demo chaos
+stages := unit simulator abi arm device end-to-end install python bindings torch stress demo chaos
 
 # Fixed seeds, the same on each machine, and then some that nobody tried before; each is printed if it fails.
 SCHEDULES ?= 50000
@@ -190,6 +201,10 @@ test-install: lib ## the C example, built through pkg-config against an installe
 .PHONY: test-python
 test-python: lib ## the Python package, in an environment of its own
 	$(call stage,Python, $(limited) bash bindings/python/run-tests.sh)
+
+.PHONY: test-bindings
+test-bindings: lib ## C++, and Rust and Go where they are (`scripts/bootstrap --bindings` gets them)
+	$(call stage,other bindings, $(limited) bash bindings/run-tests.sh $(DIST))
 
 # What needs torch, in an environment of its own: without it the package must work as well.
 .PHONY: test-torch
@@ -267,7 +282,7 @@ sanitize-address: bootstrap ## the same tests under the address sanitizer
 	$(call sanitize,address)
 
 swift_paths := Package.swift Sources Tests
-c_files = $(shell find Sources Tests include docs scripts -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu')
+c_files = $(shell find Sources Tests include docs scripts bindings -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu')
 shell_scripts = $(addprefix scripts/,bootstrap debian-root test-install test-deb test-wheel) \
     $(wildcard scripts/make-* scripts/deb/*.p*) scripts/device-kernels .ci/run $(shell find Tests bindings -name '*.sh')
 

@@ -1,0 +1,3 @@
+module swift-pccl/bindings/go
+
+go 1.18
