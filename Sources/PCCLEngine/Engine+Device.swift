@@ -68,7 +68,8 @@ extension Engine {
         for decode in execution.coded.decodes {
             let count = execution.elements(decode.segment).count
             let kept = Kept(decode.codes)
-            coding.decode(decode.codes.base, into: execution.resultAddress(decode.segment), count: count) { [loop] result in
+            let result = execution.resultAddress(decode.segment)
+            coding.decode(decode.codes.base, into: result, count: count) { [loop] result in
                 loop.submit {
                     _ = kept.take()
                     engine.object?.deviceHasDone(launch, result) { (execution) throws(Execution.Refusal) in
@@ -121,7 +122,8 @@ extension Engine {
             try execution.lent.device?.settle(succeeded: succeeded)
         } catch {
             tellCannotGoOn(
-                "the input of \(execution.descriptor) with \(execution.tag) is not what it was: \(error); this peer leaves the run")
+                "the input of \(execution.descriptor) with \(execution.tag) is not what it was: \(error); this peer leaves the run"
+            )
         }
     }
 }

@@ -329,9 +329,12 @@ final class Execution: EngineOperation {
         // What is resumed has all of it.
         if resumed == nil, buffers.coding != nil || buffers.device?.sendsFromDevice ?? false {
             inputOrder = orderOfInput(steps)
-            input = inputOrder.isEmpty ? nil : (0..<chunks.chunkCount).map { chunk in
-                Array(repeating: false, count: segments(chunk).segmentCount)
-            }
+            input =
+                inputOrder.isEmpty
+                ? nil
+                : (0..<chunks.chunkCount).map { chunk in
+                    Array(repeating: false, count: segments(chunk).segmentCount)
+                }
         }
         lay(steps)
     }

@@ -86,7 +86,7 @@ static inline void freeBuffers(Buffers *b) {
 
 // Each peer's elements begin `shift` bytes after what a device likes.
 static inline void checkReduction(int index, const pcclComm_t *communicator, Buffers *b, pcclDataType_t type,
-                           pcclRedOp_t op, size_t count, size_t shift) {
+                                  pcclRedOp_t op, size_t count, size_t shift) {
     size_t bytes = count * sizeOf(type);
     pcclReduceDescriptor_t descriptor = reduction(2, count, type, op);
     scramble(b->host, bytes, (uint64_t)(index * 1000 + (int)type * 10 + (int)op) + count);
@@ -153,6 +153,5 @@ static inline void checkCollectives(int index, const pcclComm_t *communicator, s
     }
     freeBuffers(&b);
 }
-
 
 #endif

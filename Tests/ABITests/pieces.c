@@ -122,8 +122,8 @@ static void checkCodecs(const Peer *peer, const pcclComm_t *communicator, Buffer
     size_t crossed = deviceCrossed();
     waitForAll();
     pcclReduceDescriptor_t descriptor = reduction(8, CODED, pcclFloat, pcclSum);
-    EXPECT(pcclSuccess, pcclAllReduceWithOptions(b->device, b->device, &descriptor, communicator, &options, NULL, NULL,
-                                                 0, NULL));
+    EXPECT(pcclSuccess,
+           pcclAllReduceWithOptions(b->device, b->device, &descriptor, communicator, &options, NULL, NULL, 0, NULL));
     waitForAll();
     // Of three peers: each sends and receives two thirds and then the result, a quarter as large as the elements.
     const size_t elements = PEERS * CODED * sizeof(float);
@@ -186,8 +186,8 @@ static void beginAndHold(const Peer *peer, const pcclComm_t *communicator, Buffe
         deviceHold(read_call, reads - 4);
     }
     waitForAll();
-    EXPECT(pcclSuccess, pcclAllReduceAsyncWithOptions(b->device, b->device, &descriptor, communicator, onLoss(policy),
-                                                      handle));
+    EXPECT(pcclSuccess,
+           pcclAllReduceAsyncWithOptions(b->device, b->device, &descriptor, communicator, onLoss(policy), handle));
     while (deviceCalls(write_call) <= writes)
         nanosleep(&(struct timespec){0, 1000000}, NULL);
 }
@@ -278,8 +278,8 @@ static pcclComm_t *checkCodingFailure(const Peer *peer, pcclComm_t *communicator
     }
     waitForAll();
     pcclReduceInfo_t info = {0};
-    pcclResult_t result = pcclAllReduceWithOptions(b->device, b->device, &descriptor, communicator, &options, &info,
-                                                   NULL, 0, NULL);
+    pcclResult_t result =
+        pcclAllReduceWithOptions(b->device, b->device, &descriptor, communicator, &options, &info, NULL, 0, NULL);
     if (result == pcclInternalError) {
         lost = peer->index;
         __atomic_add_fetch(&failures, 1, __ATOMIC_SEQ_CST);

@@ -7,8 +7,8 @@
 // FAKE_CUDA_VERBOSE=1: says why a module was not loaded, or what a kernel did wrong. FAKE_CUDA_DELAY=n: a copy or a
 // kernel begins so many microseconds after what was before it, 300 if it is not set; FAKE_CUDA_JITTER=n: and up to so
 // many more, at random; FAKE_CUDA_RATE=n: one between the device and the host takes a microsecond for each n bytes
-// besides, which are so many MB/s. FAKE_CUDA_FAIL=function:n:code: as fake_cuda_fail. FAKE_CUDA_KILL=function:n: the process is
-// killed at the n-th call. FAKE_CUDA_NO_PEER_ACCESS=1: nobody may use what another process exported.
+// besides, which are so many MB/s. FAKE_CUDA_FAIL=function:n:code: as fake_cuda_fail. FAKE_CUDA_KILL=function:n: the
+// process is killed at the n-th call. FAKE_CUDA_NO_PEER_ACCESS=1: nobody may use what another process exported.
 #define _GNU_SOURCE
 #include "fake_cuda.h"
 

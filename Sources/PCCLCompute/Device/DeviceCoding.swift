@@ -86,10 +86,11 @@ package final class DeviceCoding: Sendable {
         _ work: @escaping @Sendable (borrowing DeviceStream, UInt) throws(DeviceError) -> Void
     ) {
         let bytes = coder.scratchBytes(segmentElements)
-        worker.submit({ [self] (stream) throws(DeviceError) in
-            guard !isOver.load(ordering: .relaxed) else { return }
-            try work(stream, try scratch.address(bytes))
-        }, then: end)
+        worker.submit(
+            { [self] (stream) throws(DeviceError) in
+                guard !isOver.load(ordering: .relaxed) else { return }
+                try work(stream, try scratch.address(bytes))
+            }, then: end)
     }
 
     /// After a success: blocks until the result is where it belongs.

@@ -123,7 +123,8 @@ package struct DeviceStream: ~Copyable {
         _ reducer: DeviceReducer, table: UInt, inputCount: Int, into to: UInt, count: Int
     ) throws(DeviceError) {
         try check(
-            reducer.launch(pccl_cuda_pointer(to), pccl_cuda_pointer(table), inputCount, count, stream), "cuLaunchKernel")
+            reducer.launch(pccl_cuda_pointer(to), pccl_cuda_pointer(table), inputCount, count, stream), "cuLaunchKernel"
+        )
     }
 
     func run(_ launch: DeviceQueue.Launch) throws(DeviceError) {

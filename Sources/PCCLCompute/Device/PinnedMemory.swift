@@ -83,18 +83,18 @@ extension StagingMemory {
     /// The system's, registered with the driver. What cannot be registered is taken as it is: it is slower, and does as well.
     package static func pinned(near location: DeviceLocation) -> StagingMemory {
         let system = StagingMemory.system
-        let pinned = PinnedPlaces()
+        let pinned = PinnedSlabs()
         return StagingMemory(
             allocate: { byteCount in
                 guard let base = system.allocate(byteCount) else { return nil }
                 let code = try? location.inContext {
                     pccl_cuda_host_register(base, byteCount, UInt32(pccl_cuda_host_register_portable))
                 }
-                if let code, code == pccl_cuda_success { pinned.places.withLock { _ = $0.insert(UInt(bitPattern: base)) } }
+                if let code, code == pccl_cuda_success { pinned.note(base) }
                 return base
             },
             release: { base, byteCount in
-                if pinned.places.withLock({ $0.remove(UInt(bitPattern: base)) }) != nil {
+                if pinned.forget(base) {
                     // If it cannot be taken back, the driver may still use it.
                     let code = try? location.inContext { pccl_cuda_host_unregister(base) }
                     guard let code, code == pccl_cuda_success else { return }
@@ -104,6 +104,12 @@ extension StagingMemory {
     }
 }
 
-private final class PinnedPlaces: Sendable {
-    let places = Mutex<Set<UInt>>([])
+/// Which of them are registered.
+private final class PinnedSlabs: Sendable {
+    private let addresses = Mutex<Set<UInt>>([])
+
+    func note(_ base: UnsafeMutableRawPointer) { addresses.withLock { _ = $0.insert(UInt(bitPattern: base)) } }
+    func forget(_ base: UnsafeMutableRawPointer) -> Bool {
+        addresses.withLock { $0.remove(UInt(bitPattern: base)) } != nil
+    }
 }
