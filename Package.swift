@@ -81,7 +81,7 @@ let package = Package(
         tests(
             "PCCLToolTests",
             ["pccl", "PCCL", "PCCLBase", "PCCLWire", "PCCLCompute", "PCCLTransport", "StrictJSON", argumentParser]),
-        tests("PCCLTidyTests", []),
+        tests("PCCLTidyTests", ["PCCL"]),
         tests("PCCLBaseTests", ["PCCLBase"]),
         tests("PCCLWireTests", ["PCCLBase", "PCCLWire"]),
         tests("PCCLMembershipTests", ["PCCLBase", "PCCLWire", "PCCLMembership"]),

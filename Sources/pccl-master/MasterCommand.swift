@@ -15,7 +15,8 @@ struct MasterCommand: ParsableCommand {
 
             The journal is a small file. Unless --journal says where, it is master-PORT.journal in $STATE_DIRECTORY, \
             in $XDG_STATE_HOME/pccl or in ~/.local/state/pccl, whichever is known first.
-            """)
+            """,
+        version: Release.version)
 
     @Option(
         help: ArgumentHelp(

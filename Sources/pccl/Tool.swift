@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import PCCL
 
 /// The tool beside the library.
 @main
@@ -7,6 +8,7 @@ struct Tool: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "pccl",
         abstract: "Shows, tests and measures fault-tolerant collectives.",
+        version: Release.version,
         subcommands: [
             DemoCommand.self, BenchCommand.self, BenchStateCommand.self, PlanCommand.self, DoctorCommand.self,
             WANLabCommand.self, SimulateCommand.self, ChaosCommand.self,

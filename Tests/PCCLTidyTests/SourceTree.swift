@@ -56,6 +56,10 @@ struct SourceTree {
             }
     }
 
+    static func lines(of path: String) throws -> [String] {
+        try String(contentsOf: root.appendingPathComponent(path), encoding: .utf8).components(separatedBy: "\n")
+    }
+
     /// What Package.swift says of its rooms and tools: name, and names of dependencies.
     static func declaredDependencies() throws -> [String: Set<String>] {
         let manifest = try String(contentsOf: root.appendingPathComponent("Package.swift"), encoding: .utf8)

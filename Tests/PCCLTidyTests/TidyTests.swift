@@ -1,3 +1,4 @@
+import PCCL
 import Testing
 
 @Suite("The house is tidy")
@@ -42,6 +43,19 @@ struct TidyTests {
         #expect(rooms.contains("PCCLABI"))
         let files = try rooms.flatMap { try SourceTree.files(under: "Sources/\($0)") }
         #expect(imports(of: ["Foundation", "FoundationEssentials"], in: files) == [])
+    }
+
+    @Test(
+        "all that names the release names the same one",
+        arguments: [
+            ("Makefile", "VERSION := "), ("Sources/PCCL/Release.swift", "    public static let version = "),
+            ("bindings/python/pyproject.toml", "version = "), ("bindings/python/src/pccl/__init__.py", "__version__ = "),
+            ("bindings/rust/Cargo.toml", "version = "),
+        ])
+    func releases(path: String, before: String) throws {
+        let lines = try SourceTree.lines(of: path)
+        let version = lines.first { $0.hasPrefix(before) }?.dropFirst(before.count)
+        #expect(version?.filter { $0 != "\"" } == Release.version)
     }
 
     @Test("what ends the process has its reason written on the line, or on the one above")

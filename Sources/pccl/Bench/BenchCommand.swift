@@ -169,7 +169,7 @@ struct BenchCommand: ParsableCommand {
     }
 
     private func introduce(_ parsed: Parsed, _ machine: BenchMachine, _ output: BenchOutput) {
-        output.note("pccl bench \(toolVersion), \(machine.text)")
+        output.note("pccl bench \(Release.version), \(machine.text)")
         let pause =
             parsed.plan.pauseMilliseconds > 0 ? ", \(significant(self.pause)) s idle before each timed call" : ""
         output.note(

@@ -73,7 +73,7 @@ enum BenchLibrary: String, CaseIterable {
     }
 
     /// What our own say of themselves.
-    static let ourText = "swift-pccl \(toolVersion)"
+    static let ourText = "swift-pccl \(Release.version)"
 
     var whatToInstall: String {
         switch self {

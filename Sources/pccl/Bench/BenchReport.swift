@@ -1,4 +1,5 @@
 import Glibc
+import PCCL
 import StrictJSON
 
 /// The machine a measurement was made on, as it was before.
@@ -57,7 +58,7 @@ struct BenchReport {
     var json: JSONValue {
         .object([
             .init("tool", .string("pccl bench")),
-            .init("version", .string(toolVersion)),
+            .init("version", .string(Release.version)),
             .init("date", .string(machine.date)),
             .init(
                 "machine",

@@ -1,3 +1,4 @@
+import PCCL
 import StrictJSON
 
 /// What a doctor found, to be read.
@@ -57,7 +58,7 @@ struct DoctorReport {
     var json: JSONValue {
         .object([
             .init("tool", .string("pccl doctor")),
-            .init("version", .string(toolVersion)),
+            .init("version", .string(Release.version)),
             .init(
                 "options",
                 .object([

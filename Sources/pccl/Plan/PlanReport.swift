@@ -1,3 +1,4 @@
+import PCCL
 import PCCLBase
 import StrictJSON
 
@@ -122,7 +123,7 @@ extension PlanReport {
     var json: JSONValue {
         .object([
             .init("tool", .string("pccl plan")),
-            .init("version", .string(toolVersion)),
+            .init("version", .string(Release.version)),
             .init("options", options),
             .init("assumptions", assumptions),
             .init("results", .array(rows.map(object))),
