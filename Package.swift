@@ -65,7 +65,13 @@ let package = Package(
         room("DigitsTraining"),
         room("WANLab", ["PCCLBase", "StrictJSON"]),
 
-        .executableTarget(name: "pccl-master", dependencies: ["PCCL", argumentParser], swiftSettings: strict),
+        .executableTarget(
+            name: "pccl-master",
+            dependencies: [
+                "PCCL", "PCCLBase", "PCCLWire", "PCCLMembership", "PCCLTransport", "PCCLSession", "StrictJSON",
+                argumentParser,
+            ],
+            swiftSettings: strict),
         .executableTarget(
             name: "pccl",
             dependencies: [
@@ -77,7 +83,9 @@ let package = Package(
 
         tests("DigitsTrainingTests", ["DigitsTraining"]),
         tests("WANLabTests", ["WANLab", "PCCLBase", "StrictJSON"]),
-        tests("PCCLMasterTests", ["pccl-master"]),
+        tests(
+            "PCCLMasterTests",
+            ["pccl-master", "PCCLBase", "PCCLWire", "PCCLMembership", "PCCLSession", "PCCLTransport", "StrictJSON"]),
         tests(
             "PCCLToolTests",
             ["pccl", "PCCL", "PCCLBase", "PCCLWire", "PCCLCompute", "PCCLTransport", "StrictJSON", argumentParser]),

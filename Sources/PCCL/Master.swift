@@ -1,4 +1,5 @@
 import PCCLBase
+import PCCLMembership
 import PCCLSession
 import PCCLTransport
 
@@ -91,6 +92,14 @@ public final class Master: Sendable {
             }
         }
         session?.close()
+    }
+
+    /// Shows its state to somebody who watches: see `MasterSession.inspect`. False: it does not run.
+    package func inspect(_ look: @escaping @Sendable (MasterMachine, MasterJournal.Figures?) -> Void) -> Bool {
+        let session: MasterSession? = state.withLock { state in
+            if case .running(let session) = state { session } else { nil }
+        }
+        return session?.inspect(look) ?? false
     }
 
     private func started() throws(PCCLError) -> MasterSession? {

@@ -23,6 +23,7 @@ package final class MasterJournal {
     private var descriptor: CInt
     private var size: Int
     private var hasFailed = false
+    private var appends: UInt64 = 0
     private let generation = ForkedChild.generation
 
     private static let magic: [UInt8] = [0x7f] + Array("pcclmj".utf8) + [3]
@@ -53,6 +54,22 @@ package final class MasterJournal {
         }
     }
 
+    package struct Figures: Hashable, Sendable {
+        /// Of the file.
+        package var bytes: Int
+        /// Records written since this master was started.
+        package var appends: UInt64
+        /// The last record could not be written.
+        package var hasFailed: Bool
+        package init(bytes: Int, appends: UInt64, hasFailed: Bool) {
+            self.bytes = bytes
+            self.appends = appends
+            self.hasFailed = hasFailed
+        }
+    }
+
+    package var figures: Figures { Figures(bytes: size, appends: appends, hasFailed: hasFailed) }
+
     deinit { if descriptor >= 0, generation == ForkedChild.generation { MasterJournal.letGo(descriptor) } }
 
     /// Returns when it is on disk. A journal that cannot be written does not end a run: it is said, and tried again with
@@ -69,6 +86,7 @@ package final class MasterJournal {
             }
             if hasFailed { Log.write(.warning, "the journal \(path) can be written again") }
             hasFailed = false
+            appends += 1
         } catch {
             if !hasFailed { Log.write(.error, "\(error.description): if this master ends now, its peers may be lost") }
             hasFailed = true

@@ -74,6 +74,12 @@ package final class MasterSession: @unchecked Sendable {
     /// Blocks until `close` is done.
     package func awaitEnd() { ended.wait() }
 
+    /// Shows the machine as it is, and its journal, to somebody who watches; on the loop's thread, where all peers wait
+    /// meanwhile: to be copied from, and left. False, and never called: this master has ended, or is about to.
+    package func inspect(_ look: @escaping @Sendable (MasterMachine, MasterJournal.Figures?) -> Void) -> Bool {
+        loop.submit { [self] in look(machine, journal?.figures) }
+    }
+
     // MARK: - on the loop's thread
 
     private func open(_ address: SocketAddress) -> Result<SocketAddress, SystemError> {

@@ -44,7 +44,7 @@ package enum ToPeer: Hashable, Sendable {
 
 /// The master's word on one operation of the peer it is sent to.
 package struct OperationVerdict: Hashable, Sendable {
-    package enum Outcome: UInt8, Sendable {
+    package enum Outcome: UInt8, CaseIterable, Sendable {
         /// Every survivor holds the whole result: it is a success everywhere.
         case commit = 0
         /// Some survivor has not entered the call: begin again in the new epoch; no caller learns of it.

@@ -1,6 +1,8 @@
 import ArgumentParser
 import Glibc
 import PCCL
+import PCCLBase
+import PCCLTransport
 
 /// The daemon: one master, from its start to SIGTERM or SIGINT.
 @main
@@ -35,12 +37,24 @@ struct MasterCommand: ParsableCommand {
     @Flag(help: "Keep nothing on disk: a master that is started anew takes over what its peers report.")
     var noJournal = false
 
+    @Option(
+        help: ArgumentHelp(
+            "Show over HTTP how the run stands: a page, /api/status, /metrics and /healthz.",
+            discussion: """
+                Off if not given. Without an address 127.0.0.1, for nobody is asked who he is; port 0 lets the system \
+                choose one. The address is printed.
+                """, valueName: "[address:]port"))
+    var http: String?
+
     @Option(help: "What is logged on standard error; else the environment's PCCL_LOG_LEVEL, else warn.")
     var logLevel: LogLevel?
 
     func validate() throws {
         guard journal == nil || !noJournal else { throw ValidationError("--journal goes without --no-journal") }
         guard journal != "" else { throw ValidationError("--journal needs a path") }
+        if let http, StatusAddress(parsing: http) == nil {
+            throw ValidationError("--http \(http): a port, or ADDRESS:PORT, with an IPv6 address in brackets")
+        }
     }
 
     func run() throws {
@@ -56,6 +70,17 @@ struct MasterCommand: ParsableCommand {
             throw Failure(explanation(of: error, listenHost: listenHost))
         }
 
+        let status: StatusServer?
+        do {
+            status = try statusServer(of: master)
+        } catch {
+            master.destroy()
+            throw error
+        }
+        // It uses the master, so it goes first.
+        defer { status?.close() }
+
+        if let status { writeLine("status at http://\(status.address)/") }
         writeLine("listening on \(endpoint(listenHost, master.port))")
         signals.onFirst {
             // It only fails on a master that does not run, and then there is nothing to end.
@@ -67,6 +92,26 @@ struct MasterCommand: ParsableCommand {
             throw Failure("ended by a fault of its own: \(error.reason)")
         }
         master.destroy()
+    }
+
+    private func statusServer(of master: Master) throws -> StatusServer? {
+        guard let http, let wanted = StatusAddress(parsing: http) else { return nil }
+        let started = EventLoop.now
+        do {
+            let address = try SocketAddress(host: wanted.host, port: wanted.port)
+            return try StatusServer(at: address) { show in
+                master.inspect { machine, journal in
+                    show(
+                        StatusSnapshot(
+                            of: machine, journal, started: started, now: EventLoop.now, unixNow: secondsSince1970()))
+                }
+            }
+        } catch let error as PCCLError {
+            throw Failure("--http \(http): \(error.reason)")
+        } catch {
+            throw Failure(
+                obstacle(to: endpoint(wanted.host, wanted.port), port: wanted.port, option: "--http", "\(error)"))
+        }
     }
 
     /// A port that the system chooses is another one the next time, so nobody would come back to it.
@@ -91,20 +136,27 @@ struct MasterCommand: ParsableCommand {
         let isJournal = error.reason.contains("journal")
         // A master at work has its journal and its port: the port says more.
         if isJournal, journal != nil || holders.isEmpty { return error.reason }
-        let endpoint = endpoint(listenHost, port)
+        // A journal in use and a port that is taken: then it is the port.
+        let isPort = isJournal || error.reason.contains(String(cString: strerror(EADDRINUSE)))
+        return obstacle(to: endpoint(listenHost, port), port: port, option: "--port", error.reason, isTaken: isPort)
+    }
+
+    private func obstacle(
+        to endpoint: String, port: UInt16, option: String, _ reason: String, isTaken: Bool? = nil
+    ) -> String {
         // Only then is somebody to blame: an address that is not this machine's is nobody's fault.
-        guard isJournal || error.reason.contains(String(cString: strerror(EADDRINUSE))) else {
-            return "cannot listen on \(endpoint): \(error.reason)"
+        guard isTaken ?? reason.contains(String(cString: strerror(EADDRINUSE))) else {
+            return "cannot listen on \(endpoint): \(reason)"
         }
-        let names = holders.compactMap(\.process).map { "\($0.command) (process \($0.id))" }
+        let names = PortHolder.listeners(onPort: port).compactMap(\.process).map { "\($0.command) (process \($0.id))" }
         let culprit =
             names.isEmpty
             ? "a process that this user may not see (ask as root)"
             : names.joined(separator: ", ")
         return """
             cannot listen on \(endpoint): the port is taken by \(culprit).
-            To see for yourself: ss -ltnp 'sport = :\(port)'. End that process, or choose another --port.
-            (\(error.reason))
+            To see for yourself: ss -ltnp 'sport = :\(port)'. End that process, or choose another \(option).
+            (\(reason))
             """
     }
 }
@@ -160,6 +212,12 @@ private func withoutBrackets(_ host: String) -> String {
 
 private func endpoint(_ host: String, _ port: UInt16) -> String {
     host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
+}
+
+private func secondsSince1970() -> Double {
+    var time = timespec()
+    clock_gettime(CLOCK_REALTIME, &time)
+    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
 }
 
 /// One `write`, so that a line is never torn by what the library logs at the same time.

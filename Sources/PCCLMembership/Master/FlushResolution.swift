@@ -29,7 +29,7 @@ package struct FlushResolution {
         }
     }
     /// What brought the flush about decides what becomes of an operation that everybody entered and not all hold.
-    package enum Cause: Hashable, Sendable {
+    package enum Cause: String, CaseIterable, Sendable {
         /// A connection broke, nobody was lost: inputs are whole and everybody is here, so it simply begins again.
         case repair
         case loss

@@ -113,6 +113,8 @@ package struct MasterGroup: Sendable {
     package var brokenLinks: [BrokenLink] = []
     /// Operations that wait for a member that asks whether peers are pending.
     package var stalls: [Stall] = []
+    /// For whoever watches.
+    package var lateOperations: [LateOperation] = []
 
     package init(id: GroupID) { self.id = id }
 
@@ -126,6 +128,7 @@ package struct MasterGroup: Sendable {
         self.epoch = epoch
         self.outcome = outcome
         hasLost = false
+        lateOperations.removeAll()
         answers = (0, nil)
     }
 

@@ -21,6 +21,8 @@ extension MasterMachine {
         guard let index = peers.firstIndex(where: { $0.id == id }) else { return }
         peers[index].connection = nil
         peers[index].lastHeard = now
+        peers[index].since = now
+        tally.note(.detached(id, reason: reason), in: groups[groupIndex(peers[index].group)], at: now)
         effects.append(.log(LogLine(.info, "the connection of \(id) broke (\(reason)); it may attach again")))
         loseIfBothAreBroken(id, groupIndex(peers[index].group), at: now, &effects)
     }
@@ -32,7 +34,7 @@ extension MasterMachine {
         guard let peer = peers.first(where: { $0.id == id }), peer.connection == nil,
             groups[g].brokenLinks.contains(where: { $0.to == id && $0.from != id })
         else { return }
-        remove(id, reason: "its connections broke", at: now, &effects)
+        remove(id, .disconnected, reason: "its connections broke", at: now, &effects)
     }
 
     // MARK: attaching
@@ -42,7 +44,7 @@ extension MasterMachine {
     ) {
         guard let stranger = forgetStranger(connection) else {
             if let peer = peer(on: connection) {
-                turnAway(peer.id, "it attached over a connection in use", at: now, &effects)
+                turnAway(peer.id, .violation, "it attached over a connection in use", at: now, &effects)
             }
             return
         }
@@ -127,12 +129,14 @@ extension MasterMachine {
         peers[index].connection = stranger.connection
         peers[index].secret = attachment.secret
         peers[index].lastHeard = now
+        peers[index].since = now
         peers[index].member = MasterMachine.member(id, seenAt: stranger.from, attachment.hello)
         peers[index].ensemble = attachment.hello.ensemble
         send(.attached(world: worldCounts), to: id, &effects)
         effects.append(.log(LogLine(.info, "\(id) has attached again")))
 
         let g = groupIndex(attachment.hello.group)
+        tally.note(.attached(id), in: groups[g], at: now)
         gridsMayAdvance = true
         // What it still cannot reach it says again.
         groups[g].brokenLinks.removeAll { ($0.gaveUp || $0.isHarmless) && $0.from == id }
@@ -141,7 +145,7 @@ extension MasterMachine {
             attachment.view ?? HeldView(epoch: .none, highestEpoch: .none, members: [], arrangement: .plain)
         if view.epoch != groups[g].epoch {
             guard view.epoch < groups[g].epoch, tellOutcome(to: id, g, &effects) else {
-                return turnAway(id, "what became of its \(view.epoch) is not known here", at: now, &effects)
+                return turnAway(id, .outdated, "what became of its \(view.epoch) is not known here", at: now, &effects)
             }
             // A view ends the calls that waited for it; a verdict leaves them.
             if case .view = groups[g].outcome.kind, view.call != .arePeersPending { view.call = nil }
@@ -266,7 +270,7 @@ extension MasterMachine {
         peers.insert(
             Peer(
                 id: member.id, connection: nil, group: group, member: member, secret: secret, lastHeard: now,
-                ensemble: ensemble),
+                since: now, ensemble: ensemble),
             at: place)
     }
 
@@ -283,6 +287,11 @@ extension MasterMachine {
             effects.append(.send(connection, .turnedAway(reason: "what became of its epoch is not known here")))
             effects.append(.close(connection))
             peers.removeAll { $0.id == peer.id }
+            tally.note(
+                .gone(
+                    peer.id, peer.member.addresses.first, .outdated, wasMember: true,
+                    reason: "what became of its epoch is not known here"),
+                in: groups[g], at: now)
             turnedAway.append(peer.id)
         }
         for member in view.members

@@ -55,7 +55,7 @@ extension MasterMachine {
         guard let ensemble = lost.ensemble else { return }
         for mate in peers where mate.ensemble?.id == ensemble.id && groups[groupIndex(mate.group)].isMember(mate.id) {
             // Another may have taken it along meanwhile.
-            turnAway(mate.id, "\(lost.id), of the same ensemble, is gone: \(reason)", at: now, &effects)
+            turnAway(mate.id, .ensemble, "\(lost.id), of the same ensemble, is gone: \(reason)", at: now, &effects)
         }
     }
 
@@ -65,7 +65,7 @@ extension MasterMachine {
             gridsMayAdvance = false
             // Whoever it took over tells its ensemble when it attaches.
             guard hasEnsembles, rebuildsUntil == nil else { return }
-            settleProposals(&effects)
+            settleProposals(at: now, &effects)
             turnAwayMisfits(at: now, &effects)
             guard !gridsMayAdvance else { continue }
             // Groups that nothing ties together may be tied by who comes.
@@ -127,12 +127,12 @@ extension MasterMachine {
                     "its groups are \(names(candidate.groups)); those who are there have members in \(groups[missing].id), too"
                 } else { "" }
             guard !reason.isEmpty else { continue }
-            for peer in candidate.peers { turnAway(peer, reason, at: now, &effects) }
+            for peer in candidate.peers { turnAway(peer, .ensemble, reason, at: now, &effects) }
         }
         for grid in grids {
             for g in grid where isInGrid(g) {
                 for peer in singleNewcomers(g) {
-                    turnAway(peer, "the members of \(groups[g].id) came in ensembles", at: now, &effects)
+                    turnAway(peer, .ensemble, "the members of \(groups[g].id) came in ensembles", at: now, &effects)
                 }
             }
         }
@@ -143,9 +143,9 @@ extension MasterMachine {
             }
             let mates = peers.filter { $0.ensemble?.id == ensemble.id && $0.id != peer.id }
             guard mates.contains(where: { groups[groupIndex($0.group)].isMember($0.id) }) else { continue }
-            turnAway(peer.id, "others of \(ensemble) were admitted without it", at: now, &effects)
+            turnAway(peer.id, .ensemble, "others of \(ensemble) were admitted without it", at: now, &effects)
             for mate in mates {
-                turnAway(mate.id, "\(peer.id), of the same ensemble, was not admitted", at: now, &effects)
+                turnAway(mate.id, .ensemble, "\(peer.id), of the same ensemble, was not admitted", at: now, &effects)
             }
         }
     }
@@ -201,7 +201,7 @@ extension MasterMachine {
     }
 
     /// Proposals of a grid come to an end together: all groups have linked, or one of them has come to something else.
-    private mutating func settleProposals(_ effects: inout [Effect]) {
+    private mutating func settleProposals(at now: Instant, _ effects: inout [Effect]) {
         var seen = Set<UInt64>()
         for g in groups.indices {
             guard case .linking(let proposal) = groups[g].phase, let join = proposal.join,
@@ -217,7 +217,7 @@ extension MasterMachine {
                 for (g, _) in proposals { groups[g].phase = .settled }
                 gridsMayAdvance = true
             } else if proposals.allSatisfy(\.proposal.isLinked) {
-                adopt(proposals, &effects)
+                adopt(proposals, at: now, &effects)
             }
         }
     }

@@ -40,7 +40,7 @@ extension MasterMachine {
         }
         guard evicted.isEmpty else {
             for (peer, reason) in evicted {
-                turnAway(peer, reason, saying: .stateRefused(reason: reason), at: now, &effects)
+                turnAway(peer, .state, reason, saying: .stateRefused(reason: reason), at: now, &effects)
             }
             return
         }

@@ -52,6 +52,8 @@ package struct MasterMachine: Sendable {
         /// Nil: not known yet, and the first to attach as this peer is believed.
         package var secret: PeerSecret?
         package var lastHeard: Instant
+        /// When it connected, or began to be waited for.
+        package var since: Instant
         /// Nil: it comes and goes by itself.
         package var ensemble: Ensemble?
     }
@@ -63,7 +65,7 @@ package struct MasterMachine: Sendable {
     }
 
     package internal(set) var run: RunID
-    let timeouts: Timeouts
+    package let timeouts: Timeouts
     package internal(set) var groups: [MasterGroup] = []
     /// In order of their ids.
     package internal(set) var peers: [Peer] = []
@@ -81,6 +83,8 @@ package struct MasterMachine: Sendable {
     /// Something happened since grids were looked at.
     var gridsMayAdvance = false
     var nextGridJoin: UInt64 = 0
+    /// For whoever watches; nothing here asks it.
+    package internal(set) var tally = MasterTally()
     private var nextHeartbeat: Instant
     private var requestedWake: Instant?
 
@@ -105,7 +109,7 @@ package struct MasterMachine: Sendable {
             receive(message, on: connection, at: now, &effects)
         case .violated(let connection, let reason):
             if let peer = peer(on: connection) {
-                turnAway(peer.id, "protocol violation: \(reason)", at: now, &effects)
+                turnAway(peer.id, .violation, "protocol violation: \(reason)", at: now, &effects)
             } else if forgetStranger(connection) != nil {
                 effects.append(.log(LogLine(.warning, "a connection was closed before it said hello: \(reason)")))
                 effects.append(.close(connection))
@@ -115,7 +119,7 @@ package struct MasterMachine: Sendable {
                 if mayReturn, isAwaited(peer) {
                     detach(peer.id, reason: reason, at: now, &effects)
                 } else {
-                    remove(peer.id, reason: reason, at: now, &effects)
+                    remove(peer.id, .disconnected, reason: reason, at: now, &effects)
                 }
             } else {
                 _ = forgetStranger(connection)
@@ -158,7 +162,7 @@ package struct MasterMachine: Sendable {
             break
         case .leave:
             effects.append(.close(connection))
-            removeQuietly(peer.id, reason: "left", withMates: false, at: now, advance: true, &effects)
+            removeQuietly(peer.id, .left, reason: "left", withMates: false, at: now, advance: true, &effects)
         case .voteJoin:
             // No epoch is asked for: a vote may cross the verdict of a flush, and would be lost for ever.
             guard groups[g].isMember(peer.id) else { return }
@@ -209,7 +213,7 @@ package struct MasterMachine: Sendable {
         _ connection: ConnectionID, _ hello: Hello, at now: Instant, _ effects: inout [Effect]
     ) {
         guard let stranger = forgetStranger(connection) else {
-            if let peer = peer(on: connection) { turnAway(peer.id, "hello was said twice", at: now, &effects) }
+            if let peer = peer(on: connection) { turnAway(peer.id, .violation, "hello was said twice", at: now, &effects) }
             return
         }
         register(stranger, hello, at: now, &effects)
@@ -227,9 +231,10 @@ package struct MasterMachine: Sendable {
         peers.append(
             Peer(
                 id: id, connection: connection, group: group, member: member, secret: stranger.secret, lastHeard: now,
-                ensemble: hello.ensemble))
+                since: now, ensemble: hello.ensemble))
         let g = groupIndex(group)
         groups[g].newcomers.insert(id)
+        tally.note(.registered(id, member.addresses.first), in: groups[g], at: now)
         if rebuildsUntil != nil, groups[g].members.isEmpty {
             // Those that were there before come first.
             groups[g].phase = .recovering(MasterGroup.Recovery())
@@ -349,7 +354,7 @@ package struct MasterMachine: Sendable {
             epoch: epoch, newcomers: newcomers, view: view, arrangement: arrangement,
             deadline: now + timeouts.dialPatience * 2, join: join)
         if view.count == 1 {
-            guard join != nil else { return adopt([(g, proposal)], &effects) }
+            guard join != nil else { return adopt([(g, proposal)], at: now, &effects) }
             proposal.isLinked = true
             groups[g].phase = .linking(proposal)
             return
@@ -404,17 +409,21 @@ package struct MasterMachine: Sendable {
                 gridsMayAdvance = true
                 return
             }
-            adopt([(g, proposal)], &effects)
+            adopt([(g, proposal)], at: now, &effects)
             advance(g, at: now, &effects)
             return
         }
         groups[g].phase = .settled
-        for peer in failed { turnAway(peer, reasons[peer] ?? "unreachable", at: now, advance: false, &effects) }
+        for peer in failed {
+            turnAway(peer, .unreachable, reasons[peer] ?? "unreachable", at: now, advance: false, &effects)
+        }
         advance(g, at: now, &effects)
     }
 
     /// Of several groups all or none, whatever becomes of this master.
-    mutating func adopt(_ proposals: [(g: Int, proposal: MasterGroup.Proposal)], _ effects: inout [Effect]) {
+    mutating func adopt(
+        _ proposals: [(g: Int, proposal: MasterGroup.Proposal)], at now: Instant, _ effects: inout [Effect]
+    ) {
         for (g, proposal) in proposals {
             groups[g].members = proposal.view
             groups[g].arrangement = proposal.arrangement
@@ -423,6 +432,8 @@ package struct MasterMachine: Sendable {
             groups[g].begin(
                 proposal.epoch, GroupOutcome(kind: .view, members: members, arrangement: proposal.arrangement))
             groups[g].phase = .settled
+            tally.noteView()
+            if !proposal.newcomers.isEmpty { tally.note(.admitted(proposal.newcomers), in: groups[g], at: now) }
             groups[g].forgetAllVotes()
             groups[g].brokenLinks.removeAll()
             groups[g].stalls.removeAll()
@@ -448,13 +459,15 @@ package struct MasterMachine: Sendable {
     // MARK: loss and flush
 
     /// The peer is gone, whatever the reason. Its group's survivors learn of it through a flush.
-    mutating func remove(_ peer: PeerID, reason: String, at now: Instant, _ effects: inout [Effect]) {
-        removeQuietly(peer, reason: reason, at: now, advance: true, &effects)
+    mutating func remove(
+        _ peer: PeerID, _ cause: MasterTally.Cause, reason: String, at now: Instant, _ effects: inout [Effect]
+    ) {
+        removeQuietly(peer, cause, reason: reason, at: now, advance: true, &effects)
     }
 
     private mutating func removeQuietly(
-        _ id: PeerID, reason: String, withMates: Bool = true, at now: Instant, advance goOn: Bool,
-        _ effects: inout [Effect]
+        _ id: PeerID, _ cause: MasterTally.Cause, reason: String, withMates: Bool = true, at now: Instant,
+        advance goOn: Bool, _ effects: inout [Effect]
     ) {
         guard let index = peers.firstIndex(where: { $0.id == id }) else { return }
         let peer = peers.remove(at: index)
@@ -464,6 +477,8 @@ package struct MasterMachine: Sendable {
         defer { if wasMember, withMates { removeMates(of: peer, reason: reason, at: now, &effects) } }
         effects.append(
             .log(LogLine(.info, "\(id) (\(peer.member.addresses.first?.description ?? "?")) is gone: \(reason)")))
+        tally.note(
+            .gone(id, peer.member.addresses.first, cause, wasMember: wasMember, reason: reason), in: groups[g], at: now)
         groups[g].removeMember(id)
         groups[g].newcomers.remove(id)
         groups[g].forgetVotes(of: id)
@@ -488,15 +503,15 @@ package struct MasterMachine: Sendable {
     }
 
     mutating func turnAway(
-        _ id: PeerID, _ reason: String, saying message: ToPeer? = nil, at now: Instant, advance goOn: Bool = true,
-        _ effects: inout [Effect]
+        _ id: PeerID, _ cause: MasterTally.Cause, _ reason: String, saying message: ToPeer? = nil, at now: Instant,
+        advance goOn: Bool = true, _ effects: inout [Effect]
     ) {
         guard let peer = peers.first(where: { $0.id == id }) else { return }
         if let connection = peer.connection {
             effects.append(.send(connection, message ?? .turnedAway(reason: reason)))
             effects.append(.close(connection))
         }
-        removeQuietly(id, reason: reason, at: now, advance: goOn, &effects)
+        removeQuietly(id, cause, reason: reason, at: now, advance: goOn, &effects)
     }
 
     mutating func startFlush(
@@ -537,7 +552,8 @@ package struct MasterMachine: Sendable {
             }
             for peer in late {
                 turnAway(
-                    peer, "others have waited for its call of \(tag) for \(waited.seconds) s, the straggler deadline",
+                    peer, .straggler,
+                    "others have waited for its call of \(tag) for \(waited.seconds) s, the straggler deadline",
                     at: now, &effects)
             }
             if !late.isEmpty { return }
@@ -554,6 +570,7 @@ package struct MasterMachine: Sendable {
         groups[g].begin(
             epoch, GroupOutcome(kind: .verdicts(told), members: members, arrangement: groups[g].arrangement))
         groups[g].phase = .settled
+        tally.noteFlush(flush.cause, verdicts)
         persist(&effects)
         for (report, (operations, missed)) in zip(flush.reports, zip(verdicts, missed)) {
             send(
@@ -588,6 +605,8 @@ package struct MasterMachine: Sendable {
         _ effects: inout [Effect]
     ) {
         guard isCurrentMember(from, g, epoch), case .settled = groups[g].phase else { return }
+        let since = Instant(nanoseconds: (now - Instant(nanoseconds: waited.nanoseconds)).nanoseconds)
+        groups[g].noteLate(tag, at: from, missing: missing, since: since, now: now)
         let joining = missing.filter { groups[g].absentees.contains($0) }
         let asking = missing.filter { groups[g].pendingVotes.contains($0) }
         guard !joining.isEmpty || hasStalledLong(g, from, tag, asking: asking, at: now) else {
@@ -651,7 +670,7 @@ package struct MasterMachine: Sendable {
     private mutating func tick(at now: Instant, _ effects: inout [Effect]) {
         for peer in peers where peer.lastHeard + timeouts.deadTime <= now {
             turnAway(
-                peer.id, "nothing was heard from it for \(timeouts.deadTime.seconds) s", at: now, &effects)
+                peer.id, .silent, "nothing was heard from it for \(timeouts.deadTime.seconds) s", at: now, &effects)
         }
         for stranger in strangers where stranger.since + timeouts.dialPatience <= now {
             _ = forgetStranger(stranger.connection)
@@ -673,7 +692,7 @@ package struct MasterMachine: Sendable {
             if let link = groups[g].brokenLinks.first(where: { $0.gaveUp }),
                 link.since + timeouts.unreachableGrace <= now, let peer = groups[g].leastReachable()
             {
-                turnAway(peer, "other members cannot reach it at \(address(peer))", at: now, &effects)
+                turnAway(peer, .unreachable, "other members cannot reach it at \(address(peer))", at: now, &effects)
             } else if groups[g].brokenLinks.contains(where: {
                 !$0.gaveUp && !$0.isHarmless && $0.since + timeouts.repairGrace <= now
             }) {
@@ -696,7 +715,7 @@ package struct MasterMachine: Sendable {
         let silent = proposal.newcomers.filter { !proposal.answered.contains($0) }
         // A silent member is not harmed; the newcomers are sent away and may try again.
         for peer in silent.isEmpty ? proposal.newcomers.array : silent {
-            turnAway(peer, "the join point took too long", at: now, advance: false, &effects)
+            turnAway(peer, .slow, "the join point took too long", at: now, advance: false, &effects)
         }
         advance(g, at: now, &effects)
     }
