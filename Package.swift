@@ -85,7 +85,10 @@ let package = Package(
         tests("WANLabTests", ["WANLab", "PCCLBase", "StrictJSON"]),
         tests(
             "PCCLMasterTests",
-            ["pccl-master", "PCCLBase", "PCCLWire", "PCCLMembership", "PCCLSession", "PCCLTransport", "StrictJSON"]),
+            [
+                "pccl-master", "PCCLBase", "PCCLWire", "PCCLMembership", "PCCLSession", "PCCLTransport", "StrictJSON",
+                "PCCLTestSupport",
+            ]),
         tests(
             "PCCLToolTests",
             ["pccl", "PCCL", "PCCLBase", "PCCLWire", "PCCLCompute", "PCCLTransport", "StrictJSON", argumentParser]),

@@ -11,7 +11,7 @@ struct Tool: ParsableCommand {
         version: Release.version,
         subcommands: [
             DemoCommand.self, BenchCommand.self, BenchStateCommand.self, PlanCommand.self, DoctorCommand.self,
-            WANLabCommand.self, SimulateCommand.self, ChaosCommand.self,
+            StatusCommand.self, TopCommand.self, WANLabCommand.self, SimulateCommand.self, ChaosCommand.self,
             DemoPeerCommand.self, BenchPeerCommand.self, ChaosPeerCommand.self, DoctorHelperCommand.self,
         ])
 

@@ -1,3 +1,4 @@
+import PCCL
 import PCCLBase
 import PCCLMembership
 import PCCLSession
@@ -70,7 +71,7 @@ struct StatusSnapshot: Sendable {
         func count(_ standing: Standing) -> Int { (members + newcomers).count { $0.standing == standing } }
     }
 
-    var version = masterVersion
+    var version = Release.version
     /// Enough of the run's name to tell it from another; all of it would let a stranger pass for a peer.
     var run: String
     var now: Instant
