@@ -77,7 +77,7 @@ struct MasterCommand: ParsableCommand {
             master.destroy()
             throw error
         }
-        // It uses the master, so it goes first.
+        // Until then whoever asks is told that the master is ending.
         defer { status?.close() }
 
         if let status { writeLine("status at http://\(status.address)/") }

@@ -22,6 +22,7 @@ import losses
 import masters
 import membership
 import strangers
+import watching
 from harness import Case, Failure, Skip, Tools
 
 DEFAULT_LIMIT_SECONDS = 60
@@ -42,7 +43,7 @@ def all_cases() -> dict:
     """The public functions of the case modules that take one case, in the order in which they are written. Those that move
     data come twice, for the two ways it may take, unless they are long."""
     cases = {}
-    for module in (bench, chaos, data, demos, doctor, losses, membership, masters, strangers, labs):
+    for module in (bench, chaos, data, demos, doctor, losses, membership, masters, strangers, watching, labs):
         for name, function in vars(module).items():
             if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
                 cases[name] = function

@@ -32,7 +32,9 @@ struct HTTPRequestTests {
     @Test("every beginning of a request is incomplete, and none is refused")
     func cutShort() {
         let text = "GET /api/status HTTP/1.1\r\nHost: here\r\nAccept: */*\r\n\r\n"
-        for count in 0..<text.utf8.count { #expect(read(String(decoding: text.utf8.prefix(count), as: UTF8.self)) == .incomplete) }
+        for count in 0..<text.utf8.count {
+            #expect(read(String(decoding: text.utf8.prefix(count), as: UTF8.self)) == .incomplete)
+        }
     }
 
     @Test(
@@ -82,6 +84,7 @@ struct StatusAddressTests {
         #expect(StatusAddress(parsing: "head.example:8080")?.host == "head.example")
     }
 
-    @Test("what is none is refused", arguments: ["", "x", ":80", "::1:80", "[]:80", "a b:80", "1.2.3.4:", "65536", "-1"])
+    @Test(
+        "what is none is refused", arguments: ["", "x", ":80", "::1:80", "[]:80", "a b:80", "1.2.3.4:", "65536", "-1"])
     func none(text: String) { #expect(StatusAddress(parsing: text) == nil) }
 }

@@ -107,7 +107,9 @@ struct StatusServerTests {
     func garbage() throws {
         let server = try server()
         defer { server.close() }
-        for bytes in [[0x7f, 1, 2, 3], [0x16, 3, 1, 0], Array("hello\r\n".utf8), [0], Array("GET\r\n".utf8)] as [[UInt8]] {
+        for bytes in [[0x7f, 1, 2, 3], [0x16, 3, 1, 0], Array("hello\r\n".utf8), [0], Array("GET\r\n".utf8)]
+            as [[UInt8]]
+        {
             #expect(statusLine(try ask(server, bytes)) == "HTTP/1.1 400 Bad Request")
         }
     }

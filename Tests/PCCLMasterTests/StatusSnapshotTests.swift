@@ -40,7 +40,9 @@ struct ToldMaster {
     }
 
     func snapshot(journal: MasterJournal.Figures? = nil) -> StatusSnapshot {
-        StatusSnapshot(of: machine, journal, started: ToldMaster.start, now: now, unixNow: 1_800_000_000 + (now - ToldMaster.start).seconds)
+        StatusSnapshot(
+            of: machine, journal, started: ToldMaster.start, now: now,
+            unixNow: 1_800_000_000 + (now - ToldMaster.start).seconds)
     }
 
     /// Peers 1 and 2 are members of group 0, and an operation of peer 1 waits for peer 2, whose connection has broken.
@@ -149,7 +151,7 @@ struct StatusSnapshotTests {
     @Test("the page asks nobody but the master, and has no way to write markup")
     func page() {
         #expect(!LivePage.html.contains("://"))
-        for way in ["innerHTML =", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
+        for way in ["innerHTML = ", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
             #expect(!LivePage.html.contains(way), "\(way)")
         }
     }

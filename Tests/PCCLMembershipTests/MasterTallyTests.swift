@@ -53,9 +53,9 @@ struct MasterTallyTests {
     @Test("only the last changes are kept, and all are counted")
     func limit() {
         var c = Cluster(of: "A")
-        for _ in 0..<MasterTally.changeLimit {
-            c.connect("B")
-            c.kill("B")
+        for i in 0..<MasterTally.changeLimit {
+            c.connect("B\(i)")
+            c.kill("B\(i)")
         }
         let tally = c.master.tally
         #expect(tally.changes.count == MasterTally.changeLimit)

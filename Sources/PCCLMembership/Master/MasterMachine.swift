@@ -213,7 +213,9 @@ package struct MasterMachine: Sendable {
         _ connection: ConnectionID, _ hello: Hello, at now: Instant, _ effects: inout [Effect]
     ) {
         guard let stranger = forgetStranger(connection) else {
-            if let peer = peer(on: connection) { turnAway(peer.id, .violation, "hello was said twice", at: now, &effects) }
+            if let peer = peer(on: connection) {
+                turnAway(peer.id, .violation, "hello was said twice", at: now, &effects)
+            }
             return
         }
         register(stranger, hello, at: now, &effects)

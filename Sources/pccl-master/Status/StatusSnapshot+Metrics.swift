@@ -62,7 +62,8 @@ extension StatusSnapshot {
         for cause in MasterTally.Cause.allCases where cause != .left {
             m.count(tally.departures[cause] ?? 0, ["cause": cause.rawValue])
         }
-        m.family("pccl_newcomers_gone_total", .counter, "Peers that went, or were sent away, before they were admitted.")
+        m.family(
+            "pccl_newcomers_gone_total", .counter, "Peers that went, or were sent away, before they were admitted.")
         for cause in MasterTally.Cause.allCases {
             m.count(tally.newcomersGone[cause] ?? 0, ["cause": cause.rawValue])
         }

@@ -29,7 +29,8 @@ struct StatusCommand: ParsableCommand {
         do throws(StatusClient.Problem) {
             let (text, report) = try client.status()
             let shown =
-                json ? text : StatusTable(address: "\(client.address)", report: report).lines.joined(separator: "\n") + "\n"
+                json
+                ? text : StatusTable(address: "\(client.address)", report: report).lines.joined(separator: "\n") + "\n"
             writeAll(shown, to: STDOUT_FILENO)
         } catch {
             writeAll("pccl status: \(error)\n", to: STDERR_FILENO)
@@ -49,7 +50,7 @@ struct StatusSource: ParsableArguments {
         var text = master[...]
         if text.hasPrefix("http://") { text = text.dropFirst("http://".count) }
         if text.hasSuffix("/") { text = text.dropLast() }
-        guard let address = HostAndPort(parsing: String(text)), address.port > 0 else {
+        guard let address = HostAndPort(parsing: String(text)), address.port > 0, !address.host.contains("/") else {
             throw ValidationError("--master \(master): HOST:PORT, as the master prints it")
         }
         return StatusClient(address: address, patience: patience)

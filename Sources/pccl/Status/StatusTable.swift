@@ -15,7 +15,9 @@ struct StatusTable {
     }
 
     private var headline: String {
-        var parts = ["pccl-master \(report["version"].text) at \(address)", "up \(Self.span(report["uptime_seconds"].amount))"]
+        var parts = [
+            "pccl-master \(report["version"].text) at \(address)", "up \(Self.span(report["uptime_seconds"].amount))",
+        ]
         parts.append("run \(report["run"].text)")
         if let journal = report["journal"], journal != .null {
             parts.append(
@@ -45,7 +47,8 @@ struct StatusTable {
 
     private func row(_ peer: JSONValue, _ width: Int) -> String {
         let rank = peer["rank"] == .null ? "-" : peer["rank"].text
-        return "  " + rank.trailing(4) + peer["peer"].text.trailing(7) + "  " + peer["address"].text.leading(width) + "  "
+        return "  " + rank.trailing(4) + peer["peer"].text.trailing(7) + "  " + peer["address"].text.leading(width)
+            + "  "
             + peer["state"].text.leading(9) + age(peer["since"]).trailing(12) + "\(age(peer["heard"])) ago".trailing(14)
     }
 
@@ -105,7 +108,8 @@ struct StatusTable {
     static func names(_ peers: [JSONValue], upTo limit: Int = 12) -> String {
         guard peers.count > 1 else { return peers.first.map { "peer \($0.text)" } ?? "nobody" }
         let rest = peers.count - limit
-        return "peers " + peers.prefix(limit).map(\.text).joined(separator: ", ") + (rest > 0 ? " and \(rest) more" : "")
+        return "peers " + peers.prefix(limit).map(\.text).joined(separator: ", ")
+            + (rest > 0 ? " and \(rest) more" : "")
     }
 
     /// By this machine's clock and time zone.
@@ -139,6 +143,7 @@ extension JSONValue {
     /// On one line, and nothing that a terminal would obey: reasons and addresses come from peers.
     fileprivate var text: String {
         guard case .string(let text) = self else { return self == .null ? "?" : written() }
-        return String(String.UnicodeScalarView(text.unicodeScalars.map { $0.properties.generalCategory == .control ? " " : $0 }))
+        return String(
+            String.UnicodeScalarView(text.unicodeScalars.map { $0.properties.generalCategory == .control ? " " : $0 }))
     }
 }

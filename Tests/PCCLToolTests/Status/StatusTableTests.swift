@@ -32,11 +32,11 @@ struct StatusTableTests {
         let lines = try lines(Self.report)
         #expect(
             lines.prefix(11).joined(separator: "\n") == """
-                pccl-master 1.2.3 at here:48149, up 2 h 2 min, run 01234567, journal 4.1 kB
+                pccl-master 1.2.3 at here:48149, up 2 h 2 min, run 01234567, journal 4.0 kB
 
                 group 0, epoch 2: 2 members, 1 away, 1 waiting to be admitted
                   rank   peer  address          state           since    last heard
-                     0      1  10.0.0.1:48150   attached        100 s         0 s ago
+                     0      1  10.0.0.1:48150   attached        100 s         1 s ago
                      1      2  [fd00::1]:48150  away              3 s         3 s ago
                      -      3  ?                newcomer         10 s         1 s ago
                   flushing after loss: waits for peers 1, 2
