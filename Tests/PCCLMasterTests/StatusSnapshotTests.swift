@@ -139,6 +139,16 @@ struct StatusSnapshotTests {
         #expect(snapshot.tally.departures == [.disconnected: 2])
     }
 
+    @Test("a run of a thousand peers is shown in less than what a client takes")
+    func manyPeers() {
+        var m = ToldMaster()
+        for number in 1...UInt64(WireLimits.members) { m.arrive(number) }
+        #expect(m.machine.peers.count == WireLimits.members)
+        var pages = StatusPages(m.snapshot())
+        let sizes = StatusPages.Page.allCases.map { pages.response($0).body.count }
+        #expect(sizes.max() ?? 0 < 1 << 20, "\(sizes)")
+    }
+
     @Test("who serves is healthy; what somebody should know is said beside it")
     func health() {
         var pages = StatusPages(ToldMaster.eventful.snapshot())

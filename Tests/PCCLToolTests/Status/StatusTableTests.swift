@@ -36,9 +36,9 @@ struct StatusTableTests {
 
                 group 0, epoch 2: 2 members, 1 away, 1 waiting to be admitted
                   rank   peer  address          state           since    last heard
-                     0      1  10.0.0.1:48150   attached        100 s         1 s ago
-                     1      2  [fd00::1]:48150  away              3 s         3 s ago
-                     -      3  ?                newcomer         10 s         1 s ago
+                     0      1  10.0.0.1:48150   attached        100 s       1 s ago
+                     1      2  [fd00::1]:48150  away              3 s       3 s ago
+                     -      3  ?                newcomer         10 s       1 s ago
                   flushing after loss: waits for peers 1, 2
                   update_topology: called by peer 1 2 s ago, waits for peer 2
                   operation with tag 18446744073709551615: called by peer 1 20 s ago, waits for peer 2
