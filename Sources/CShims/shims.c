@@ -15,6 +15,16 @@ int pccl_shim_accept(int listener, struct sockaddr *address, socklen_t *length) 
     return accept4(listener, address, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
 
+static _Thread_local char thread_text[1024];
+
+const char *pccl_shim_thread_text(void) { return thread_text; }
+
+void pccl_shim_set_thread_text(const char *text) {
+    size_t length = strnlen(text, sizeof thread_text - 1);
+    memcpy(thread_text, text, length);
+    thread_text[length] = '\0';
+}
+
 void pccl_shim_name_thread(pthread_t thread, const char *name) { pthread_setname_np(thread, name); }
 
 const fenv_t *pccl_shim_default_floating_point_environment(void) { return FE_DFL_ENV; }

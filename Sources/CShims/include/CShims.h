@@ -60,6 +60,10 @@ int pccl_shim_set_congestion_control(int descriptor, const char *name);
 /// adjtimex, asked only: 1 when the system's clock follows a reference, 0 when it does not, -1 where that is not told.
 int pccl_shim_clock_is_synchronised(void);
 
+/// What this thread was told last, at most 1023 bytes of it; empty at first.
+const char *pccl_shim_thread_text(void);
+void pccl_shim_set_thread_text(const char *text);
+
 /// Descriptors that a forked child must not keep; see fork.c. Any thread.
 void pccl_shim_note_descriptor(int descriptor);
 void pccl_shim_forget_descriptor(int descriptor);
