@@ -35,6 +35,13 @@ ssize_t pccl_shim_read_process(pid_t process, uint64_t address, void *target, si
     return process_vm_readv(process, &local, 1, &remote, 1, 0);
 }
 
+int pccl_shim_can_be_read(const void *memory, size_t count) {
+    char ends[2];
+    struct iovec local = {ends, sizeof ends};
+    struct iovec remote[2] = {{(void *)memory, 1}, {(char *)memory + count - 1, 1}};
+    return process_vm_readv(getpid(), &local, 1, remote, 2, 0) == sizeof ends;
+}
+
 int pccl_shim_tcp_figures(int descriptor, struct pccl_shim_tcp_figures *figures) {
     struct tcp_info info;
     socklen_t length = sizeof info;

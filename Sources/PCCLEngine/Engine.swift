@@ -686,7 +686,8 @@ extension Engine: LinkDelegate {
                     pacedElements: next.pacedElements, piece: piece)
             }
             return OutgoingSegment(
-                header: next.header, payload: next.payload, owner: execution.launch, token: token)
+                header: next.header, payload: next.payload, owner: execution.launch, token: token,
+                isLent: next.piece == nil)
         }
         return nil
     }

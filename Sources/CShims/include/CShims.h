@@ -21,6 +21,8 @@ const fenv_t *pccl_shim_default_floating_point_environment(void);
 
 /// process_vm_readv of one range: the bytes read, or -1.
 ssize_t pccl_shim_read_process(pid_t process, uint64_t address, void *target, size_t count);
+/// Whether process_vm_readv can read the first and the last byte of a range of this process: 1, or 0.
+int pccl_shim_can_be_read(const void *memory, size_t count);
 
 /// The longest name of a socket that the kernel chooses.
 enum { pccl_shim_socket_name_bytes = 6 };
