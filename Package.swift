@@ -60,7 +60,7 @@ let package = Package(
                 "PCCLBase", "PCCLWire", "PCCLCompute", "PCCLSnapshot", "PCCLMembership", "PCCLEngine", "PCCLTransport",
                 "PCCLSession",
             ]),
-        room("PCCLABI", ["PCCL", "PCCLTransport", "CPCCL"]),
+        room("PCCLABI", ["PCCL", "PCCLTransport", "CPCCL", "CShims"]),
         room("PCCLSimulator", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLSchedule"]),
         room("DigitsTraining"),
         room("WANLab", ["PCCLBase", "StrictJSON"]),

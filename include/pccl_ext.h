@@ -114,6 +114,17 @@ typedef struct pcclReduceOptions_t {
     void *PCCL_NULLABLE cuda_stream;
 } pcclReduceOptions_t;
 
+/**
+ * Tells why this thread's latest call that was no success was none: the function, and the reason in words for a person,
+ * as in the log. Empty if there was no such call; a success leaves it alone. The text is the library's, and good until
+ * the thread's next call that is no success. It may be called before pcclInit.
+ *
+ * Results:
+ * - pcclSuccess
+ * - pcclInvalidArgument: `text_out` is null.
+ */
+PCCL_EXPORT pcclResult_t pcclGetErrorText(const char *PCCL_NULLABLE *text_out);
+
 /** What the CUDA driver of this process can be used for. */
 typedef struct pcclCudaStatus_t {
     /** Whether memory of a device may be handed to collectives. */

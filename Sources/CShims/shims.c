@@ -15,6 +15,16 @@ int pccl_shim_accept(int listener, struct sockaddr *address, socklen_t *length) 
     return accept4(listener, address, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
 
+static _Thread_local char thread_text[1024];
+
+const char *pccl_shim_thread_text(void) { return thread_text; }
+
+void pccl_shim_set_thread_text(const char *text) {
+    size_t length = strnlen(text, sizeof thread_text - 1);
+    memcpy(thread_text, text, length);
+    thread_text[length] = '\0';
+}
+
 void pccl_shim_name_thread(pthread_t thread, const char *name) { pthread_setname_np(thread, name); }
 
 const fenv_t *pccl_shim_default_floating_point_environment(void) { return FE_DFL_ENV; }
@@ -23,6 +33,13 @@ ssize_t pccl_shim_read_process(pid_t process, uint64_t address, void *target, si
     struct iovec local = {target, count};
     struct iovec remote = {(void *)(uintptr_t)address, count};
     return process_vm_readv(process, &local, 1, &remote, 1, 0);
+}
+
+int pccl_shim_can_be_read(const void *memory, size_t count) {
+    char ends[2];
+    struct iovec local = {ends, sizeof ends};
+    struct iovec remote[2] = {{(void *)memory, 1}, {(char *)memory + count - 1, 1}};
+    return process_vm_readv(getpid(), &local, 1, remote, 2, 0) == sizeof ends;
 }
 
 int pccl_shim_tcp_figures(int descriptor, struct pccl_shim_tcp_figures *figures) {

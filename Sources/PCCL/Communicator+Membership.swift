@@ -67,7 +67,11 @@ extension Communicator {
 
     /// Leaves the run and ends all threads. Operations in flight end with an error here, and as with a lost peer at the
     /// other members. May be called at any time, also twice.
-    public func destroy() { session.close() }
+    public func destroy() {
+        session.close()
+        // No buffer is used after it: what nobody has waited for comes to its device now.
+        for handle in handles.withLock({ Array($0.values) }) { handle.conclude() }
+    }
 }
 
 /// The same calls for code that may not block its thread: the task is suspended, and nothing else waits.

@@ -47,6 +47,13 @@ public final class OperationHandle: Sendable {
         }
     }
 
+    /// Once the outcome is known: the result is in place when this returns, and the buffers are not used any more.
+    func conclude() {
+        guard let device, let outcome = completion.current, case .success = outcome.outcome else { return }
+        // Whoever waits is told.
+        try? device.bringBack()
+    }
+
     /// Whether `wait` would return at once.
     public var isDone: Bool { completion.current != nil }
 

@@ -1,4 +1,5 @@
 import CPCCL
+import CShims
 import PCCL
 import PCCLTransport
 
@@ -35,15 +36,24 @@ enum Handles {
     }
 }
 
-/// Runs one function of the header: errors become result codes, and a line in the log that says more.
+/// Runs one function of the header: errors become result codes, a text that the thread may ask for, and a line in the log.
 func result(_ name: StaticString, _ body: () throws(PCCLError) -> Void) -> pcclResult_t {
     do {
         try body()
         return pcclSuccess
     } catch {
         // Whoever is alone may ask again and again, and is told by the code alone.
-        Log.write(error.code == .tooFewPeers ? .debug : .warning, "\(name): \(error.reason)")
+        let text = "\(name): \(error.reason)"
+        Log.write(error.code == .tooFewPeers ? .debug : .warning, text)
+        pccl_shim_set_thread_text(text)
         return pcclResult_t(error.code)
+    }
+}
+
+@implementation @c
+public func pcclGetErrorText(_ textOut: UnsafeMutablePointer<UnsafePointer<CChar>?>!) -> pcclResult_t {
+    result("pcclGetErrorText") { () throws(PCCLError) in
+        try required(textOut, "text_out").pointee = pccl_shim_thread_text()
     }
 }
 

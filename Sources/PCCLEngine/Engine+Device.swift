@@ -7,12 +7,10 @@ extension Engine {
     /// Has the input copied, in the order in which it is needed. Waits for none of it.
     func fetchInput(of execution: Execution) {
         pumpDevice(execution)
-        guard let device = execution.lent.device, execution.input != nil else { return }
+        guard execution.lent.device != nil, execution.input != nil else { return }
         let engine = Loan(self)
-        for piece in execution.piecesOfInput {
-            device.fetch(piece.parts) { [loop, launch = execution.launch] result in
-                loop.submit { engine.object?.inputCame(launch, piece.segments, result) }
-            }
+        execution.askForInput { [loop, launch = execution.launch] segments, result in
+            loop.submit { engine.object?.inputCame(launch, segments, result) }
         }
     }
 
@@ -39,57 +37,42 @@ extension Engine {
     /// Has a device do what there is to code, to fold and to decode.
     func pumpDevice(_ execution: Execution) {
         guard let coding = execution.lent.coding, !isHalted else { return }
-        let engine = Loan(self)
-        let launch = execution.launch
         while execution.mayEncode(within: configuration.stagingBytesPerOperation) {
             guard let next = execution.nextToEncode() else { return tellOutOfMemory(execution) }
-            let kept = Kept(next)
-            coding.encode(next.elements, into: next.codes.base, count: next.count) { [loop] result in
-                loop.submit {
-                    guard let made = kept.take() else { return }
-                    engine.object?.deviceHasDone(launch, result) { (execution) throws(Execution.Refusal) in
-                        try execution.takeCodes(made.segment, made.codes)
-                    }
-                }
-            }
+            let end = begin(.encode(next.segment, next.codes), of: execution)
+            coding.encode(next.elements, into: next.codes.base, count: next.count, then: end)
         }
         for fold in execution.coded.folds {
-            let kept = Kept(fold)
-            coding.fold(execution.request(fold)) { [loop] result in
-                loop.submit {
-                    guard let fold = kept.take() else { return }
-                    engine.object?.deviceHasDone(launch, result) { (execution) throws(Execution.Refusal) in
-                        execution.end(fold)
-                    }
-                }
-            }
+            coding.fold(execution.request(fold), then: begin(.fold(fold), of: execution))
         }
         execution.coded.folds = []
-        for decode in execution.coded.decodes {
-            let count = execution.elements(decode.segment).count
-            let kept = Kept(decode.codes)
-            let result = execution.resultAddress(decode.segment)
-            coding.decode(decode.codes.base, into: result, count: count) { [loop] result in
-                loop.submit {
-                    _ = kept.take()
-                    engine.object?.deviceHasDone(launch, result) { (execution) throws(Execution.Refusal) in
-                        execution.missingSegments -= 1
-                        return FoldProgress()
-                    }
-                }
-            }
+        for (segment, codes) in execution.coded.decodes {
+            let (result, count) = (execution.resultAddress(segment), execution.elements(segment).count)
+            coding.decode(codes.base, into: result, count: count, then: begin(.decode(codes), of: execution))
         }
         execution.coded.decodes = []
     }
 
-    private func deviceHasDone(
-        _ launch: LaunchNumber, _ result: Result<Void, DeviceError>,
-        _ go: (Execution) throws(Execution.Refusal) -> FoldProgress
-    ) {
-        guard !isHalted, let execution = executions[launch] else { return }
+    /// Keeps what the device works on until it has answered, here, since staging is the loop's.
+    private func begin(_ work: DeviceTask.Work, of execution: Execution) -> DeviceWorker.End {
+        let token = takeToken()
+        deviceTasks[token] = DeviceTask(launch: execution.launch, work: work)
+        let engine = Loan(self)
+        return { [loop] result in loop.submit { engine.object?.deviceHasDone(token, result) } }
+    }
+
+    private func deviceHasDone(_ token: Int, _ result: Result<Void, DeviceError>) {
+        guard let task = deviceTasks.removeValue(forKey: token) else { return }
+        // What has failed may be at work still, on memory that somebody else would have next.
+        if case .failure = result { task.abandon() }
+        guard !isHalted, let execution = executions[task.launch] else { return }
         if case .failure(let error) = result { return tellDeviceFailed(execution, error) }
         do throws(Execution.Refusal) {
-            act(on: try go(execution), of: execution)
+            switch task.work {
+            case .encode(let segment, let codes): act(on: try execution.takeCodes(segment, codes), of: execution)
+            case .fold(let fold): act(on: execution.end(fold), of: execution)
+            case .decode: execution.missingSegments -= 1
+            }
         } catch {
             tellOutOfMemory(execution)
         }
@@ -117,7 +100,11 @@ extension Engine {
 
     /// The end of it: the caller's memory is the caller's again.
     func settle(_ execution: Execution, succeeded: Bool) {
-        if !succeeded { execution.lent.coding?.end() }
+        if let coding = execution.lent.coding {
+            // What was asked for has an end then, although nobody may have heard of it.
+            if !succeeded { coding.end() }
+            deviceTasks = deviceTasks.filter { $0.value.launch != execution.launch }
+        }
         do throws(DeviceError) {
             try execution.lent.device?.settle(succeeded: succeeded)
         } catch {
@@ -128,10 +115,23 @@ extension Engine {
     }
 }
 
-/// What belongs to the loop's thread, on its way through another one that does not look at it: taken out there, so that it
-/// does not end elsewhere.
-private final class Kept<Value>: @unchecked Sendable {
-    private var value: Value?
-    init(_ value: Value) { self.value = value }
-    func take() -> Value? { value.take() }
+/// What a device was asked for, with the staging that it reads and writes.
+struct DeviceTask {
+    enum Work {
+        case encode(DeviceSegment, StagedPiece)
+        case fold(FoldOnDevice)
+        case decode(StagedPiece)
+    }
+    var launch: LaunchNumber
+    var work: Work
+
+    /// Its staging is never used again, nor given back.
+    func abandon() {
+        let pieces: [StagedPiece?] =
+            switch work {
+            case .encode(_, let codes), .decode(let codes): [codes]
+            case .fold(let fold): fold.pieces + [fold.codes]
+            }
+        for case .some(let piece) in pieces { _ = Unmanaged.passRetained(piece) }
+    }
 }

@@ -25,8 +25,10 @@ package final class Engine {
     let configuration: EngineConfiguration
     weak var delegate: (any EngineDelegate)?
     private let pools: Execution.Pools
-    /// For what a device codes: memory that it copies to and from at full speed.
+    /// For what a device codes: memory that it copies to and from at full speed. Much of it is kept, for pinning is slow.
     private var poolsOfCodes: Execution.Pools?
+    /// What devices work on, by what they answer with.
+    var deviceTasks: [Int: DeviceTask] = [:]
     /// Of operations that a device codes: what the caller has lent.
     private var lentToDevice: [LaunchNumber: ReduceBuffers] = [:]
 
@@ -194,7 +196,7 @@ package final class Engine {
         self.exchange = nil
     }
 
-    private func takeToken() -> Int {
+    func takeToken() -> Int {
         defer { nextToken += 1 }
         return nextToken
     }
@@ -249,14 +251,16 @@ package final class Engine {
         guard halted.lent.coding != nil else { return halted }
         settle(halted, succeeded: false)
         guard let buffers = lentToDevice.removeValue(forKey: halted.launch) else { return nil }
-        return executionOnHost(halted.tag, halted.launch, halted.descriptor, halted.place, buffers)
+        let anew = executionOnHost(halted.tag, halted.launch, halted.descriptor, halted.place, buffers)
+        anew?.traffic = halted.traffic
+        return anew
     }
 
     private func poolsOfCodes(near location: DeviceLocation) -> Execution.Pools {
         if let known = poolsOfCodes { return known }
         let made = Execution.Pools(
             staging: StagingPool(
-                keptBytesLimit: configuration.keptStagingBytes, memory: .pinned(near: location)),
+                keptBytesLimit: configuration.keptOriginalsBytes, memory: .pinned(near: location)),
             originals: pools.originals)
         poolsOfCodes = made
         return made
@@ -291,8 +295,12 @@ package final class Engine {
         _ resumption: Resumption
     ) {
         guard let found = executions.removeValue(forKey: from) ?? takeRun(from).flatMap(throughHost),
-            let halted = throughHost(found), holdsStill(halted)
+            let halted = throughHost(found)
         else { return }
+        guard holdsStill(halted) else {
+            halted.restoreInput()
+            return settle(halted, succeeded: false)
+        }
         begin(halted.resumed(as: launch, descriptor, place, resumption, configuration))
     }
 
@@ -678,7 +686,8 @@ extension Engine: LinkDelegate {
                     pacedElements: next.pacedElements, piece: piece)
             }
             return OutgoingSegment(
-                header: next.header, payload: next.payload, owner: execution.launch, token: token)
+                header: next.header, payload: next.payload, owner: execution.launch, token: token,
+                isLent: next.piece == nil)
         }
         return nil
     }

@@ -36,8 +36,9 @@ package struct EngineConfiguration: Sendable {
     package var keptStagingBytes = 64 << 20
     package var keptOriginalsBytes = 256 << 20
 
-    /// Of a buffer on a device that goes through the host, copied at once. A copy costs some ten microseconds whatever its
-    /// size, and 1 MiB takes PCIe as long as that to some 40; buffers of less than two are copied before and after.
+    /// Of a buffer on a device that goes through the host: after so much a thread waits for the device, and tells the loop, which
+    /// costs some ten microseconds, as long as PCIe takes for a quarter to a half of it. Buffers of less than two are copied
+    /// before and after.
     package var devicePieceBytes = 1 << 20
 
     package var state = StateConfiguration()

@@ -39,8 +39,14 @@ extension Execution {
 
     func hasInput(_ chunk: Int, _ segment: Int) -> Bool { input?[chunk][segment] ?? true }
 
-    /// The same segments in pieces that are worth a copy, each with the parts of what is sent, in bytes from its start.
-    var piecesOfInput: [(segments: [DeviceSegment], parts: [Range<Int>])] {
+    /// Has the input copied, in the order in which it is needed. `end` is called on another thread, for each piece.
+    func askForInput(then end: @escaping @Sendable ([DeviceSegment], Result<Void, DeviceError>) -> Void) {
+        isInputAskedFor = true
+        for (segments, parts) in piecesOfInput { lent.device?.fetch(parts) { end(segments, $0) } }
+    }
+
+    /// The same segments in pieces that are worth their end, each with the parts of what is sent, in bytes from its start.
+    private var piecesOfInput: [(segments: [DeviceSegment], parts: [Range<Int>])] {
         var pieces: [(segments: [DeviceSegment], parts: [Range<Int>])] = []
         var bytes = devicePieceBytes
         for segment in inputOrder {
@@ -97,11 +103,12 @@ extension Execution {
         return progress
     }
 
-    /// What this rank has of the result from the start.
+    /// What this rank has of the result as soon as it is there.
     private func takeHeld(_ segment: DeviceSegment) {
         let (sent, received) = (sentPart(segment), receivedPart(segment))
         let (from, to) = (lent.send + sent.lowerBound, lent.receive + received.lowerBound)
         if from != UnsafeRawPointer(to) { to.copyMemory(from: from, byteCount: sent.count) }
+        missingSegments -= 1
         if lent.device?.isInPlace(sendOffset: sent.lowerBound, receiveOffset: received.lowerBound) ?? false {
             lent.device?.noteInPlace([received])
         } else {
@@ -111,10 +118,12 @@ extension Execution {
 
     /// All that is missing, for what goes on in a later view. Blocks.
     func completeInput() throws(DeviceError) {
-        let missing = inputOrder.filter { !hasInput($0.chunk, $0.segment) }
-        guard !missing.isEmpty else { return }
-        try lent.device?.fetchNow(missing.map(sentPart))
-        for segment in missing where isHeld(segment.chunk) { takeHeld(segment) }
+        guard input != nil, let device = lent.device else { return }
+        if !isInputAskedFor { askForInput { _, _ in } }
+        try device.awaitFetched()
+        for segment in inputOrder where isHeld(segment.chunk) && !hasInput(segment.chunk, segment.segment) {
+            takeHeld(segment)
+        }
         input = nil
     }
 

@@ -21,8 +21,6 @@ struct Arrival {
 
 /// What became newly possible after a segment arrived.
 struct FoldProgress {
-    /// Segments that now hold their result, to be sent on.
-    var hasNewResults = false
     /// Ranks to which something became ready.
     var wakes: [Int] = []
     /// Credit that is due: (rank, chunk, bytes of the stream that may be sent).
@@ -281,7 +279,6 @@ extension Execution {
     }
 
     private func offerResult(_ chunk: Int, _ segment: Int, _ piece: StagedPiece?, _ progress: inout FoldProgress) {
-        progress.hasNewResults = true
         for rank in outgoing.indices {
             for i in outgoing[rank].indices
             where outgoing[rank][i].chunk == chunk && outgoing[rank][i].source == .result {

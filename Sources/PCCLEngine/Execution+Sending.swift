@@ -46,7 +46,7 @@ extension Execution {
             }
             guard code(&outgoing[rank][i]) else { return nil }
             let (piece, offsetInPiece) = outgoing[rank][i].take(elements)
-            if outgoing[rank][i].source == .input { coded.leave(bytes) }
+            if lent.coding != nil, outgoing[rank][i].source == .input { coded.leave(bytes) }
             let stream = outgoing[rank][i]
             let offset = offset(chunk: stream.chunk, elements: elements)
             let payload: UnsafeRawPointer =

@@ -64,6 +64,7 @@ final class Execution: EngineOperation {
 
     /// Of what comes from a device in pieces, by chunk and segment: what is there. Nil where all of it is.
     var input: [[Bool]]?
+    var isInputAskedFor = false
     /// Segments of it, in the order in which they are needed.
     private(set) var inputOrder: [DeviceSegment] = []
     /// Of results on their way to a device: parts of what is received that are not given to it yet.
@@ -335,6 +336,7 @@ final class Execution: EngineOperation {
                 : (0..<chunks.chunkCount).map { chunk in
                     Array(repeating: false, count: segments(chunk).segmentCount)
                 }
+            missingSegments = inputOrder.count { isHeld($0.chunk) }
         }
         lay(steps)
     }
@@ -351,7 +353,7 @@ final class Execution: EngineOperation {
         case .allGather:
             buffers = lent.moved(send: -before)
             // From a device it comes there piece by piece.
-            guard !isResumed, !buffers.isInPlace, lent.device == nil else { return }
+            guard !isResumed, !buffers.isInPlace, !(lent.device?.sendsFromDevice ?? false) else { return }
             (lent.receive + before).copyMemory(from: lent.send, byteCount: blockBytes)
         }
     }

@@ -10,12 +10,16 @@ package struct OutgoingSegment {
     package var owner: LaunchNumber
     /// Comes back in `sent`.
     package var token: Int
+    /// It lies in memory of the caller's, of which nothing is known.
+    package var isLent: Bool
 
-    package init(header: FrameHeader, payload: UnsafeRawPointer, owner: LaunchNumber, token: Int) {
+    package init(header: FrameHeader, payload: UnsafeRawPointer, owner: LaunchNumber, token: Int, isLent: Bool = false)
+    {
         self.header = header
         self.payload = payload
         self.owner = owner
         self.token = token
+        self.isLent = isLent
     }
 }
 
@@ -131,6 +135,12 @@ package final class Link {
     package var mayShare: Bool { configuration.sharing != .never }
     /// The peer fetches from our memory: it wants addresses, not bytes.
     package private(set) var peerFetches = false
+    /// Whether memory that was lent can be read by others, by who lent it and what for.
+    private var sharable: [Lent: Bool] = [:]
+    private struct Lent: Hashable {
+        var owner: LaunchNumber
+        var phase: FrameHeader.Phase
+    }
 
     /// Stripes lie in `descriptors` in the order of their numbers, connected and greeted; `timeouts` are the run's.
     /// `isMaker`: this side dialled.
@@ -244,6 +254,7 @@ package final class Link {
     /// The memory of this launch is wanted back, now: what is under way from it is copied, what is under way to it is
     /// thrown away as it arrives.
     package func abandon(_ owner: LaunchNumber) {
+        sharable = sharable.filter { $0.key.owner != owner }
         for stripe in stripes { stripe.abandon(owner) }
         for (serial, place) in severed {
             if case .lent(_, owner, _) = place { severed[serial] = nil }
@@ -641,6 +652,24 @@ extension Link {
             }
             Log.write(.debug, "\(peer): its memory cannot be read, so bytes go over TCP: \(error)")
         }
+    }
+
+    /// Whether the peer is told where this lies, and fetches it. Memory that a driver has mapped (pinned by CUDA, for example)
+    /// can be read by its process, and not by others.
+    func offers(_ segment: OutgoingSegment) -> Bool {
+        guard peerFetches, segment.header.kind == .data,
+            Int(segment.header.payloadBytes) >= configuration.smallestOfferBytes
+        else { return false }
+        guard segment.isLent else { return true }
+        let lent = Lent(owner: segment.owner, phase: segment.header.phase)
+        // Buffers of an operation are of one kind each; tensors of a shared state may differ.
+        if lent.phase != .state, let isSharable = sharable[lent] { return isSharable }
+        let isSharable = PeerMemory.canBeRead(segment.payload, byteCount: Int(segment.header.payloadBytes))
+        if !isSharable {
+            Log.write(.debug, "\(peer): memory that was lent cannot be read by others, so its bytes go over TCP")
+        }
+        sharable[lent] = isSharable
+        return isSharable
     }
 
     enum Fetch {

@@ -47,6 +47,11 @@ final class PeerMemory {
         return .success(memory)
     }
 
+    /// Whether others can read so many bytes of this process: at their ends.
+    static func canBeRead(_ memory: UnsafeRawPointer, byteCount: Int) -> Bool {
+        byteCount == 0 || pccl_shim_can_be_read(memory, byteCount) == 1
+    }
+
     /// False when not all could be read.
     func read(_ address: UInt64, into target: UnsafeMutableRawPointer, byteCount: Int) -> Bool {
         pccl_shim_read_process(process, address, target, byteCount) == byteCount

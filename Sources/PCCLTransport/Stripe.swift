@@ -396,7 +396,7 @@ final class Stripe {
         segmentSent = 0
         payloadCount = Int(next.header.payloadBytes)
         headerCount = FrameHeader.byteCount
-        if link.peerFetches, next.header.kind == .data, payloadCount >= link.configuration.smallestOfferBytes {
+        if link.offers(next) {
             next.header.kind = .offer
             let address = UInt64(UInt(bitPattern: next.payload))
             headerBytes.storeBytes(of: address.littleEndian, toByteOffset: FrameHeader.byteCount, as: UInt64.self)

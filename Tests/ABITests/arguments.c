@@ -51,6 +51,14 @@ static void beforeInit(void) {
     CHECK(made == NULL && number == 77 && pending && receive[0] == 3 && receive[1] == 4);
 }
 
+// Another thread's failures are not its own.
+static void *hasNoText(void *unused) {
+    const char *text = NULL;
+    EXPECT(pcclSuccess, pcclGetErrorText(&text));
+    CHECK(text[0] == '\0');
+    return unused;
+}
+
 static void masterAndBuildInfoNeedNoInit(void) {
     testing_phase = "a master and the build info before pcclInit";
     union {
@@ -61,6 +69,17 @@ static void masterAndBuildInfoNeedNoInit(void) {
     EXPECT(pcclSuccess, pcclGetBuildInfo(&build.info));
     CHECK(build.byte == 0 || build.byte == 1);
     EXPECT(pcclInvalidArgument, pcclGetBuildInfo(NULL));
+    const char *text = NULL;
+    EXPECT(pcclSuccess, pcclGetErrorText(&text));
+    CHECK(strcmp(text, "pcclGetBuildInfo: info is null") == 0);
+    pthread_t other;
+    CHECK(pthread_create(&other, NULL, hasNoText, NULL) == 0 && pthread_join(other, NULL) == 0);
+    pcclBuildInfo_t info;
+    EXPECT(pcclSuccess, pcclGetBuildInfo(&info));
+    CHECK(strcmp(text, "pcclGetBuildInfo: info is null") == 0);
+    EXPECT(pcclInvalidArgument, pcclGetErrorText(NULL));
+    EXPECT(pcclSuccess, pcclGetErrorText(&text));
+    CHECK(strcmp(text, "pcclGetErrorText: text_out is null") == 0);
 
     uint16_t port;
     stopMaster(startMaster(&port));

@@ -118,6 +118,15 @@ static void checkStructs(void) {
     MEMBER(pcclCudaStatus_t, device_count, 8, 4);
     MEMBER(pcclCudaStatus_t, reason, 12, 256);
 
+    SIZE(pcclCollectiveDescriptor_t, 48);
+    MEMBER(pcclCollectiveDescriptor_t, struct_size, 0, 8);
+    MEMBER(pcclCollectiveDescriptor_t, tag, 8, 8);
+    MEMBER(pcclCollectiveDescriptor_t, count, 16, 8);
+    MEMBER(pcclCollectiveDescriptor_t, datatype, 24, 4);
+    MEMBER(pcclCollectiveDescriptor_t, op, 28, 4);
+    MEMBER(pcclCollectiveDescriptor_t, world_size, 32, 4);
+    MEMBER(pcclCollectiveDescriptor_t, root, 36, 4);
+    MEMBER(pcclCollectiveDescriptor_t, options, 40, 8);
     SIZE(pcclReduceOptions_t, 40);
     MEMBER(pcclReduceOptions_t, struct_size, 0, 8);
     MEMBER(pcclReduceOptions_t, on_loss, 8, 4);
@@ -197,6 +206,7 @@ static void checkEnums(void) {
     VALUE(pcclOnLossAbort, 0);
     VALUE(pcclOnLossResume, 1);
     VALUE(pcclOnLossResumeWhole, 2);
+    VALUE(pcclOnLossUsual, 3);
 
     SIZE(pcclDistributionHint_t, 4);
     VALUE(pcclDistributionNone, 0);

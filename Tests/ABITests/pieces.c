@@ -167,6 +167,49 @@ static void checkCodecs(const Peer *peer, const pcclComm_t *communicator, Buffer
         checkCoded(peer, communicator, b, CODED, pcclSum, &options, PEERS);
 }
 
+static void gatherFrom(int index, uint32_t rank, const pcclComm_t *communicator, Buffers *b, size_t bytes, int way) {
+    pcclCollectiveDescriptor_t descriptor = collective(3, COUNT, pcclInt32);
+    // Sent from the host, received there, both, or none of them: another one at each peer.
+    bool isFromHost = (way + index) % 4 & 1, isToHost = (way + index) % 4 & 2;
+    deviceWrite(b->device, b->host, bytes);
+    EXPECT(pcclSuccess, pcclAllGather(isFromHost ? b->host : b->device, isToHost ? b->got : b->target, &descriptor,
+                                      communicator, NULL));
+    if (!isToHost)
+        deviceRead(b->got, b->target, PEERS * bytes);
+    CHECK(memcmp(b->got, b->expected, PEERS * bytes) == 0);
+    CHECK(memcmp(b->got + rank * bytes, b->host, bytes) == 0);
+}
+
+// Each peer has other buffers of the two on the host.
+static void checkMixedCollectives(const Peer *peer, const pcclComm_t *communicator, Buffers *b) {
+    testing_phase = "collectives of devices and hosts";
+    const size_t bytes = COUNT * sizeof(int32_t);
+    uint32_t rank = 9;
+    EXPECT(pcclSuccess, pcclGetRank(communicator, &rank, NULL));
+    pcclCollectiveDescriptor_t descriptor = collective(3, COUNT, pcclInt32);
+    for (int way = 0; way < 4; way++) {
+        scramble(b->host, PEERS * bytes, (uint64_t)(peer->index + 10 * way));
+        EXPECT(pcclSuccess, pcclAllGather(b->host, b->expected, &descriptor, communicator, NULL));
+        gatherFrom(peer->index, rank, communicator, b, bytes, way);
+        EXPECT(pcclSuccess, pcclReduceScatter(b->host, b->expected, &descriptor, communicator, NULL));
+        deviceWrite(b->device, b->host, PEERS * bytes);
+        bool isFromHost = (way + peer->index) % 4 & 1, isToHost = (way + peer->index) % 4 & 2;
+        EXPECT(pcclSuccess, pcclReduceScatter(isFromHost ? b->host : b->device, isToHost ? b->got : b->target,
+                                              &descriptor, communicator, NULL));
+        if (!isToHost)
+            deviceRead(b->got, b->target, bytes);
+        CHECK(memcmp(b->got, b->expected, bytes) == 0);
+        descriptor.root = (uint32_t)way % PEERS;
+        memcpy(b->expected, b->host, bytes);
+        EXPECT(pcclSuccess, pcclBroadcast(b->expected, &descriptor, communicator, NULL));
+        deviceWrite(b->device, b->host, bytes);
+        EXPECT(pcclSuccess, pcclBroadcast(isFromHost ? b->host : b->device, &descriptor, communicator, NULL));
+        if (!isFromHost)
+            deviceRead(b->host, b->device, bytes);
+        CHECK(memcmp(b->host, b->expected, bytes) == 0);
+    }
+}
+
 // All three begin, and stand still when some of the result is on the device and some of the input has not left it: in
 // place the one has overwritten the other.
 static void beginAndHold(const Peer *peer, const pcclComm_t *communicator, Buffers *b, pcclRedOp_t op,
@@ -331,6 +374,7 @@ static void *run(void *argument) {
     pcclComm_t *communicator = join(peer->port);
     Buffers b = makeBuffers(PEERS * COUNT * sizeof(float));
     checkResults(peer, communicator, &b);
+    checkMixedCollectives(peer, communicator, &b);
     checkCodecs(peer, communicator, &b);
     checkOverlap(peer, communicator, &b);
     communicator = checkLoss(peer, communicator, &b, pcclSum, pcclOnLossAbort);
@@ -346,6 +390,171 @@ static void *run(void *argument) {
     freeBuffers(&b);
     EXPECT(pcclSuccess, pcclDestroyCommunicator(communicator));
     return NULL;
+}
+
+// ---- What a member on a device has while the others, on hosts, leave one after the other --------------------------
+
+static void wait(void) { nanosleep(&(struct timespec){0, 1000000}, NULL); }
+
+typedef struct Joining {
+    uint16_t port;
+    int count;
+    pcclComm_t *communicator;
+} Joining;
+
+static void *joinSome(void *argument) {
+    Joining *joining = argument;
+    pcclCommCreateParams_t parameters = parametersFor(joining->port);
+    EXPECT(pcclSuccess, pcclCreateCommunicator(&parameters, &joining->communicator));
+    EXPECT(pcclSuccess, pcclConnect(joining->communicator));
+    while (groupSize(joining->communicator) < joining->count) {
+        bool arePending = false;
+        EXPECT(pcclSuccess, pcclArePeersPending(joining->communicator, &arePending));
+        if (arePending)
+            EXPECT(pcclSuccess, pcclUpdateTopology(joining->communicator));
+    }
+    return NULL;
+}
+
+static void joinAll(uint16_t port, Joining *all, int count) {
+    pthread_t threads[PEERS];
+    for (int i = 0; i < count; i++) {
+        all[i] = (Joining){port, count, NULL};
+        CHECK(pthread_create(&threads[i], NULL, joinSome, &all[i]) == 0);
+    }
+    for (int i = 0; i < count; i++)
+        pthread_join(threads[i], NULL);
+}
+
+// Both others leave, the second one while the operation goes on after the loss of the first: nothing of what came back
+// by then is left in the input. Or the device fails there, at that copy of the input.
+static void checkTwoLosses(uint16_t port, int failing) {
+    testing_phase = failing ? "a device that fails while it goes on" : "two losses, one after the other";
+    const size_t bytes = COUNT * sizeof(float);
+    Joining all[PEERS];
+    joinAll(port, all, PEERS);
+    Buffers b[PEERS];
+    pcclAsyncReduceOp_t handles[PEERS];
+    int writes = deviceCalls(write_call);
+    // Of 18 copies of the input.
+    deviceHold(read_call, 15);
+    for (int i = 0; i < PEERS; i++) {
+        b[i] = makeBuffers(bytes);
+        for (size_t k = 0; k < COUNT; k++)
+            ((float *)b[i].host)[k] = valueOf(i == 0 ? 0 : i, k);
+        deviceWrite(b[i].device, b[i].host, bytes);
+        void *buffer = i == 0 ? b[i].device : b[i].host;
+        pcclReduceDescriptor_t descriptor = reduction(9, COUNT, pcclFloat, pcclMax);
+        EXPECT(pcclSuccess, pcclAllReduceAsyncWithOptions(buffer, buffer, &descriptor, all[i].communicator,
+                                                          onLoss(pcclOnLossResume), &handles[i]));
+    }
+    while (deviceCalls(write_call) <= writes)
+        wait();
+    EXPECT(pcclSuccess, pcclDestroyCommunicator(all[1].communicator));
+    while (groupSize(all[0].communicator) > PEERS - 1)
+        wait();
+    if (failing)
+        deviceFail(read_call, failing, 2);
+    else
+        EXPECT(pcclSuccess, pcclDestroyCommunicator(all[2].communicator));
+    deviceLetGo();
+    pcclResult_t result = pcclAwaitAsyncReduce(&handles[0], NULL);
+    CHECK(result == (failing ? pcclInternalError : pcclRankConnectionLost) || result == pcclTooFewPeers);
+    deviceRead(b[0].got, b[0].device, bytes);
+    for (size_t k = 0; k < COUNT; k++)
+        CHECK(((float *)b[0].got)[k] == valueOf(0, k));
+    EXPECT(pcclSuccess, pcclDestroyCommunicator(all[0].communicator));
+    if (failing)
+        EXPECT(pcclSuccess, pcclDestroyCommunicator(all[2].communicator));
+    for (int i = 0; i < PEERS; i++)
+        freeBuffers(&b[i]);
+}
+
+typedef struct Gathering {
+    const pcclComm_t *communicator;
+    const void *send;
+    void *receive;
+    pcclResult_t result;
+} Gathering;
+
+static void *allGather(void *argument) {
+    Gathering *of = argument;
+    pcclCollectiveDescriptor_t descriptor = collective(1, COUNT, pcclFloat);
+    of->result = pcclAllGather(of->send, of->receive, &descriptor, of->communicator, NULL);
+    return NULL;
+}
+
+// What the other one had to give is there, and what this one has to give has not left the device: it does not hold the
+// result.
+static void checkLoneGatherer(uint16_t port) {
+    testing_phase = "a gatherer whose own block is not there";
+    const size_t bytes = COUNT * sizeof(float);
+    Joining all[2];
+    joinAll(port, all, 2);
+    Buffers b[2] = {makeBuffers(2 * bytes), makeBuffers(2 * bytes)};
+    for (int i = 0; i < 2; i++)
+        for (size_t k = 0; k < COUNT; k++)
+            ((float *)b[i].host)[k] = (float)(i + 1);
+    deviceWrite(b[0].device, b[0].host, bytes);
+    int writes = deviceCalls(write_call);
+    deviceHold(read_call, 1);
+    Gathering of[2] = {{all[0].communicator, b[0].device, b[0].target, pcclSuccess},
+                       {all[1].communicator, b[1].host, b[1].got, pcclSuccess}};
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++)
+        CHECK(pthread_create(&threads[i], NULL, allGather, &of[i]) == 0);
+    // Its block comes in 17 segments.
+    while (deviceCalls(write_call) < writes + 17)
+        wait();
+    EXPECT(pcclSuccess, pcclDestroyCommunicator(all[1].communicator));
+    pthread_join(threads[1], NULL);
+    deviceLetGo();
+    pthread_join(threads[0], NULL);
+    CHECK(of[0].result == pcclRankConnectionLost || of[0].result == pcclTooFewPeers);
+    EXPECT(pcclSuccess, pcclDestroyCommunicator(all[0].communicator));
+    freeBuffers(&b[0]);
+    freeBuffers(&b[1]);
+}
+
+static void *letGo(void *unused) {
+    deviceLetGo();
+    return unused;
+}
+
+// A communicator is destroyed before its result was waited for: nothing comes to the buffer afterwards.
+static void checkDestroyed(uint16_t port) {
+    testing_phase = "a communicator is destroyed before its result was waited for";
+    const size_t bytes = COUNT * sizeof(float);
+    Joining all[2];
+    Buffers b = makeBuffers(bytes);
+    for (size_t k = 0; k < COUNT; k++)
+        ((float *)b.host)[k] = (float)(1 + k % 1009);
+    pcclReduceDescriptor_t descriptor = reduction(9, COUNT, pcclFloat, pcclSum);
+    joinAll(port, all, 2);
+    deviceWrite(b.device, b.host, bytes);
+    deviceHold(write_call, 5);
+    pcclAsyncReduceOp_t handles[2];
+    EXPECT(pcclSuccess, pcclAllReduceAsync(b.device, b.target, &descriptor, all[0].communicator, &handles[0]));
+    EXPECT(pcclSuccess, pcclAllReduceAsync(b.host, b.got, &descriptor, all[1].communicator, &handles[1]));
+    EXPECT(pcclSuccess, pcclAwaitAsyncReduce(&handles[1], NULL));
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, letGo, NULL) == 0);
+    EXPECT(pcclSuccess, pcclDestroyCommunicator(all[0].communicator));
+    memset(b.expected, 0x55, bytes);
+    deviceWrite(b.target, b.expected, bytes);
+    pthread_join(thread, NULL);
+    EXPECT(pcclSuccess, pcclDestroyCommunicator(all[1].communicator));
+    // Another one has its copies behind what would come.
+    joinAll(port, all, 2);
+    EXPECT(pcclSuccess, pcclAllReduceAsync(b.device, b.device, &descriptor, all[0].communicator, &handles[0]));
+    EXPECT(pcclSuccess, pcclAllReduceAsync(b.host, b.got, &descriptor, all[1].communicator, &handles[1]));
+    for (int i = 0; i < 2; i++)
+        EXPECT(pcclSuccess, pcclAwaitAsyncReduce(&handles[i], NULL));
+    deviceRead(b.got, b.target, bytes);
+    CHECK(memcmp(b.got, b.expected, bytes) == 0);
+    for (int i = 0; i < 2; i++)
+        EXPECT(pcclSuccess, pcclDestroyCommunicator(all[i].communicator));
+    freeBuffers(&b);
 }
 
 int main(int argc, char **argv) {
@@ -369,6 +578,13 @@ int main(int argc, char **argv) {
     }
     for (int i = 0; i < PEERS; i++)
         pthread_join(threads[i], NULL);
+    if (strcmp(getenv("PCCL_ALGORITHM"), "direct") == 0) {
+        checkTwoLosses(port, 0);
+        for (int failing = 1; failing <= 3; failing++)
+            checkTwoLosses(port, failing);
+        checkLoneGatherer(port);
+        checkDestroyed(port);
+    }
     stopMaster(master);
     return 0;
 }

@@ -49,7 +49,8 @@ struct TidyTests {
         "all that names the release names the same one",
         arguments: [
             ("Makefile", "VERSION := "), ("Sources/PCCL/Release.swift", "    public static let version = "),
-            ("bindings/python/pyproject.toml", "version = "), ("bindings/python/src/pccl/__init__.py", "__version__ = "),
+            ("bindings/python/pyproject.toml", "version = "),
+            ("bindings/python/src/pccl/__init__.py", "__version__ = "),
             ("bindings/rust/Cargo.toml", "version = "),
         ])
     func releases(path: String, before: String) throws {

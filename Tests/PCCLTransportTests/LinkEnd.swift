@@ -90,6 +90,18 @@ final class LinkEnd: @unchecked Sendable, LinkDelegate {
         }
     }
 
+    /// Of memory that somebody has lent, at this address, for as long as the link is there.
+    func enqueue(_ header: FrameHeader, lentAt address: UInt, byteCount: Int) throws {
+        try onLoop { end in
+            guard let payload = UnsafeRawPointer(bitPattern: address) else { return }
+            var header = header
+            header.payloadBytes = UInt32(byteCount)
+            end.queue.append(
+                OutgoingSegment(header: header, payload: payload, owner: LaunchNumber(1), token: 1, isLent: true))
+            end.link?.kick()
+        }
+    }
+
     func abandon(_ owner: UInt32) throws { try onLoop { $0.link?.abandon(LaunchNumber(owner)) } }
 
     func stop() throws {

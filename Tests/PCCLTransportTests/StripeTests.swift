@@ -380,6 +380,48 @@ struct PeerMemoryTests {
         try b.stop()
     }
 
+    /// What the kernel has mapped for the clock: its process can read it, and no other, as memory that a driver has pinned.
+    private func unsharable() throws -> UInt {
+        let maps = try #require(fopen("/proc/self/maps", "r"))
+        defer { fclose(maps) }
+        var buffer = [CChar](repeating: 0, count: 512)
+        while fgets(&buffer, CInt(buffer.count), maps) != nil {
+            let line = String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+            if line.contains("[vvar]") { return try #require(UInt(line.prefix { $0 != "-" }, radix: 16)) }
+        }
+        throw Stuck(waitingFor: "the clock among what the kernel has mapped")
+    }
+
+    @Test(
+        "lent memory that only its own process can read is sent, and what lies elsewhere fetched",
+        arguments: [true, false])
+    func pinned(isFirst: Bool) throws {
+        let clock = try unsharable()
+        #expect(!PeerMemory.canBeRead(try #require(UnsafeRawPointer(bitPattern: clock)), byteCount: 64))
+        let memory = Memory(pattern(64))
+        #expect(PeerMemory.canBeRead(memory.base, byteCount: 64) && PeerMemory.canBeRead(memory.base, byteCount: 0))
+        var configuration = LinkConfiguration()
+        configuration.sharing = .always
+        configuration.smallestOfferBytes = 64
+        let (x, y) = try loopback()
+        let (a, b) = (try LinkEnd([x], configuration), try LinkEnd([y], configuration))
+        while try !a.onLoop({ $0.link?.peerFetches ?? false }) {}
+        try b.placing { _ in .copy }
+        // The same operation may send from both.
+        let phases: [FrameHeader.Phase] = isFirst ? [.reduce, .gather] : [.gather, .reduce]
+        for phase in phases {
+            var header = header(.data, tag: 1)
+            header.phase = phase
+            let address = phase == .reduce ? clock : UInt(bitPattern: memory.base)
+            try a.enqueue(header, lentAt: address, byteCount: 64)
+        }
+        let frames = try b.frames(2)
+        #expect(frames.first { $0.header.phase == .gather }?.payload == memory.bytes)
+        #expect(frames.first { $0.header.phase == .reduce }?.payload.count == 64)
+        try a.stop()
+        try b.stop()
+    }
+
     @Test("memory that is gone, and a process that is another, are refused")
     func refusals() {
         let proof = MemoryProof()

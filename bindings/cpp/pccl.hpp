@@ -145,11 +145,15 @@ using PendingAsyncOps = ErrorOf<pcclPendingAsyncOps>;
 using UpdateTopologyFailed = ErrorOf<pcclUpdateTopologyFailed>;
 using TopologyOptimizationFailed = ErrorOf<pcclTopologyOptimizationFailed>;
 
-/** Throws what belongs to a code, unless it is pcclSuccess. For calls of the C API made beside this header. */
+/** Throws what belongs to a code, unless it is pcclSuccess. For calls of the C API made beside this header, by the
+ * thread that has made them: what() has the reason that the library gives it. */
 inline void check(pcclResult_t code, const std::string &call) {
     if (code == pcclSuccess)
         return;
-    const std::string text = call + ": " + meaningOf(code);
+    const char *reason = nullptr;
+    std::string text = call + ": " + meaningOf(code);
+    if (pcclGetErrorText(&reason) == pcclSuccess && reason != nullptr && *reason != '\0')
+        text += std::string(" (") + reason + ")";
     switch (code) {
     case pcclNotInitialized:
         throw NotInitialized(text);

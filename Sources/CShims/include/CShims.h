@@ -21,6 +21,8 @@ const fenv_t *pccl_shim_default_floating_point_environment(void);
 
 /// process_vm_readv of one range: the bytes read, or -1.
 ssize_t pccl_shim_read_process(pid_t process, uint64_t address, void *target, size_t count);
+/// Whether process_vm_readv can read the first and the last byte of a range of this process: 1, or 0.
+int pccl_shim_can_be_read(const void *memory, size_t count);
 
 /// The longest name of a socket that the kernel chooses.
 enum { pccl_shim_socket_name_bytes = 6 };
@@ -59,6 +61,10 @@ int pccl_shim_set_congestion_control(int descriptor, const char *name);
 
 /// adjtimex, asked only: 1 when the system's clock follows a reference, 0 when it does not, -1 where that is not told.
 int pccl_shim_clock_is_synchronised(void);
+
+/// What this thread was told last, at most 1023 bytes of it; empty at first.
+const char *pccl_shim_thread_text(void);
+void pccl_shim_set_thread_text(const char *text);
 
 /// Descriptors that a forked child must not keep; see fork.c. Any thread.
 void pccl_shim_note_descriptor(int descriptor);

@@ -44,16 +44,26 @@ package final class DeviceBuffers: Sendable {
     /// What is copied of them while the operation goes on.
     fileprivate final class Pieces: Sendable {
         struct Return {
-            /// Of the result, on the device already or on the way there: in bytes, in no order.
+            /// Of the result as it is final now, on the device already or on the way there: in bytes, in no order.
             var parts: [Range<Int>] = []
+            /// All that was ever put there.
+            var overwritten: [Range<Int>] = []
             /// Of those on the way.
             var failure: DeviceError?
         }
         let returned = Mutex(Return())
-        /// Parts of what is sent that were asked for and are not there.
-        let fetchesUnderWay = Atomic(0)
+        struct Fetches {
+            /// Asked for, and not there.
+            var underWay = 0
+            var failure: DeviceError?
+        }
+        let fetched = Mutex(Fetches())
+        /// What was sent is not where the result goes to, on the host.
+        let isApart: Bool
         /// Nothing is copied any more of what was asked for.
         let isOver = Atomic(false)
+
+        init(isApart: Bool) { self.isApart = isApart }
     }
     private struct State {
         var staged: Staged?
@@ -67,7 +77,7 @@ package final class DeviceBuffers: Sendable {
     private let outcome = Mutex<Result<Void, DeviceError>?>(nil)
 
     /// Nil if both are memory of the host. `stream`: what writes the input is on it, or was there before; nil is the default
-    /// stream. Blocks until that is done.
+    /// stream. Blocks until that is done, and what is on the default stream where the result goes to.
     package init?(
         send: UnsafeRawPointer, sendCount: Int, receive: UnsafeMutableRawPointer, receiveCount: Int,
         stream: OpaquePointer? = nil
@@ -79,6 +89,10 @@ package final class DeviceBuffers: Sendable {
             pointer: UnsafeMutableRawPointer(mutating: send), count: sendCount, location: source)
         self.receive = Buffer(pointer: receive, count: receiveCount, location: goal)
         if let source { try DeviceBuffers.wait(for: stream, at: source) }
+        // What is there may be in use.
+        if let goal, source.map({ !goal.isSameContext(as: $0) }) ?? true {
+            try DeviceBuffers.wait(for: source == nil ? stream : nil, at: goal)
+        }
     }
 
     private static func wait(for stream: OpaquePointer?, at source: DeviceLocation) throws(DeviceError) {
@@ -107,9 +121,6 @@ package final class DeviceBuffers: Sendable {
         }
         return first
     }
-
-    /// Where one of them is.
-    package var anyLocation: DeviceLocation? { send.location ?? receive.location }
 
     // MARK: on the host
 
@@ -241,7 +252,7 @@ package final class DeviceBuffers: Sendable {
         // Their threads are there before an operation depends on them.
         for location in [send.location, receive.location] { if let location { _ = try DevicePassage.of(location) } }
         var staged = try makeMemory(apart: apart)
-        staged.pieces = Pieces()
+        staged.pieces = Pieces(isApart: apart)
         return staged
     }
 
@@ -258,9 +269,12 @@ package final class DeviceBuffers: Sendable {
         guard let source = send.location, let (staged, pieces) = inPieces else { return end(.success(())) }
         do throws(DeviceError) {
             let passage = try DevicePassage.of(source)
-            pieces.fetchesUnderWay.add(1, ordering: .relaxed)
+            pieces.fetched.withLock { $0.underWay += 1 }
             passage.outward.submit(fetching(parts, staged, pieces)) { result in
-                pieces.fetchesUnderWay.subtract(1, ordering: .releasing)
+                pieces.fetched.withLock { fetched in
+                    fetched.underWay -= 1
+                    if case .failure(let error) = result { fetched.failure = fetched.failure ?? error }
+                }
                 end(result)
             }
         } catch {
@@ -268,10 +282,11 @@ package final class DeviceBuffers: Sendable {
         }
     }
 
-    /// The same, and blocks until they are there, and what was asked for before.
-    package func fetchNow(_ parts: [Range<Int>]) throws(DeviceError) {
-        guard let source = send.location, let (staged, pieces) = inPieces else { return }
-        try DevicePassage.of(source).outward.perform(fetching(parts, staged, pieces))
+    /// Blocks until all is there that was asked for.
+    package func awaitFetched() throws(DeviceError) {
+        guard let (_, pieces) = inPieces else { return }
+        drain(send.location) { $0.outward }
+        if let failure = pieces.fetched.withLock({ $0.failure }) { throw failure }
     }
 
     private func fetching(_ parts: [Range<Int>], _ staged: Staged, _ pieces: Pieces) -> DeviceWorker.Work {
@@ -290,7 +305,10 @@ package final class DeviceBuffers: Sendable {
     /// becomes of it `bringBack` says.
     package func giveBack(_ parts: [Range<Int>]) {
         guard let goal = receive.location, let (staged, pieces) = inPieces else { return }
-        pieces.returned.withLock { $0.parts += parts }
+        pieces.returned.withLock {
+            $0.parts += parts
+            $0.overwritten += parts
+        }
         do throws(DeviceError) {
             try DevicePassage.of(goal).inward.submit(returning(parts, staged, pieces)) { result in
                 if case .failure(let error) = result { pieces.returned.withLock { $0.failure = $0.failure ?? error } }
@@ -341,15 +359,15 @@ package final class DeviceBuffers: Sendable {
         guard let (staged, pieces) = inPieces else { return }
         if succeeded {
             // What nobody has waited for.
-            if pieces.fetchesUnderWay.load(ordering: .acquiring) > 0 { drain(send.location) { $0.outward } }
+            if pieces.fetched.withLock({ $0.underWay > 0 }) { drain(send.location) { $0.outward } }
             return
         }
         pieces.isOver.store(true, ordering: .relaxed)
         drain(send.location) { $0.outward }
         drain(receive.location) { $0.inward }
         state.withLock { $0.staged = nil }
-        guard let goal = receive.location, send.location != nil else { return }
-        let lost = pieces.returned.withLock { $0.parts }
+        guard pieces.isApart, let goal = receive.location, send.location != nil else { return }
+        let lost = pieces.returned.withLock { $0.overwritten }
             .map { receive.address + UInt($0.lowerBound)..<receive.address + UInt($0.upperBound) }
             .map { $0.clamped(to: send.range) }
             .filter { !$0.isEmpty }

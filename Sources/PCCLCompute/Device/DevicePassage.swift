@@ -22,14 +22,14 @@ final class DevicePassage: Sendable {
     /// That of the context which this memory is of.
     static func of(_ location: DeviceLocation) throws(DeviceError) -> DevicePassage {
         let number = try location.contextNumber()
-        if let passage = known.withLock({ $0[number] }) { return passage }
-        let made = try DevicePassage(location)
-        // Two threads may have made one; the second one's has done nothing yet.
-        return known.withLock { known in
-            let passage = known[number] ?? made
-            known[number] = passage
-            return passage
+        // Under the lock: each that is made has threads, and streams of the driver.
+        let result: Result<DevicePassage, DeviceError> = known.withLock { known in
+            if let passage = known[number] { return .success(passage) }
+            let made = Result { () throws(DeviceError) in try DevicePassage(location) }
+            if case .success(let passage) = made { known[number] = passage }
+            return made
         }
+        return try result.get()
     }
 
     private init(_ location: DeviceLocation) throws(DeviceError) {

@@ -128,7 +128,8 @@ final class StateServer {
             number = token()
             departures[number] = Departure(piece: piece, isPlain: body.chunk != nil && !body.isCompressed)
         }
-        return OutgoingSegment(header: header, payload: payload, owner: owner, token: number)
+        return OutgoingSegment(
+            header: header, payload: payload, owner: owner, token: number, isLent: body.piece == nil)
     }
 
     func bytesLeft(for peer: PeerID) -> Int {

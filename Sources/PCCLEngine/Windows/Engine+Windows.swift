@@ -122,7 +122,9 @@ extension Engine {
     /// The same as an operation of the host's memory, which has not begun. Nil if the input does not come there.
     func throughHost(_ run: WindowRun) -> Execution? {
         guard end(run, succeeded: false) else { return nil }
-        return execution(run.tag, run.launch, run.descriptor, run.place, run.buffers)
+        let execution = execution(run.tag, run.launch, run.descriptor, run.place, run.buffers)
+        execution?.traffic = run.traffic
+        return execution
     }
 }
 

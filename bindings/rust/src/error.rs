@@ -1,5 +1,7 @@
 use crate::sys;
+use std::ffi::CStr;
 use std::fmt;
+use std::os::raw::c_char;
 
 /// What a call came to that was no success. The header's comment on each function says which it may be, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -121,5 +123,19 @@ pub(crate) fn check(result: sys::pcclResult_t, call: impl FnOnce() -> String) ->
         return Ok(());
     }
     let code = ErrorCode::of(result);
-    Err(Error { code, text: format!("{}: {}", call(), code.meaning()) })
+    let reason = reason();
+    let said = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+    Err(Error { code, text: format!("{}: {}{said}", call(), code.meaning()) })
+}
+
+/// What the library says of this thread's latest call that was no success.
+fn reason() -> String {
+    let mut text: *const c_char = std::ptr::null();
+    // SAFETY: the text is the library's, ends with a zero, and is good until this thread's next call.
+    unsafe {
+        if sys::pcclGetErrorText(&mut text) != sys::pcclSuccess || text.is_null() {
+            return String::new();
+        }
+        CStr::from_ptr(text).to_string_lossy().into_owned()
+    }
 }

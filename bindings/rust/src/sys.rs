@@ -213,6 +213,7 @@ pub struct pcclSyncOptions_t {
 }
 
 extern "C" {
+    pub fn pcclGetErrorText(text_out: *mut *const c_char) -> pcclResult_t;
     pub fn pcclInit() -> pcclResult_t;
     pub fn pcclCreateCommunicator(
         params: *const pcclCommCreateParams_t,

@@ -221,18 +221,34 @@ _NARROWER_MEANINGS: Dict[Tuple[str, int], str] = {
 }
 
 
-def error(code: int, function: str, subject: str = "") -> PCCLError:
-    """The exception for the answer ``code`` of the C function ``function``, called about ``subject``."""
+def error(code: int, function: str, subject: str = "", reason: str = "") -> PCCLError:
+    """The exception for the answer ``code`` of the C function ``function``, called about ``subject``.
+
+    ``reason`` is what the library itself says of it.
+    """
     meaning = _NARROWER_MEANINGS.get((function, code)) or _MEANINGS.get(code)
     about = f" ({subject})" if subject else ""
     if meaning is None:
         unknown = PCCLError(f"{function}{about}: result code {code}, which this package does not know.")
         unknown.code = code
         return unknown
-    return _CLASSES[code](f"{function}{about}: {meaning}")
+    said = f" It says: {reason}" if reason else ""
+    return _CLASSES[code](f"{function}{about}: {meaning}{said}")
 
 
 def check(code: int, function: str, subject: str = "") -> None:
-    """Raises unless ``code`` is success."""
+    """Raises unless ``code`` is success. For the thread that has called the function, just now."""
     if code != Result.SUCCESS:
-        raise error(code, function, subject)
+        raise error(code, function, subject, _reason(function))
+
+
+def _reason(function: str) -> str:
+    """What the library says of this thread's latest call, if that was of the function."""
+    from ._native import ffi, library
+
+    lib = library()
+    text = ffi.new("const char **")
+    if not hasattr(lib, "pcclGetErrorText") or lib.pcclGetErrorText(text) != Result.SUCCESS:
+        return ""
+    name, _, reason = ffi.string(text[0]).decode(errors="replace").partition(": ")
+    return str(reason) if name == function else ""
