@@ -260,7 +260,7 @@ stress: lib ## STRESS_SECONDS (1800) of the same
 # The rooms with threads. One test after the other: a sanitized test keeps all cores busy by itself, and side by side
 # they took twice as long and exceeded their time limits. The kernels are left plain, so that the sanitizer sees every
 # access they make.
-sanitized := PCCLTransportTests PCCLEngineTests PCCLSessionTests PCCLTests
+sanitized := PCCLTransportTests PCCLEngineTests PCCLSessionTests PCCLTests PCCLMasterTests
 
 define sanitize
 	@set -e -o pipefail; export PCCL_PLAIN_KERNELS=1; \
@@ -274,7 +274,7 @@ define sanitize
 endef
 
 .PHONY: sanitize-thread
-sanitize-thread: bootstrap ## the tests of transport, engine, session and PCCL under the thread sanitizer
+sanitize-thread: bootstrap ## the tests of transport, engine, session, PCCL and the master under the thread sanitizer
 	$(call sanitize,thread)
 
 .PHONY: sanitize-address
