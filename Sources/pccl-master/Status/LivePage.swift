@@ -25,9 +25,9 @@ enum LivePage {
           margin-bottom: 1rem; }
         .scroll { overflow-x: auto; } :focus-visible { outline: 2px solid var(--good); outline-offset: 2px; }
         table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-        th, td { text-align: left; padding: .15rem .8rem .15rem 0; white-space: nowrap; }
+        th, td { text-align: left; vertical-align: top; padding: .15rem .8rem .15rem 0; white-space: nowrap; }
         th { color: var(--faint); font-weight: 500; border-bottom: 1px solid var(--line); }
-        td.n, th.n { text-align: right; } td.long { white-space: normal; width: 100%; }
+        td.n, th.n { text-align: right; } td.long { white-space: normal; width: 100%; overflow-wrap: anywhere; }
         .faint { color: var(--faint); } .attached { color: var(--good); } .away, .lost { color: var(--bad); }
         .newcomer, .waits { color: var(--wait); } p { margin: .4rem 0 0; }
         #stale { margin: 0 0 1rem; padding: .5rem 1rem; border: 1px solid var(--bad); border-radius: .5rem; color: var(--bad); }
