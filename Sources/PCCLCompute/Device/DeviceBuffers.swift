@@ -278,6 +278,7 @@ package final class DeviceBuffers: Sendable {
                 end(result)
             }
         } catch {
+            pieces.fetched.withLock { $0.failure = $0.failure ?? error }
             end(.failure(error))
         }
     }
