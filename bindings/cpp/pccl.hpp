@@ -88,16 +88,13 @@ inline const char *meaningOf(pcclResult_t code) noexcept {
     case pcclInternalError:
         return "a fault of the library, or no memory or threads to be had; destroy the communicator";
     case pcclInvalidArgument:
-        return "an argument was refused, or the peers' counts, types, operations or codecs for this tag differ; the "
-               "line on standard error says which";
+        return "an argument was refused, or the peers' counts, types, operations or codecs for this tag differ";
     case pcclInvalidUsage:
-        return "not allowed now: not connected, connected already, or peers are in different calls; the line on "
-               "standard error says which";
+        return "not allowed now: not connected, connected already, or peers are in different calls";
     case pcclTooFewPeers:
         return "this peer is alone in its group; call updateTopology until another is admitted";
     case pcclMasterConnectionFailed:
-        return "the master cannot be reached, refused this peer or has evicted it; the line on standard error says "
-               "why; connect may be called again";
+        return "the master cannot be reached, refused this peer or has evicted it; connect may be called again";
     case pcclRankConnectionFailed:
         return "another peer cannot be reached";
     case pcclRankConnectionLost:

@@ -7,6 +7,7 @@ import "C"
 
 import (
 	"net"
+	"runtime"
 	"strconv"
 	"sync"
 )
@@ -78,6 +79,8 @@ func NewCommunicator(configuration Configuration) (*Communicator, error) {
 	if err != nil {
 		return nil, err
 	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if err := check(C.pcclInit(), "pcclInit"); err != nil {
 		return nil, err
 	}
@@ -103,7 +106,7 @@ func NewCommunicator(configuration Configuration) (*Communicator, error) {
 	return communicator, nil
 }
 
-// enter begins a call, which keeps Close waiting until leave.
+// enter begins a call, which keeps Close waiting until leave, and the goroutine on its thread, for check.
 func (communicator *Communicator) enter(call string) error {
 	communicator.lock.Lock()
 	defer communicator.lock.Unlock()
@@ -111,10 +114,12 @@ func (communicator *Communicator) enter(call string) error {
 		return failure(InvalidUsage, call, "the communicator is closed")
 	}
 	communicator.inside++
+	runtime.LockOSThread()
 	return nil
 }
 
 func (communicator *Communicator) leave() {
+	runtime.UnlockOSThread()
 	communicator.lock.Lock()
 	defer communicator.lock.Unlock()
 	communicator.inside--
@@ -148,6 +153,8 @@ func (communicator *Communicator) Close() error {
 	communicator.flying = nil
 	communicator.lock.Unlock()
 
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	err := check(C.pcclDestroyCommunicator(communicator.native), "pcclDestroyCommunicator")
 	for operation := range flying {
 		giveBack(operation.blocks)

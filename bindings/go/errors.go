@@ -3,12 +3,14 @@ package pccl
 /*
 #cgo pkg-config: pccl
 #include <pccl.h>
+#include <pccl_ext.h>
 */
 import "C"
 
 import (
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // Code is which error it is: pcclResult_t. It is an error too, for errors.Is.
@@ -64,17 +66,15 @@ func (code Code) name() string {
 	return strconv.Itoa(int(code))
 }
 
-// What each means, and what to do next. The C API tells the reason of a single failure in its log only.
+// What each means, and what to do next. The library adds the reason of a single failure.
 var meanings = map[Code]string{
-	NotInitialized: "the library is not initialised",
-	InternalError:  "a fault of the library, or no memory or threads to be had; close the communicator",
-	InvalidArgument: "an argument was refused, or the peers' counts, types, operations or codecs for this tag differ; " +
-		"the line on standard error says which",
-	InvalidUsage: "not allowed now: not connected, connected already, or peers are in different calls; the line on " +
-		"standard error says which",
-	TooFewPeers: "this peer is alone in its group; call UpdateTopology until another is admitted",
-	MasterConnectionFailed: "the master cannot be reached, refused this peer or has evicted it; the line on standard " +
-		"error says why; Connect may be called again",
+	NotInitialized:  "the library is not initialised",
+	InternalError:   "a fault of the library, or no memory or threads to be had; close the communicator",
+	InvalidArgument: "an argument was refused, or the peers' counts, types, operations or codecs for this tag differ",
+	InvalidUsage:    "not allowed now: not connected, connected already, or peers are in different calls",
+	TooFewPeers:     "this peer is alone in its group; call UpdateTopology until another is admitted",
+	MasterConnectionFailed: "the master cannot be reached, refused this peer or has evicted it; Connect may be called " +
+		"again",
 	RankConnectionFailed: "another peer cannot be reached",
 	RankConnectionLost: "a peer was lost during the operation; what was sent is whole and the world size is new: call " +
 		"again",
@@ -113,11 +113,21 @@ func failure(code Code, call, format string, values ...any) error {
 	return &Error{Code: code, Call: call, Text: fmt.Sprintf(format, values...)}
 }
 
-// check turns a result into an error, unless it is a success.
+// check turns a result into an error, unless it is a success. Whoever has made the call keeps its thread until then: the
+// library's reason is that thread's.
 func check(result C.pcclResult_t, format string, values ...any) error {
 	if result == C.pcclSuccess {
 		return nil
 	}
 	code := Code(result)
-	return &Error{Code: code, Call: fmt.Sprintf(format, values...), Text: code.Error()}
+	call, text := fmt.Sprintf(format, values...), code.Error()
+	var said *C.char
+	if C.pcclGetErrorText(&said) == C.pcclSuccess {
+		// Only that of this very function.
+		name, reason, _ := strings.Cut(C.GoString(said), ": ")
+		if function, _, _ := strings.Cut(call, " "); function == name {
+			text += " (" + reason + ")"
+		}
+	}
+	return &Error{Code: code, Call: call, Text: text}
 }

@@ -6,6 +6,7 @@ package pccl
 import "C"
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 )
@@ -28,6 +29,8 @@ func NewMaster(listen string) (*Master, error) {
 	}
 	master := &Master{address: listen}
 	var native *C.pcclMasterInstance_t
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if err := check(C.pcclCreateMaster(address, &native), "pcclCreateMaster"); err != nil {
 		return nil, err
 	}
@@ -41,6 +44,8 @@ func (master *Master) do(call string, body func() C.pcclResult_t) error {
 	if master.native == nil {
 		return failure(InvalidUsage, call, "the master is closed")
 	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	return check(body(), "%s", call)
 }
 
@@ -76,6 +81,8 @@ func (master *Master) Close() error {
 	if master.native == nil {
 		return nil
 	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	err := check(C.pcclDestroyMaster(master.native), "pcclDestroyMaster")
 	master.native = nil
 	return err

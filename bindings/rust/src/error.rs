@@ -62,17 +62,14 @@ impl ErrorCode {
                 "a fault of the library, or no memory or threads to be had; drop the communicator"
             }
             ErrorCode::InvalidArgument => {
-                "an argument was refused, or the peers' counts, types, operations or codecs for this tag differ; the \
-                 line on standard error says which"
+                "an argument was refused, or the peers' counts, types, operations or codecs for this tag differ"
             }
             ErrorCode::InvalidUsage => {
-                "not allowed now: not connected, connected already, or peers are in different calls; the line on \
-                 standard error says which"
+                "not allowed now: not connected, connected already, or peers are in different calls"
             }
             ErrorCode::TooFewPeers => "this peer is alone in its group; call update_topology until another is admitted",
             ErrorCode::MasterConnectionFailed => {
-                "the master cannot be reached, refused this peer or has evicted it; the line on standard error says \
-                 why; connect may be called again"
+                "the master cannot be reached, refused this peer or has evicted it; connect may be called again"
             }
             ErrorCode::RankConnectionFailed => "another peer cannot be reached",
             ErrorCode::RankConnectionLost => {
