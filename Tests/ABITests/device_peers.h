@@ -11,12 +11,13 @@ static pthread_barrier_t allPeers;
 
 static inline int waitForAll(void) { return pthread_barrier_wait(&allPeers) == PTHREAD_BARRIER_SERIAL_THREAD; }
 
-static inline pcclComm_t *join(uint16_t port) {
+// Returns when there are so many.
+static inline pcclComm_t *joinSome(uint16_t port, int count) {
     pcclCommCreateParams_t parameters = parametersFor(port);
     pcclComm_t *communicator = NULL;
     EXPECT(pcclSuccess, pcclCreateCommunicator(&parameters, &communicator));
     EXPECT(pcclSuccess, pcclConnect(communicator));
-    while (groupSize(communicator) < PEERS) {
+    while (groupSize(communicator) < count) {
         bool arePending = false;
         EXPECT(pcclSuccess, pcclArePeersPending(communicator, &arePending));
         if (arePending)
@@ -24,6 +25,8 @@ static inline pcclComm_t *join(uint16_t port) {
     }
     return communicator;
 }
+
+static inline pcclComm_t *join(uint16_t port) { return joinSome(port, PEERS); }
 
 // Bytes that are anything, where floats are concerned, too: no number, infinite, subnormal.
 static inline void scramble(uint8_t *bytes, size_t count, uint64_t seed) {

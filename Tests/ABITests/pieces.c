@@ -402,17 +402,9 @@ typedef struct Joining {
     pcclComm_t *communicator;
 } Joining;
 
-static void *joinSome(void *argument) {
+static void *joinByItself(void *argument) {
     Joining *joining = argument;
-    pcclCommCreateParams_t parameters = parametersFor(joining->port);
-    EXPECT(pcclSuccess, pcclCreateCommunicator(&parameters, &joining->communicator));
-    EXPECT(pcclSuccess, pcclConnect(joining->communicator));
-    while (groupSize(joining->communicator) < joining->count) {
-        bool arePending = false;
-        EXPECT(pcclSuccess, pcclArePeersPending(joining->communicator, &arePending));
-        if (arePending)
-            EXPECT(pcclSuccess, pcclUpdateTopology(joining->communicator));
-    }
+    joining->communicator = joinSome(joining->port, joining->count);
     return NULL;
 }
 
@@ -420,7 +412,7 @@ static void joinAll(uint16_t port, Joining *all, int count) {
     pthread_t threads[PEERS];
     for (int i = 0; i < count; i++) {
         all[i] = (Joining){port, count, NULL};
-        CHECK(pthread_create(&threads[i], NULL, joinSome, &all[i]) == 0);
+        CHECK(pthread_create(&threads[i], NULL, joinByItself, &all[i]) == 0);
     }
     for (int i = 0; i < count; i++)
         pthread_join(threads[i], NULL);
