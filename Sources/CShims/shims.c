@@ -3,7 +3,6 @@
 
 #include <linux/tcp.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/timex.h>
@@ -64,11 +63,6 @@ int pccl_shim_tcp_figures(int descriptor, struct pccl_shim_tcp_figures *figures)
 
 int pccl_shim_set_congestion_control(int descriptor, const char *name) {
     return setsockopt(descriptor, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name));
-}
-
-int pccl_shim_is_open_at_other_end(int descriptor) {
-    struct pollfd watched = {descriptor, POLLRDHUP, 0};
-    return poll(&watched, 1, 0) == 0;
 }
 
 int pccl_shim_open_local_socket(uint8_t name[pccl_shim_socket_name_bytes], int *count) {

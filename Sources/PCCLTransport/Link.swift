@@ -263,10 +263,12 @@ package final class Link {
         again.removeAll { $0.owner == owner }
     }
 
-    /// Closes without a word to the owner.
+    /// Closes without a word to the owner. What was lent is its owner's again when this returns: nobody believes any more what
+    /// they read there.
     package func close() {
         guard isOpen else { return }
         isOpen = false
+        proof?.takeBack()
         timer?.close()
         watch?.close()
         for stripe in stripes { stripe.close() }
@@ -674,13 +676,16 @@ extension Link {
 
     enum Fetch {
         case done
-        /// The peer took the memory back, or is gone: what was to come is of no use any more.
+        /// It cannot be read: the peer took the memory back. What was to come is of no use any more.
         case gone
+        /// The peer has closed the link, or has ended: it may be anything.
+        case closed
         case violation(String)
     }
 
     func fetch(_ address: UInt64, into target: UnsafeMutableRawPointer, byteCount: Int) -> Fetch {
         guard let memory else { return .violation("an offer to who cannot fetch") }
-        return memory.read(address, into: target, byteCount: byteCount) ? .done : .gone
+        let isRead = memory.read(address, into: target, byteCount: byteCount)
+        return !memory.stood ? .closed : isRead ? .done : .gone
     }
 }

@@ -154,11 +154,6 @@ package struct Socket: ~Copyable {
         return localAddress.host == remoteAddress.host
     }
 
-    /// The other end has neither closed nor reset the connection, as far as the kernel knows at this moment.
-    var isOpenAtOtherEnd: Bool {
-        pccl_shim_is_open_at_other_end(descriptor) != 0
-    }
-
     var tcpFigures: TCPFigures? {
         var figures = pccl_shim_tcp_figures()
         guard pccl_shim_tcp_figures(descriptor, &figures) == 0 else { return nil }

@@ -305,25 +305,19 @@ final class Stripe {
             complete(header, place)
             return poll != nil
         }
-        let result = link.fetch(address, into: target, byteCount: Int(header.payloadBytes))
-        if case .violation(let reason) = result {
-            place.free()
-            link.fail("it broke the protocol: \(reason)")
-            return false
-        }
-        // A peer that ends, or leaves, closes its connections before anybody else gets its memory, or its process number.
-        // So what was read while they stood was read from what was offered.
-        if !socket.isOpenAtOtherEnd {
-            arriving = Arriving(header: header, place: place)
-            fail(Stripe.closedByPeer)
-            return false
-        }
-        if case .done = result {
+        switch link.fetch(address, into: target, byteCount: Int(header.payloadBytes)) {
+        case .done:
             complete(header, place)
-        } else {
+        case .gone:
             Log.write(.debug, "\(link.peer) took back what it had offered")
             place.free()
             complete(header, .nowhere)
+        case .closed:
+            place.free()
+            link.fail(Stripe.closedByPeer)
+        case .violation(let reason):
+            place.free()
+            link.fail("it broke the protocol: \(reason)")
         }
         return poll != nil
     }

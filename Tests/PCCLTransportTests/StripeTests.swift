@@ -461,33 +461,54 @@ struct PeerMemoryTests {
         try a.stop()
     }
 
-    @Test("an offer that arrives after its sender has left is not believed, though its memory can still be read")
-    func offeredAndLeft() throws {
+    /// What a raw end says of its memory.
+    private func introduction(_ local: LocalMemory) -> [UInt8] {
+        FrameHeader(
+            kind: .local, epoch: .none, launch: LaunchNumber(0), tag: Tag(0),
+            payloadBytes: UInt32(LocalMemory.byteCount)
+        ).bytes + local.bytes
+    }
+
+    private func rawEnd() throws -> (LinkEnd, RawSocket) {
         let (x, y) = try loopback()
         makeBlocking(y)
-        let raw = RawSocket(owning: y)
         var configuration = LinkConfiguration()
         configuration.sharing = .ifPossible
-        let a = try LinkEnd([x], configuration)
+        return (try LinkEnd([x], configuration), RawSocket(owning: y))
+    }
+
+    // The kernel delivers the end of a connection when it has time, also between two processes of one host.
+    @Test(
+        "what was offered by who has taken it back is not believed, though the connection stands and the memory can be read"
+    )
+    func offeredAndTakenBack() throws {
+        let (a, raw) = try rawEnd()
         let proof = MemoryProof()
-        let local = proof.description
         let target = Memory(byteCount: 64, filled: 1)
         try a.placing { _ in .into(target.base, owner: LaunchNumber(1), token: 1) }
         let source = Memory(pattern(64))
         var address = UInt64(UInt(bitPattern: source.base)).littleEndian
-        let offer =
-            header(.offer, payloadBytes: 64, serial: 1).bytes + withUnsafeBytes(of: &address) { Array($0) }
-        let introduction = FrameHeader(
-            kind: .local, epoch: .none, launch: LaunchNumber(0), tag: Tag(0),
-            payloadBytes: UInt32(LocalMemory.byteCount))
-        // Until the last byte of the offer is there the loop has nothing to do with it; then both lie in the socket.
-        try raw.write(introduction.bytes + local.bytes + offer.dropLast())
-        try a.onLoop { _ in
-            try? raw.write([offer.last ?? 0])
-            shutdown(raw.descriptor, CInt(SHUT_WR))
+        func offer(_ serial: UInt64) -> [UInt8] {
+            header(.offer, payloadBytes: 64, serial: serial).bytes + withUnsafeBytes(of: &address) { Array($0) }
         }
-        _ = try a.brokenReason()
-        #expect(!a.events.all.contains { if case .placed = $0 { true } else { false } })
+        try raw.write(introduction(proof.description) + offer(1))
+        while try a.events.take() != .placed(header(.data, payloadBytes: 64, serial: 1), token: 1) {}
+        proof.takeBack()
+        try raw.write(offer(2))
+        #expect(try a.brokenReason() == "the connection was closed")
+        #expect(!a.events.all.contains(.placed(header(.data, payloadBytes: 64, serial: 2), token: 1)))
+        try a.stop()
+    }
+
+    @Test("a link that is closed takes back what it has offered, before anybody else can change it")
+    func takenBackWhenClosed() throws {
+        let (a, raw) = try rawEnd()
+        var bytes: [UInt8] = []
+        while bytes.count < headerBytes + LocalMemory.byteCount { bytes += try raw.read(1) }
+        let memory = try PeerMemory.open(LocalMemory(Array(bytes[headerBytes...]))).get()
+        #expect(memory.stood)
+        try a.onLoop { $0.link?.close() }
+        #expect(!memory.stood)
         try a.stop()
     }
 }

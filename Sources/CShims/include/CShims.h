@@ -38,9 +38,6 @@ int pccl_shim_send_descriptor(int from, const uint8_t *name, int name_count, con
 /// that came with them is the caller's; -1 if there was none.
 ssize_t pccl_shim_receive_descriptor(int socket, void *bytes, size_t room, int *descriptor);
 
-/// 0 once the other end of a stream has closed it, or it was reset.
-int pccl_shim_is_open_at_other_end(int descriptor);
-
 /// What the kernel knows of a TCP connection.
 struct pccl_shim_tcp_figures {
     uint64_t acknowledged_bytes;
