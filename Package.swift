@@ -39,6 +39,7 @@ let package = Package(
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .target(name: "CKernels", cSettings: kernelSettings),
         .target(name: "CShims"),
+        .target(name: "CTLS", linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
         .target(name: "CSnapshots", dependencies: ["CKernels"]),
         .target(name: "CCUDA", exclude: ["kernels"]),
 
@@ -49,7 +50,7 @@ let package = Package(
         room("PCCLSchedule", ["PCCLBase"]),
         room("PCCLCompute", ["PCCLBase", "CKernels", "CCUDA", "CShims", "COpenSSL", "CZstd"]),
         room("PCCLSnapshot", ["PCCLBase", "PCCLCompute", "StrictJSON", "CSnapshots"]),
-        room("PCCLTransport", ["PCCLBase", "PCCLWire", "CShims", "CUV"]),
+        room("PCCLTransport", ["PCCLBase", "PCCLWire", "CShims", "CTLS", "CUV"]),
         room("PCCLEngine", ["PCCLBase", "PCCLWire", "PCCLSchedule", "PCCLCompute", "PCCLTransport"]),
         room(
             "PCCLSession",

@@ -30,6 +30,12 @@ public final class Communicator: Sendable {
         /// The dead time in seconds, from which all time-outs derive; nil: `PCCL_TIMEOUT`, or 5. Once connected, the
         /// master's counts.
         public var timeoutSeconds: Double?
+        /// A folder with the certificates that this peer shows to the master and to other peers, and asks them for: `ca.pem`,
+        /// `certificate.pem`, `key.pem` and maybe `revoked.pem`. Nil: `PCCL_KEYS`; empty: none.
+        public var keys: String?
+        /// A secret of the run, at least 16 bytes: who does not know it is refused, and it never travels. Nil: what `PCCL_TOKEN`
+        /// or the file named by `PCCL_TOKEN_FILE` holds; empty: none.
+        public var joinToken: String?
         /// The other peers that this one is admitted and lost with; nil: none. Join points, and the question whether peers are
         /// pending, are then one for all groups that such peers are in: each of them waits for the members of all.
         public var ensemble: Ensemble?
@@ -72,7 +78,8 @@ public final class Communicator: Sendable {
     public static let largestStripes = 256
 
     /// Opens a port for other peers and starts a thread. Does not connect yet.
-    /// Throws `.invalidArgument` for a configuration out of range, `.internalError` when the system refuses.
+    /// Throws `.invalidArgument` for a configuration out of range and for keys or a token that cannot be used,
+    /// `.internalError` when the system refuses.
     public init(_ configuration: Configuration) throws(PCCLError) {
         guard (0...Communicator.largestStripes).contains(configuration.stripesPerLink) else {
             throw PCCLError(
@@ -93,6 +100,12 @@ public final class Communicator: Sendable {
             }
             timeouts = Timeouts(deadTime: .seconds(seconds))
         }
+        let credentials: Credentials
+        do throws(Credentials.Problem) {
+            credentials = try Environment.process.credentials(keys: configuration.keys, token: configuration.joinToken)
+        } catch {
+            throw PCCLError(.invalidArgument, error.description)
+        }
         do {
             var session = PeerSession.Configuration(
                 master: configuration.masters, group: GroupID(configuration.peerGroup),
@@ -106,6 +119,7 @@ public final class Communicator: Sendable {
             session.advertised = Environment.process.advertised
             session.interfaces = Environment.process.interfaces
             session.ensemble = configuration.ensemble
+            session.credentials = credentials
             self.session = try PeerSession(session)
         } catch {
             throw PCCLError(.internalError, error.description)

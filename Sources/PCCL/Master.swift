@@ -16,17 +16,27 @@ public final class Master: Sendable {
     private let listenAddress: SocketAddress
     private let timeouts: Timeouts
     private let journalPath: String?
+    private let security: (keys: String?, token: String?, tokenFile: String?)
     private let state = Guarded(State.made)
 
     /// Port 0 takes a free one. `::` listens on all addresses of both families. Binds nothing yet.
     ///
     /// `journal`: a file in which it keeps who belongs to the run, so that a master that is started anew with it goes on
     /// where the last one ended; made if it is not there. Without one a new master takes over what its peers report.
-    public convenience init(listen address: SocketAddress, journal: String? = nil) throws(PCCLError) {
-        self.init(listen: address, journal: journal, timeouts: Environment.process.timeouts)
+    ///
+    /// `keys`, `joinToken`: what it shows to peers and asks them for, as for a `Communicator`; nil: what the environment names.
+    public convenience init(
+        listen address: SocketAddress, journal: String? = nil, keys: String? = nil, joinToken: String? = nil
+    ) throws(PCCLError) {
+        self.init(
+            listen: address, journal: journal, timeouts: Environment.process.timeouts, keys: keys, joinToken: joinToken)
     }
 
-    package init(listen address: SocketAddress, journal: String? = nil, timeouts: Timeouts) {
+    package init(
+        listen address: SocketAddress, journal: String? = nil, timeouts: Timeouts = Environment.process.timeouts,
+        keys: String? = nil, joinToken: String? = nil, tokenFile: String? = nil
+    ) {
+        security = (keys, joinToken, tokenFile)
         listenAddress = address
         journalPath = journal
         self.timeouts = timeouts
@@ -36,10 +46,17 @@ public final class Master: Sendable {
 
     /// Binds and serves on a thread of its own; returns at once. Throws `.invalidUsage` when the address cannot be bound
     /// (the reason says why), when the journal is another master's, or no journal, or cannot be read, or when it was run
-    /// before.
+    /// before; `.invalidArgument` when keys or the token cannot be used.
     public func run() throws(PCCLError) {
         let failure: PCCLError? = state.withLock { state -> PCCLError? in
             guard case .made = state else { return PCCLError(.invalidUsage, "the master was run before") }
+            let credentials: Credentials
+            do throws(Credentials.Problem) {
+                credentials = try Environment.process.credentials(
+                    keys: security.keys, token: security.token, tokenFile: security.tokenFile)
+            } catch {
+                return PCCLError(.invalidArgument, error.description)
+            }
             let journal: MasterJournal?
             do throws(MasterJournal.Problem) {
                 journal = if let journalPath { try MasterJournal(at: journalPath) } else { nil }
@@ -47,7 +64,7 @@ public final class Master: Sendable {
                 return PCCLError(.invalidUsage, error.description)
             }
             do throws(SystemError) {
-                state = .running(try MasterSession(listen: listenAddress, timeouts: timeouts, journal: journal))
+                state = .running(try MasterSession(listen: listenAddress, timeouts: timeouts, journal: journal, credentials: credentials))
                 return nil
             } catch {
                 return PCCLError(.invalidUsage, error.description)

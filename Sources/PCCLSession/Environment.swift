@@ -31,6 +31,11 @@ package struct Environment: Sendable {
     /// `PCCL_TRANSPORT`: auto, tcp or shm; `PCCL_CONGESTION`: a congestion control of the kernel.
     package var links = LinkConfiguration()
 
+    /// `PCCL_KEYS`: a folder with certificates. `PCCL_TOKEN`, `PCCL_TOKEN_FILE`: the join token, or where it is.
+    private var keys: String?
+    private var token: String?
+    private var tokenFile: String?
+
     package static let process = Environment()
 
     /// `onProblem` is told of each value that is none, and what is taken in its place.
@@ -118,6 +123,9 @@ package struct Environment: Sendable {
             default: onProblem("PCCL_STATE_HASH=\(text) is neither xxh3 nor sha256; xxh3 is used")
             }
         }
+        keys = environment("PCCL_KEYS")
+        token = environment("PCCL_TOKEN")
+        tokenFile = environment("PCCL_TOKEN_FILE")
         if let text = environment("PCCL_ALGORITHM") {
             switch text {
             case "auto": break
@@ -130,5 +138,16 @@ package struct Environment: Sendable {
                     "PCCL_ALGORITHM=\(text) is none of auto, oneshot, direct, ring, twolevel; auto is used")
             }
         }
+    }
+
+    /// What this process shows and asks for: what is given here, else what the environment names. Read anew each time. What was
+    /// named and cannot be used is an error, never a reason to do without.
+    package func credentials(
+        keys: String? = nil, token: String? = nil, tokenFile: String? = nil
+    ) throws(Credentials.Problem) -> Credentials {
+        let isTokenGiven = token != nil || tokenFile != nil
+        return try Credentials(
+            keys: keys ?? self.keys, token: isTokenGiven ? token : self.token,
+            tokenFile: isTokenGiven ? tokenFile : self.tokenFile)
     }
 }

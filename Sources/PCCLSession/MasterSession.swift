@@ -11,6 +11,7 @@ package final class MasterSession: @unchecked Sendable {
     private let ended = Completion<Void>()
     private let isClosed = Guarded(false)
     private let timeouts: Timeouts
+    private let credentials: Credentials
     /// Where it listens; the port is the real one if 0 was asked for.
     package private(set) var address: SocketAddress
 
@@ -33,9 +34,11 @@ package final class MasterSession: @unchecked Sendable {
 
     /// Binds and begins to serve, where the last master ended that had this journal.
     package init(
-        listen address: SocketAddress, timeouts: Timeouts, journal: MasterJournal? = nil
+        listen address: SocketAddress, timeouts: Timeouts, journal: MasterJournal? = nil,
+        credentials: Credentials = .none
     ) throws(SystemError) {
         self.timeouts = timeouts
+        self.credentials = credentials
         self.journal = journal
         self.address = address
         loop = try EventLoop(name: "pccl-master")
@@ -116,7 +119,7 @@ package final class MasterSession: @unchecked Sendable {
         if strangers.count >= MasterSession.strangerLimit { drop(strangers[0].id, "too many strangers") }
         let id = ConnectionID(nextConnection)
         nextConnection += 1
-        let connection = ControlConnection(loop, socket, .acceptor(host))
+        let connection = ControlConnection(loop, socket, .acceptor(host), credentials, run: machine.run)
         connections[id] = connection
         if strangers.isEmpty { strangerTimer?.fire(at: loop.now + timeouts.dialPatience) }
         strangers.append((id, loop.now + timeouts.dialPatience))
@@ -128,7 +131,9 @@ package final class MasterSession: @unchecked Sendable {
         connection.onMessage = { [weak self] bytes in self?.take(bytes, from: id) }
         connection.onClosed = { [weak self] reason in
             guard let self else { return }
-            Log.write(.debug, "a control connection ended: \(reason)")
+            // Who was to be refused is told to whoever looks after this master, too.
+            let wasStranger = strangers.contains { $0.id == id }
+            Log.write(wasStranger ? .info : .debug, "a connection from \(host) ended: \(reason)")
             let mayReturn = !(connections[id]?.wasClosedByPeer ?? true)
             connections[id] = nil
             strangers.removeAll { $0.id == id }

@@ -29,6 +29,8 @@ package final class PeerSession: @unchecked Sendable {
         package var advertised: [SocketAddress] = []
         /// Nil: all, after the address that the master sees.
         package var interfaces: NetworkInterfaces.Choice?
+        /// Shown to the master and to other peers, and asked for.
+        package var credentials = Credentials.none
         /// Nil: it is admitted and lost by itself.
         package var ensemble: Ensemble?
         package init(
@@ -176,7 +178,7 @@ package final class PeerSession: @unchecked Sendable {
         let engine = Engine(loop, configuration: sizes, delegate: self)
         let mesh = Mesh(
             loop, stripes: configuration.stripesPerLink, timeouts: configuration.timeouts,
-            linkConfiguration: configuration.links, delegate: self, linkDelegate: engine)
+            linkConfiguration: configuration.links, credentials: configuration.credentials, delegate: self, linkDelegate: engine)
         self.engine = engine
         engineWindowRoom.withLock { $0 = engine.windowRoom }
         self.mesh = mesh
@@ -365,7 +367,8 @@ package final class PeerSession: @unchecked Sendable {
         dialledAddress = address
         let connection: ControlConnection
         do {
-            connection = ControlConnection(loop, try Socket.connecting(to: address), .dialler(address))
+            connection = ControlConnection(loop, try Socket.connecting(to: address), .dialler(address), configuration.credentials,
+                run: identity?.run)
         } catch {
             masterErrors.append("\(error)")
             return dialNextMaster()

@@ -13,10 +13,11 @@ package final class ControlConnection {
     }
 
     private let loop: EventLoop
-    private let socket: Socket
+    private let channel: Channel
     private let side: Side
     private var poll: Poll?
     private var isConnecting: Bool
+    private var isOpen = false
     private var isGreeted = false
     private var hasIntroducedItself = false
     private var isClosing = false
@@ -34,18 +35,28 @@ package final class ControlConnection {
     private static let outgoingLimit = 64 << 20
     private static let readBytes = 64 << 10
 
-    package init(_ loop: EventLoop, _ socket: consuming Socket, _ side: Side) {
+    /// `run`: the one this side knows of, if any.
+    package init(
+        _ loop: EventLoop, _ socket: consuming Socket, _ side: Side, _ credentials: Credentials = .none,
+        run: RunID? = nil
+    ) {
         self.loop = loop
-        self.socket = socket
         self.side = side
-        isConnecting = if case .dialler = side { true } else { false }
+        switch side {
+        case .dialler:
+            isConnecting = true
+            channel = Channel(socket, .dialler, to: .master, credentials, run: run)
+        case .acceptor:
+            isConnecting = false
+            channel = Channel(socket, .acceptor, to: .peer, credentials, run: run)
+        }
     }
 
     package func start() {
-        poll = Poll(loop, descriptor: socket.descriptor) { [weak self] ready in self?.act(ready) }
+        poll = Poll(loop, descriptor: channel.descriptor) { [weak self] ready in self?.act(ready) }
         guard poll != nil else { return fail("the connection cannot be watched") }
         outgoing = Preamble(role: .control).bytes
-        if isConnecting { poll?.watch(.write) } else { flush() }
+        if isConnecting { poll?.watch(.write) } else { open() }
     }
 
     package func send(_ message: [UInt8]) {
@@ -57,7 +68,7 @@ package final class ControlConnection {
         guard outgoing.count <= ControlConnection.outgoingLimit else {
             return fail("it does not read what it is sent")
         }
-        if !isConnecting { flush() }
+        flush()
     }
 
     /// Closes once everything sent has left. `onClosed` is not called.
@@ -81,48 +92,64 @@ package final class ControlConnection {
 
     /// Closes so that the other end sees a connection that broke, not one that was closed.
     package func abandon() {
-        socket.resetWhenClosed()
+        channel.socket.resetWhenClosed()
         closeNow()
     }
 
     private func fail(_ reason: String) {
         let onClosed = self.onClosed
+        if !isGreeted, !isConnecting, poll != nil {
+            poll?.close()
+            poll = nil
+            channel.closeGently(loop)
+        }
         closeNow()
         onClosed?(reason)
     }
 
     private func act(_ ready: Poll.Interest) {
         if isConnecting {
-            let code = socket.connectError
+            let code = channel.socket.connectError
             guard code == 0 else { return fail(SystemError.text(code)) }
             isConnecting = false
-            flush()
-            return
+            return open()
         }
+        guard isOpen else { return open() }
         if ready.contains(.write) { flush() }
         if ready.contains(.read) { read() }
     }
 
+    private func open() {
+        switch channel.open() {
+        case .open:
+            isOpen = true
+            flush()
+            // What came behind the opening may have been read with it.
+            if poll != nil { read() }
+        case .waits(let interest): poll?.watch(interest)
+        case .failed(let reason): fail(reason)
+        }
+    }
+
     private func flush() {
-        guard poll != nil, !isConnecting else { return }
-        while !outgoing.isEmpty {
-            let written = outgoing.withUnsafeBytes {
-                Glibc.send(socket.descriptor, $0.baseAddress, $0.count, CInt(MSG_NOSIGNAL))
-            }
-            if written > 0 {
-                outgoing.removeFirst(written)
-            } else if errno == EAGAIN || errno == EWOULDBLOCK {
-                break
-            } else if errno != EINTR {
+        guard poll != nil, isOpen else { return }
+        sending: while !outgoing.isEmpty {
+            switch channel.write(outgoing) {
+            case .bytes(let count): outgoing.removeFirst(count)
+            case .again: break sending
+            case .ended:
                 if isClosing { return closeNow() }
-                return fail(SystemError(doing: "writing").description)
+                return fail("the connection was closed")
+            case .failed(let reason):
+                if isClosing { return closeNow() }
+                return fail(reason)
             }
         }
         if outgoing.isEmpty, isClosing {
+            channel.endSending()
             // Closing with unread bytes would reset the connection and destroy what was just sent.
-            shutdown(socket.descriptor, CInt(SHUT_WR))
             var unread = [UInt8](repeating: 0, count: ControlConnection.readBytes)
-            while recv(socket.descriptor, &unread, unread.count, 0) > 0 {}
+            while recv(channel.descriptor, &unread, unread.count, 0) > 0 {}
             return closeNow()
         }
         poll?.watch(isClosing ? .write : outgoing.isEmpty ? .read : [.read, .write])
@@ -130,16 +157,21 @@ package final class ControlConnection {
 
     private func read() {
         var buffer = [UInt8](repeating: 0, count: ControlConnection.readBytes)
-        let count = recv(socket.descriptor, &buffer, buffer.count, 0)
-        if count > 0 {
-            incoming += buffer[..<count]
-            digest()
-        } else if count == 0 {
-            wasClosedByPeer = true
-            fail(isGreeted ? "the connection was closed" : "the connection was closed before a greeting")
-        } else if errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR {
-            fail(SystemError(doing: "reading").description)
-        }
+        repeat {
+            let transfer = buffer.withUnsafeMutableBytes { bytes -> Channel.Transfer in
+                bytes.baseAddress.map { channel.read(into: $0, count: bytes.count) } ?? .again
+            }
+            switch transfer {
+            case .bytes(let count):
+                incoming += buffer[..<count]
+                digest()
+            case .again: return
+            case .ended:
+                wasClosedByPeer = true
+                return fail(isGreeted ? "the connection was closed" : "the connection was closed before a greeting")
+            case .failed(let reason): return fail(reason)
+            }
+        } while poll != nil && !isClosing && channel.hasBuffered
     }
 
     /// Who has not said hello yet may not make us hold much.

@@ -22,6 +22,7 @@ package final class EventLoop: @unchecked Sendable {
     private var isOpen = false
     private let forkGeneration = pccl_shim_fork_generation()
     private var endOfTurn: [() -> Void] = []
+    private var nextTurn: [() -> Void] = []
     private var lingering: [ObjectIdentifier: () -> Void] = [:]
 
     /// Starts the thread. Fails when the system has no more threads or descriptors.
@@ -97,6 +98,12 @@ package final class EventLoop: @unchecked Sendable {
     /// On the loop's thread: run before the present turn ends.
     package func atEndOfTurn(_ work: @escaping () -> Void) { endOfTurn.append(work) }
 
+    /// On the loop's thread: run after the sockets have been looked at again. Not at all if the loop stops before.
+    func inNextTurn(_ work: @escaping () -> Void) {
+        nextTurn.append(work)
+        if nextTurn.count == 1 { uv_async_send(wakeUp) }
+    }
+
     /// On the loop's thread: keeps the object, which nobody else holds, until it is let go. `end` is called if the loop
     /// stops before.
     func keep(_ object: AnyObject, _ end: @escaping () -> Void) {
@@ -105,6 +112,10 @@ package final class EventLoop: @unchecked Sendable {
             withExtendedLifetime(object) {}
         }
     }
+
+    /// Not so many yet that strangers could use up what others need.
+    var mayLinger: Bool { lingering.count < EventLoop.lingeringLimit }
+    private static let lingeringLimit = 64
 
     func letGo(_ object: AnyObject) { lingering[ObjectIdentifier(object)] = nil }
 
@@ -124,6 +135,9 @@ package final class EventLoop: @unchecked Sendable {
             return inbox.jobs
         }
         for job in jobs { turn(job) }
+        let deferred = nextTurn
+        nextTurn = []
+        for work in deferred { turn(work) }
         if isStopping {
             let ends = Array(lingering.values)
             lingering = [:]

@@ -142,10 +142,10 @@ package final class Link {
         var phase: FrameHeader.Phase
     }
 
-    /// Stripes lie in `descriptors` in the order of their numbers, connected and greeted; `timeouts` are the run's.
+    /// Stripes lie in `channels` in the order of their numbers, connected and greeted; `timeouts` are the run's.
     /// `isMaker`: this side dialled.
     package init(
-        _ loop: EventLoop, peer: PeerID, descriptors: [CInt], isMaker: Bool = true, timeouts: Timeouts,
+        _ loop: EventLoop, peer: PeerID, channels: [Channel], isMaker: Bool = true, timeouts: Timeouts,
         configuration: LinkConfiguration = LinkConfiguration(), delegate: any LinkDelegate
     ) {
         self.loop = loop
@@ -162,19 +162,16 @@ package final class Link {
         pieceLimit = configuration.largestPieceBytes
         unsentLimit = configuration.unsentBytes
         governor = StripeGovernor(
-            count: descriptors.count, limit: configuration.growsByItself ? configuration.largestStripeCount : 0)
+            count: channels.count, limit: configuration.growsByItself ? configuration.largestStripeCount : 0)
         self.isMaker = isMaker
-        ownNumbers = isMaker ? UInt16(descriptors.count)...0x7fff : 0x8000...0xffff
+        ownNumbers = isMaker ? UInt16(channels.count)...0x7fff : 0x8000...0xffff
         nextStripeNumber = ownNumbers.lowerBound
-        for (number, descriptor) in descriptors.enumerated() {
-            stripes.append(stripe(UInt16(number), descriptor))
-        }
+        for (number, channel) in channels.enumerated() { stripes.append(stripe(UInt16(number), channel)) }
     }
 
-    private func stripe(_ number: UInt16, _ descriptor: CInt) -> Stripe {
-        let socket = Socket(owning: descriptor)
-        socket.tune(deadTime: deadTime, configuration)
-        return Stripe(loop, socket, self, number: number)
+    private func stripe(_ number: UInt16, _ channel: Channel) -> Stripe {
+        channel.socket.tune(deadTime: deadTime, configuration)
+        return Stripe(loop, channel, self, number: number)
     }
 
     package func start() {
@@ -218,8 +215,8 @@ package final class Link {
     func endStripe() { pendingStripes -= 1 }
 
     /// A further stripe, connected and greeted, begins to carry.
-    func add(number: UInt16, descriptor: CInt) {
-        let added = stripe(number, descriptor)
+    func add(number: UInt16, _ channel: Channel) {
+        let added = stripe(number, channel)
         guard isOpen, !stripes.contains(where: { $0.number == number }) else { return added.close() }
         stripes.append(added)
         added.start()

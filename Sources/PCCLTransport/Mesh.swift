@@ -18,6 +18,7 @@ package final class Mesh {
     private var timeouts: Timeouts
     private let stripes: UInt16
     private let linkConfiguration: LinkConfiguration
+    private let credentials: Credentials
     private weak var delegate: (any MeshDelegate)?
     private weak var linkDelegate: (any LinkDelegate)?
     private var listener: Listener?
@@ -89,10 +90,11 @@ package final class Mesh {
     /// `stripes`: of each link, or 0 for as many as the path is worth.
     package init(
         _ loop: EventLoop, stripes: UInt16, timeouts: Timeouts,
-        linkConfiguration: LinkConfiguration = LinkConfiguration(),
+        linkConfiguration: LinkConfiguration = LinkConfiguration(), credentials: Credentials = .none,
         delegate: any MeshDelegate, linkDelegate: any LinkDelegate
     ) {
         self.linkConfiguration = linkConfiguration
+        self.credentials = credentials
         self.loop = loop
         self.stripes = stripes
         self.timeouts = timeouts
@@ -197,7 +199,8 @@ package final class Mesh {
                     stripeCount: count)
                 let number = dial.attempt
                 let handshake = StripeHandshake(
-                    loop, try Socket.connecting(to: address), .dialler(hello), deadline: dial.attemptDeadline
+                    loop, try Socket.connecting(to: address), .dialler(hello), credentials, run: identity.run,
+                    deadline: dial.attemptDeadline
                 ) { [weak self] _, step in self?.advanceDial(peer, attempt: number, step) }
                 dial.stripes.append(handshake)
             } catch {
@@ -250,7 +253,7 @@ package final class Mesh {
             handshakes.remove(at: oldest).close()
         }
         let handshake = StripeHandshake(
-            loop, socket, .listener, deadline: loop.now + timeouts.dialPatience
+            loop, socket, .listener, credentials, run: identity?.run, deadline: loop.now + timeouts.dialPatience
         ) { [weak self] handshake, step in
             switch step {
             case .hello(let hello): self?.settle(handshake, hello)
@@ -333,9 +336,9 @@ package final class Mesh {
             // What cannot be made is made at the next address.
             guard let socket = try? Socket.connecting(to: address) else { break }
             offer.stripes.append(
-                StripeHandshake(loop, socket, .offerer(hello), deadline: offer.nextAt) { [weak self] handshake, step in
-                    self?.advanceOffer(peer, handshake, step)
-                })
+                StripeHandshake(
+                    loop, socket, .offerer(hello), credentials, run: identity.run, deadline: offer.nextAt
+                ) { [weak self] handshake, step in self?.advanceOffer(peer, handshake, step) })
         }
         offers[peer] = offer
     }
@@ -403,7 +406,7 @@ package final class Mesh {
             return handshake.close()
         }
         handshake.answer(.accepted)
-        if let descriptor = handshake.release() { link.add(number: hello.stripe, descriptor: descriptor) }
+        if let channel = handshake.release() { link.add(number: hello.stripe, channel) }
     }
 
     /// The link would do better with one more stripe.
@@ -419,7 +422,8 @@ package final class Mesh {
             run: identity.run, from: identity.me, to: link.peer, attempt: attempt, stripe: number, stripeCount: 0)
         do {
             let handshake = StripeHandshake(
-                loop, try Socket.connecting(to: address), .dialler(hello), deadline: loop.now + timeouts.dialPatience
+                loop, try Socket.connecting(to: address), .dialler(hello), credentials, run: identity.run,
+                deadline: loop.now + timeouts.dialPatience
             ) { [weak self] handshake, step in self?.advanceExtra(handshake, step) }
             extras.append(Extra(peer: link.peer, link: link, number: number, handshake: handshake))
             keepTicking()
@@ -436,10 +440,10 @@ package final class Mesh {
         extra.link.endStripe()
         switch step {
         case .answer(.accepted):
-            guard links[extra.peer] === extra.link, let descriptor = handshake.release() else {
+            guard links[extra.peer] === extra.link, let channel = handshake.release() else {
                 return handshake.close()
             }
-            extra.link.add(number: extra.number, descriptor: descriptor)
+            extra.link.add(number: extra.number, channel)
         case .answer, .hello, .failed:
             handshake.close()
             nextExtra[extra.peer] = loop.now + Mesh.longestBackoff
@@ -478,12 +482,12 @@ package final class Mesh {
             }
         }
         guard let linkDelegate else { return }
-        let descriptors = stripes.compactMap { $0.release() }
+        let channels = stripes.compactMap { $0.release() }
         var configuration = linkConfiguration
         let wishes = max(self.stripes, wanted.first { $0.id == peer }?.stripes ?? 0)
         configuration.growsByItself = wishes == 0
         let link = Link(
-            loop, peer: peer, descriptors: descriptors, isMaker: isMaker, timeouts: timeouts,
+            loop, peer: peer, channels: channels, isMaker: isMaker, timeouts: timeouts,
             configuration: configuration, delegate: linkDelegate)
         attempts[peer] = attempt
         link.onBroken = { [weak self] link, reason in self?.dropBroken(link, reason) }

@@ -5,7 +5,7 @@ import PCCLWire
 /// One connection of a link.
 final class Stripe {
     let number: UInt16
-    private let socket: Socket
+    private let channel: Channel
     private unowned let link: Link
     private let loop: EventLoop
     private var poll: Poll?
@@ -63,13 +63,13 @@ final class Stripe {
     private var unsentLimit: Int
     private static let worthwhilePaceChange = 0.05
 
-    init(_ loop: EventLoop, _ socket: consuming Socket, _ link: Link, number: UInt16) {
+    init(_ loop: EventLoop, _ channel: Channel, _ link: Link, number: UInt16) {
         self.number = number
         self.loop = loop
-        isWithinHost = socket.isWithinHost
+        isWithinHost = channel.socket.isWithinHost
         unsentLimit = link.configuration.unsentBytes
         bytesPerWrite = isWithinHost ? link.configuration.bytesPerLocalWrite : .max
-        self.socket = socket
+        self.channel = channel
         self.link = link
         lastProgress = loop.now
         buffer = .allocate(byteCount: Stripe.bufferBytes, alignment: 64)
@@ -83,11 +83,11 @@ final class Stripe {
         arriving?.place.free()
     }
 
-    var descriptor: CInt { socket.descriptor }
-    var remoteHost: SocketAddress.Host? { socket.remoteAddress?.host }
+    var descriptor: CInt { channel.descriptor }
+    var remoteHost: SocketAddress.Host? { channel.socket.remoteAddress?.host }
 
     func start() {
-        poll = Poll(loop, descriptor: socket.descriptor) { [unowned self] ready in
+        poll = Poll(loop, descriptor: channel.descriptor) { [unowned self] ready in
             withExtendedLifetime((link, self)) {
                 if ready.contains(.read) { read() }
                 if ready.contains(.write), poll != nil { write() }
@@ -95,6 +95,7 @@ final class Stripe {
         }
         guard poll != nil else { return link.fail("a stripe cannot be watched") }
         poll?.watch(.read)
+        readLaterIfBuffered()
     }
 
     func close() {
@@ -102,7 +103,7 @@ final class Stripe {
         poll?.close()
         poll = nil
         // The peer must learn of it now, not when the last reference goes.
-        shutdown(socket.descriptor, CInt(SHUT_RDWR))
+        shutdown(channel.descriptor, CInt(SHUT_RDWR))
     }
 
     func fail(_ reason: String) {
@@ -123,7 +124,7 @@ final class Stripe {
     /// What the kernel knows of the connection. What it says has arrived is progress, too: a frame may take many round
     /// trips while a connection starts.
     func takeFigures() -> TCPFigures? {
-        guard let figures = socket.tcpFigures else { return nil }
+        guard let figures = channel.socket.tcpFigures else { return nil }
         if figures.acknowledgedBytes > arrivedBytes {
             arrivedBytes = figures.acknowledgedBytes
             lastProgress = loop.now
@@ -135,7 +136,7 @@ final class Stripe {
     func limit(unsentBytes: Int) {
         guard abs(unsentBytes - unsentLimit) * 4 > unsentLimit else { return }
         unsentLimit = unsentBytes
-        socket.limit(unsentBytes: unsentBytes)
+        channel.socket.limit(unsentBytes: unsentBytes)
     }
 
     /// However much its congestion control would allow.
@@ -143,7 +144,7 @@ final class Stripe {
         if let rate, let pace, abs(rate - pace) < pace * Stripe.worthwhilePaceChange { return }
         guard rate != pace else { return }
         pace = rate
-        socket.limit(bytesPerSecond: rate.map { UInt64($0) } ?? .max)
+        channel.socket.limit(bytesPerSecond: rate.map { UInt64($0) } ?? .max)
     }
 
     // MARK: what is under way
@@ -202,24 +203,32 @@ final class Stripe {
     private func read() {
         var budget = Stripe.bytesPerTurn
         while budget > 0, poll != nil {
-            let (count, wanted) = readOnce()
-            if count > 0 {
+            let (transfer, wanted) = readOnce()
+            switch transfer {
+            case .bytes(let count):
                 link.lastReceived = loop.now
                 budget -= count
                 guard digest(&budget) else { return }
                 if count < wanted { return }  // The socket is empty: another call would only say so.
-            } else if count == 0 {
-                return fail(Stripe.closedByPeer)
-            } else if errno == EAGAIN || errno == EWOULDBLOCK {
-                return
-            } else if errno != EINTR {
-                return fail(SystemError(doing: "reading").description)
+            case .again: return
+            case .ended: return fail(Stripe.closedByPeer)
+            case .failed(let reason): return fail(reason)
             }
+        }
+        readLaterIfBuffered()
+    }
+
+    /// What TLS has taken out of the socket, the socket does not tell of.
+    private func readLaterIfBuffered() {
+        guard channel.hasBuffered else { return }
+        loop.inNextTurn { [weak self] in
+            guard let self, poll != nil else { return }
+            withExtendedLifetime((link, self)) { read() }
         }
     }
 
     /// One system call. Bytes of a placed payload are accounted for here; the rest lies in the buffer.
-    private func readOnce() -> (count: Int, wanted: Int) {
+    private func readOnce() -> (transfer: Channel.Transfer, wanted: Int) {
         if bufferStart == bufferEnd {
             bufferStart = 0
             bufferEnd = 0
@@ -242,15 +251,13 @@ final class Stripe {
         }
         room = min(room, Stripe.bufferBytes - bufferEnd)
         vectors.1 = iovec(iov_base: buffer + bufferEnd, iov_len: room)
-        let count = withUnsafePointer(to: &vectors) {
-            $0.withMemoryRebound(to: iovec.self, capacity: 2) { readv(socket.descriptor, $0, 2) }
-        }
-        if count > 0 {
+        let transfer = channel.read(into: vectors)
+        if case .bytes(let count) = transfer {
             let placed = min(count, payloadRoom)
             arriving?.filled += placed
             bufferEnd += count - placed
         }
-        return (count, payloadRoom + room)
+        return (transfer, payloadRoom + room)
     }
 
     /// Takes apart what lies in the buffer. False when the stripe or the link broke.
@@ -358,16 +365,16 @@ final class Stripe {
                 poll?.watch(.read)
                 return
             }
-            let (count, wanted) = writeOnce()
-            if count >= 0 {
+            let (transfer, wanted) = writeOnce()
+            if case .bytes(let count) = transfer {
                 link.lastSent = loop.now
                 budget -= count
                 account(count)
                 if count < wanted { break }
-            } else if errno == EAGAIN || errno == EWOULDBLOCK {
+            } else if case .failed(let reason) = transfer {
+                return fail(reason)
+            } else {
                 break
-            } else if errno != EINTR {
-                return fail(SystemError(doing: "writing").description)
             }
         }
         waitsForRoom = true
@@ -401,7 +408,7 @@ final class Stripe {
         segment = next
     }
 
-    private func writeOnce() -> (count: Int, wanted: Int) {
+    private func writeOnce() -> (transfer: Channel.Transfer, wanted: Int) {
         small.withUnsafeMutableBytes { small in
             var vectors = (iovec(), iovec(), iovec())
             var wanted = small.count - smallSent
@@ -418,15 +425,7 @@ final class Stripe {
                 }
                 wanted += headerLeft + payloadLeft
             }
-            let count = withUnsafeMutablePointer(to: &vectors) {
-                $0.withMemoryRebound(to: iovec.self, capacity: 3) { vectors in
-                    var message = msghdr()
-                    message.msg_iov = vectors
-                    message.msg_iovlen = 3
-                    return sendmsg(socket.descriptor, &message, CInt(MSG_NOSIGNAL))
-                }
-            }
-            return (count, wanted)
+            return (channel.write(vectors), wanted)
         }
     }
 

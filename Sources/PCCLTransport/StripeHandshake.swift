@@ -32,14 +32,17 @@ final class StripeHandshake {
     let deadline: Instant
     private(set) var hello: StripeHello?
     private var role: Role
-    private var socket: Socket?
+    private let loop: EventLoop
+    private var channel: Channel?
+    private var isOpen = false
     private var poll: Poll?
     private(set) var isConnecting: Bool
     private var received: [UInt8] = []
     private var onStep: (StripeHandshake, Step) -> Void
 
     init(
-        _ loop: EventLoop, _ socket: consuming Socket, _ role: Role, deadline: Instant,
+        _ loop: EventLoop, _ socket: consuming Socket, _ role: Role, _ credentials: Credentials = .none,
+        run: RunID? = nil, deadline: Instant,
         onStep: @escaping (StripeHandshake, Step) -> Void
     ) {
         self.role = role
@@ -49,24 +52,26 @@ final class StripeHandshake {
         case .dialler, .offerer: isConnecting = true
         case .listener, .taker: isConnecting = false
         }
-        let descriptor = socket.descriptor
-        self.socket = consume socket
-        poll = Poll(loop, descriptor: descriptor) { [weak self] _ in self?.act() }
+        self.loop = loop
+        let channel = Channel(socket, isConnecting ? .dialler : .acceptor, to: .peer, credentials, run: run)
+        self.channel = channel
+        poll = Poll(loop, descriptor: channel.descriptor) { [weak self] _ in self?.act() }
         poll?.watch(isConnecting ? .write : .read)
-        if case .listener = role { send(Preamble(role: .stripe).bytes) }
+        // The first words of who listens: not yet, for whoever made this does not know it yet.
+        if !isConnecting { loop.atEndOfTurn { [weak self] in self?.act() } }
     }
 
     /// Ends the handshake and hands the connection over.
-    func release() -> CInt? {
+    func release() -> Channel? {
         poll?.close()
         poll = nil
-        return socket.take()?.release()
+        return channel.take()
     }
 
     func close() {
         poll?.close()
         poll = nil
-        socket = nil
+        channel = nil
     }
 
     func answer(_ answer: StripeAnswer) { send([answer.rawValue]) }
@@ -78,6 +83,8 @@ final class StripeHandshake {
         received = []
         poll?.watch(.read)
         send(hello.bytes)
+        // The answer may have been read already, with what came before it.
+        if channel?.hasBuffered ?? false { loop.atEndOfTurn { [weak self] in self?.act() } }
     }
 
     private var expectedBytes: Int {
@@ -90,69 +97,85 @@ final class StripeHandshake {
 
     /// A fresh connection has room for these few bytes; one that has not is broken.
     private func send(_ bytes: [UInt8]) {
-        let descriptor = descriptor
-        let sent = bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress, $0.count, CInt(MSG_NOSIGNAL)) }
-        if sent != bytes.count { fail(SystemError(doing: "greeting").description) }
-    }
-
-    private var descriptor: CInt {
-        switch socket {
-        case .some(let socket): socket.descriptor
-        case .none: -1
-        }
+        if let problem = channel?.sendWhole(bytes) { fail(problem) }
     }
 
     private func fail(_ reason: String) {
         guard poll != nil else { return }
+        poll?.close()
+        poll = nil
+        if !isConnecting { channel?.closeGently(loop) }
         close()
         onStep(self, .failed(reason))
     }
 
     private func act() {
+        guard let channel, poll != nil else { return }
         if isConnecting {
-            let code =
-                switch socket {
-                case .some(let socket): socket.connectError
-                case .none: EBADF
-                }
+            let code = channel.socket.connectError
             guard code == 0 else { return fail(SystemError.text(code)) }
             isConnecting = false
-            poll?.watch(.read)
-            switch role {
-            case .dialler(let hello), .offerer(let hello): send(Preamble(role: .stripe).bytes + hello.bytes)
-            case .listener, .taker: break
-            }
-            return
         }
-        var bytes = [UInt8](repeating: 0, count: expectedBytes - received.count)
-        let count = recv(descriptor, &bytes, bytes.count, 0)
-        if count > 0 {
-            received += bytes[..<count]
-            digest()
-        } else if count == 0 {
-            fail("the connection was closed during the greeting")
-        } else if errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR {
-            fail(SystemError(doing: "reading").description)
+        guard isOpen || open(channel) else { return }
+        while poll != nil, received.count < expectedBytes {
+            var bytes = [UInt8](repeating: 0, count: expectedBytes - received.count)
+            let transfer = bytes.withUnsafeMutableBytes { bytes -> Channel.Transfer in
+                bytes.baseAddress.map { channel.read(into: $0, count: bytes.count) } ?? .again
+            }
+            switch transfer {
+            case .bytes(let count):
+                received += bytes[..<count]
+                if digest() { return }
+            case .again: return
+            case .ended: return fail("the connection was closed during the greeting")
+            case .failed(let reason): return fail(reason)
+            }
         }
     }
 
-    private func digest() {
+    /// False while it is not.
+    private func open(_ channel: Channel) -> Bool {
+        switch channel.open() {
+        case .waits(let interest):
+            poll?.watch(interest)
+            return false
+        case .failed(let reason):
+            fail(reason)
+            return false
+        case .open:
+            isOpen = true
+            poll?.watch(.read)
+            switch role {
+            case .dialler(let hello), .offerer(let hello): send(Preamble(role: .stripe).bytes + hello.bytes)
+            case .listener: send(Preamble(role: .stripe).bytes)
+            case .taker: break
+            }
+            return poll != nil
+        }
+    }
+
+    /// True when a step was made.
+    private func digest() -> Bool {
         if case .taker = role {
         } else {
             do {
-                guard try Preamble.check(received, expecting: .stripe), received.count == expectedBytes else { return }
+                guard try Preamble.check(received, expecting: .stripe), received.count == expectedBytes else {
+                    return false
+                }
             } catch {
-                return fail(error.description)
+                fail(error.description)
+                return true
             }
         }
         // Whatever comes next is for the link.
         poll?.watch([])
         switch role {
         case .dialler, .taker:
-            guard let answer = received.last.flatMap({ StripeAnswer(rawValue: $0) }) else {
-                return fail("an unknown answer came back")
+            if let answer = received.last.flatMap({ StripeAnswer(rawValue: $0) }) {
+                onStep(self, .answer(answer))
+            } else {
+                fail("an unknown answer came back")
             }
-            onStep(self, .answer(answer))
         case .listener, .offerer:
             do {
                 let hello = try StripeHello(Array(received[Preamble.byteCount...]))
@@ -162,5 +185,6 @@ final class StripeHandshake {
                 fail("what should greet is no greeting: \(error)")
             }
         }
+        return true
     }
 }

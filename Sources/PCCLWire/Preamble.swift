@@ -8,11 +8,15 @@ package struct Preamble: Equatable, Sendable {
         case control = 1
         /// A peer towards a peer.
         case stripe = 2
+        /// Before either: who knows the join token? See `TokenOpening`.
+        case token = 3
+        /// In place of an answer, to who has no keys.
+        case keysWanted = 4
     }
 
     package static let byteCount = 16
     package static let magic: [UInt8] = Array("\u{7f}pccl-sw".utf8)
-    package static let currentVersion: UInt16 = 11
+    package static let currentVersion: UInt16 = 12
 
     package var version: UInt16
     package var role: Role
@@ -33,16 +37,20 @@ package struct Preamble: Equatable, Sendable {
 
     package enum Problem: Error, Equatable, Sendable, CustomStringConvertible {
         case notPCCL(beginsWith: String)
+        case tls
         case otherVersion(UInt16)
         case otherRole(UInt8)
 
         package var description: String {
             switch self {
+            case .tls: "it speaks TLS, and this side has no keys (PCCL_KEYS)"
             case .notPCCL(let text): "what answered does not speak this protocol (it began with \"\(text)\")"
             case .otherVersion(let version):
                 "the other side speaks protocol version \(version), this library version \(Preamble.currentVersion)"
             case .otherRole(1): "a master or a control connection answered where a peer was expected"
             case .otherRole(2): "a peer answered where a master was expected"
+            case .otherRole(3): "the other side asks for a join token, and this side has none (PCCL_TOKEN_FILE)"
+            case .otherRole(4): "the other side asks for a certificate, and this side has no keys (PCCL_KEYS)"
             case .otherRole(let role): "the other side has the unknown role \(role)"
             }
         }
@@ -52,6 +60,7 @@ package struct Preamble: Equatable, Sendable {
     /// Returns false while more bytes are needed.
     package static func check(_ bytes: [UInt8], expecting role: Role) throws(Problem) -> Bool {
         let known = min(bytes.count, magic.count)
+        if bytes.first == tlsHandshake { throw .tls }
         guard bytes[..<known].elementsEqual(magic[..<known]) else { throw .notPCCL(beginsWith: printable(bytes)) }
         guard bytes.count >= byteCount else { return false }
         let version = UInt16(bytes[8]) | UInt16(bytes[9]) << 8
@@ -59,6 +68,9 @@ package struct Preamble: Equatable, Sendable {
         guard bytes[10] == role.rawValue else { throw .otherRole(bytes[10]) }
         return true
     }
+
+    /// A TLS record with a handshake (RFC 8446, 5.1).
+    private static let tlsHandshake: UInt8 = 0x16
 
     private static func printable(_ bytes: [UInt8]) -> String {
         String(

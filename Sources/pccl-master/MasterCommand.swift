@@ -46,6 +46,22 @@ struct MasterCommand: ParsableCommand {
                 """, valueName: "[address:]port"))
     var http: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "Certificates: speak TLS 1.3 with peers that show one of the same authority, and with nobody else.",
+            discussion: """
+                A folder with ca.pem, certificate.pem, key.pem and maybe revoked.pem, as `pccl keys issue` makes it; else \
+                the environment's PCCL_KEYS. Files that are replaced count for new connections.
+                """, valueName: "folder"))
+    var keys: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "A join token: serve peers that know it, and nobody else.",
+            discussion: "Else the environment's PCCL_TOKEN or PCCL_TOKEN_FILE. `pccl keys token` makes one.",
+            valueName: "path"))
+    var tokenFile: String?
+
     @Option(help: "What is logged on standard error; else the environment's PCCL_LOG_LEVEL, else warn.")
     var logLevel: LogLevel?
 
@@ -64,7 +80,9 @@ struct MasterCommand: ParsableCommand {
         let listenHost = listen.map(withoutBrackets) ?? anyAddress()
         let master: Master
         do {
-            master = try Master(listen: SocketAddress(host: listenHost, port: port), journal: journalPath)
+            master = Master(
+                listen: try SocketAddress(host: listenHost, port: port), journal: journalPath, keys: keys,
+                tokenFile: tokenFile)
             try master.run()
         } catch {
             throw Failure(explanation(of: error, listenHost: listenHost))
@@ -132,6 +150,8 @@ struct MasterCommand: ParsableCommand {
 
     /// Why it could not start, and what to do about it.
     private func explanation(of error: PCCLError, listenHost: String) -> String {
+        // Keys or a token that cannot be used.
+        if error.code == .invalidArgument { return error.reason }
         let holders = PortHolder.listeners(onPort: port)
         let isJournal = error.reason.contains("journal")
         // A master at work has its journal and its port: the port says more.

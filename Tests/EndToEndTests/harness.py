@@ -23,7 +23,7 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence,
 SUCCESS, INVALID_ARGUMENT, INVALID_USAGE, TOO_FEW_PEERS, MASTER_CONNECTION_FAILED = 0, 3, 4, 5, 6
 RANK_CONNECTION_LOST, UPDATE_TOPOLOGY_FAILED, TOPOLOGY_OPTIMIZATION_FAILED = 8, 11, 12
 
-PROTOCOL_VERSION = 11
+PROTOCOL_VERSION = 12
 """What this library says in its greeting; a test that greets by itself must say the same to be listened to."""
 
 # What a process may open on many machines, unless somebody changed it. Ours must do with that.

@@ -17,25 +17,25 @@ final class ControlEnd: @unchecked Sendable {
     private var connection: ControlConnection?
 
     /// Over a socket that is connected.
-    init(_ descriptor: CInt) throws {
+    init(_ descriptor: CInt, _ credentials: Credentials = .none) throws {
         loop = try EventLoop(name: "test")
-        try loop.sync { [self] in open(Socket(owning: descriptor), .acceptor(.v4(0))) }
+        try loop.sync { [self] in open(Socket(owning: descriptor), .acceptor(.v4(0)), credentials) }
     }
 
     /// Dials.
-    init(to address: SocketAddress) throws {
+    init(to address: SocketAddress, _ credentials: Credentials = .none) throws {
         loop = try EventLoop(name: "test")
         try loop.sync { [self] in
             do {
-                open(try Socket.connecting(to: address), .dialler(address))
+                open(try Socket.connecting(to: address), .dialler(address), credentials)
             } catch {
                 events.put(.closed("\(error)"))
             }
         }
     }
 
-    private func open(_ socket: consuming Socket, _ side: ControlConnection.Side) {
-        let connection = ControlConnection(loop, socket, side)
+    private func open(_ socket: consuming Socket, _ side: ControlConnection.Side, _ credentials: Credentials) {
+        let connection = ControlConnection(loop, socket, side, credentials)
         self.connection = connection
         connection.onGreeted = { [events] in events.put(.greeted) }
         connection.onMessage = { [events] in events.put(.message($0)) }
@@ -123,7 +123,7 @@ struct ControlConnectionTests {
 
     static let strangers: [(bytes: [UInt8], reason: String)] = [
         (Array("HTTP/1.1 400 Bad Request\r\n".utf8), "does not speak this protocol (it began with \"HTTP/1.1 400 Bad"),
-        ([0x16, 3, 1, 0, 5], "does not speak this protocol"),
+        ([0x16, 3, 1, 0, 5], "it speaks TLS, and this side has no keys (PCCL_KEYS)"),
         ([0x7f, 0x70, 0x63, 0x63, 0x6c, 0x2d, 0x73, 0x00], "does not speak this protocol"),
         (Preamble(version: 99, role: .control).bytes, "protocol version 99"),
         (Preamble(role: .stripe).bytes, "a peer answered where a master was expected"),

@@ -32,7 +32,7 @@ final class LinkEnd: @unchecked Sendable, LinkDelegate {
         loop = try EventLoop(name: "test")
         try loop.sync { [self] in
             let link = Link(
-                loop, peer: PeerID(peer), descriptors: descriptors, isMaker: isMaker,
+                loop, peer: PeerID(peer), channels: descriptors.map { Channel(Socket(owning: $0)) }, isMaker: isMaker,
                 timeouts: Timeouts(deadTime: deadTime),
                 configuration: configuration, delegate: self)
             link.onWantsStripe = { [weak self] link in self?.wishes.put(link.stripeCount) }

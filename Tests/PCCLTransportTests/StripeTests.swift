@@ -244,7 +244,7 @@ struct StripeTests {
         let (mine, theirs) = socketPair()
         makeBlocking(theirs)
         let third = RawSocket(owning: theirs)
-        try a.onLoop { $0.link?.add(number: 0x8000, descriptor: mine) }
+        try a.onLoop { $0.link?.add(number: 0x8000, Channel(Socket(owning: mine))) }
         // Now the first is given up, and the others have what it owed.
         #expect(try raws[0].readToEnd().isEmpty)
         #expect(try raws[1].read(data.count) == data)
@@ -261,7 +261,7 @@ struct StripeTests {
         let (mine, theirs) = socketPair()
         makeBlocking(theirs)
         let raw = RawSocket(owning: theirs)
-        try a.onLoop { $0.link?.add(number: 1, descriptor: mine) }
+        try a.onLoop { $0.link?.add(number: 1, Channel(Socket(owning: mine))) }
         #expect(try raw.read(headerBytes + 100) == header(.data, payloadBytes: 100, serial: 1).bytes + pattern(100))
         // The new one does not move either, and is the last.
         try a.send(header(.credit))
@@ -293,8 +293,8 @@ struct StripeTests {
             let (mine, theirs) = socketPair()
             let number = UInt16(100 + i)
             let victim = Int(random.below(4))
-            try breaker.onLoop { $0.link?.add(number: number, descriptor: mine) }
-            try other.onLoop { $0.link?.add(number: number, descriptor: theirs) }
+            try breaker.onLoop { $0.link?.add(number: number, Channel(Socket(owning: mine))) }
+            try other.onLoop { $0.link?.add(number: number, Channel(Socket(owning: theirs))) }
             try breaker.onLoop { end in
                 guard let descriptors = end.link?.descriptors else { return }
                 shutdown(descriptors[min(victim, descriptors.count - 1)], CInt(SHUT_RDWR))

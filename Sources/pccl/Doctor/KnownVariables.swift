@@ -4,7 +4,7 @@ enum KnownVariables {
     static let ofTheLibrary = [
         "PCCL_LOG_LEVEL", "PCCL_TIMEOUT", "PCCL_MASTER_GRACE", "PCCL_STRAGGLER_DEADLINE", "PCCL_PORT_BASE",
         "PCCL_ALGORITHM", "PCCL_ADVERTISE", "PCCL_STATE_HASH", "PCCL_INTERFACE", "PCCL_TRANSPORT", "PCCL_MASTER",
-        "PCCL_LIBCUDA", "PCCL_CONGESTION", "PCCL_DEVICE_WINDOW", "PCCL_DEVICE_ROUND", "PCCL_DEVICE_PIECE",
+        "PCCL_KEYS", "PCCL_TOKEN", "PCCL_TOKEN_FILE", "PCCL_LIBCUDA", "PCCL_CONGESTION", "PCCL_DEVICE_WINDOW", "PCCL_DEVICE_ROUND", "PCCL_DEVICE_PIECE",
     ]
 
     /// Of the Python package, of `pccl wanlab`, of builds and tests. Whoever sets these knows why.
