@@ -91,6 +91,8 @@ package final class PeerSession: @unchecked Sendable {
     private var operationsByLaunch: [LaunchNumber: OperationID] = [:]
     private var nextID: UInt64 = 1
     private var identity: Registration?
+    /// Who should be linked and is not, and why, as far as is known.
+    private var unreached: [PeerID: String] = [:]
 
     /// Starts the loop's thread and opens the port for other peers.
     package init(_ configuration: Configuration) throws(SystemError) {
@@ -327,7 +329,7 @@ package final class PeerSession: @unchecked Sendable {
                 OperationResult(outcome: outcome, traffic: operation.traffic, resumptions: operation.resumptions))
         case .answer(let id, let answer):
             states[id] = nil
-            calls.removeValue(forKey: id)?.set(answer)
+            calls.removeValue(forKey: id)?.set(withWhatIsKnownHere(answer))
         case .view(let snapshot):
             view.withLock { $0 = (snapshot, machine?.departure) }
         case .wake(let instant):
@@ -415,6 +417,14 @@ package final class PeerSession: @unchecked Sendable {
         dialNextMaster()
     }
 
+    /// The master knows that two peers do not reach each other, and not why.
+    private func withWhatIsKnownHere(_ answer: CallAnswer) -> CallAnswer {
+        guard case .failed(.turnedAway(let reason)) = answer else { return answer }
+        defer { unreached = [:] }
+        let reasons = Set(unreached.values).sorted()
+        return reasons.isEmpty ? answer : .failed(.turnedAway("\(reason) (\(reasons.joined(separator: "; ")))"))
+    }
+
     private func takeFromMaster(_ bytes: [UInt8]) {
         do {
             pump(.fromMaster(try ToPeer(bytes)))
@@ -426,11 +436,13 @@ package final class PeerSession: @unchecked Sendable {
 
 extension PeerSession: MeshDelegate {
     package func meshLinked(_ link: Link) {
+        unreached[link.peer] = nil
         linkedPeers.append(link.peer)
         engine?.linkUp(link)
         pump(.linkUp(link.peer))
     }
     package func meshUnlinked(_ peer: PeerID, reason: String) {
+        unreached[peer] = reason
         linkedPeers.removeAll { $0 == peer }
         engine?.linkDown(peer)
         pump(.linkDown(peer, reason))

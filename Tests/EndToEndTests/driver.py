@@ -21,6 +21,7 @@ import labs
 import losses
 import masters
 import membership
+import security
 import strangers
 import watching
 from harness import Case, Failure, Skip, Tools
@@ -39,16 +40,34 @@ def over_tcp(function):
     return run_over_tcp
 
 
+def under_tls(function):
+    """The same case where everybody shows a certificate and knows a token."""
+
+    def run_under_tls(case: Case) -> None:
+        case.env.update(security.shows("both", security.TOKEN), PCCL_TRANSPORT="tcp")
+        function(case)
+
+    run_under_tls.limit_seconds = getattr(function, "limit_seconds", DEFAULT_LIMIT_SECONDS)
+    return run_under_tls
+
+
+# Each of those that move data or change who belongs to a group; `--secure` runs all.
+UNDER_TLS = (data.four_stripes, losses.kill_in_place_of_3, losses.leave_with_operations_in_flight,
+             membership.join_under_load_asking_first, masters.master_returns, strangers.garbage_on_every_port)
+
+
 def all_cases() -> dict:
     """The public functions of the case modules that take one case, in the order in which they are written. Those that move
     data come twice, for the two ways it may take, unless they are long."""
     cases = {}
-    for module in (bench, chaos, data, demos, doctor, losses, membership, masters, strangers, watching, labs):
+    for module in (bench, chaos, data, demos, doctor, losses, membership, masters, security, strangers, watching, labs):
         for name, function in vars(module).items():
             if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
                 cases[name] = function
                 if module in (data, losses) and not getattr(function, "is_long", False):
                     cases[name + "_over_tcp"] = over_tcp(function)
+                if function in UNDER_TLS:
+                    cases[name + "_under_tls"] = under_tls(function)
     return cases
 
 
@@ -89,10 +108,14 @@ def main() -> int:
     parser.add_argument("--worker", required=True, help="the compiled worker")
     parser.add_argument("--logs", required=True, type=Path, help="a folder for the processes' logs")
     parser.add_argument("--seed", type=int, help="of all random choices; a fresh one if not given")
+    parser.add_argument("--secure", action="store_true", help="everybody shows a certificate and knows a token")
     parser.add_argument("--list", action="store_true", help="name the cases and end")
     parser.add_argument("cases", nargs="*", help="names or patterns; all cases if none is given")
     options = parser.parse_args()
     cases = all_cases()
+    if options.secure:
+        cases = {name: under_tls(function) for name, function in cases.items()
+                 if function.__module__ in ("data", "losses", "membership", "masters")}
     if options.list:
         print("\n".join(cases))
         return 0

@@ -13,7 +13,7 @@ from harness import (PROTOCOL_VERSION, SUCCESS, Case, Skip, Worker, check, check
                      settle, start_loop, stop_loop)
 
 
-def _garbage(case: Case) -> List[bytes]:
+def garbage_for(case: Case) -> List[bytes]:
     magic = b"\x7fpccl-sw"
     control, stripe = (magic + struct.pack("<HB5x", PROTOCOL_VERSION, role) for role in (1, 2))
     noise = case.random.randbytes
@@ -41,7 +41,7 @@ def _garbage(case: Case) -> List[bytes]:
 
 
 def _throw_garbage(case: Case, port: int) -> None:
-    for garbage in _garbage(case):
+    for garbage in garbage_for(case):
         for with_reset in (False, True):
             with socket.create_connection(("127.0.0.1", port), timeout=10) as stranger:
                 try:
