@@ -77,7 +77,7 @@ let package = Package(
             name: "pccl",
             dependencies: [
                 "PCCLBase", "PCCLWire", "PCCLMembership", "PCCLCompute", "PCCL", "PCCLTransport", "PCCLSession",
-                "PCCLSimulator", "DigitsTraining", "StrictJSON", "WANLab", "CShims",
+                "PCCLSimulator", "DigitsTraining", "StrictJSON", "WANLab", "CShims", "COpenSSL",
                 argumentParser,
             ],
             swiftSettings: strict),
