@@ -50,7 +50,7 @@ let package = Package(
         room("PCCLSchedule", ["PCCLBase"]),
         room("PCCLCompute", ["PCCLBase", "CKernels", "CCUDA", "CShims", "COpenSSL", "CZstd"]),
         room("PCCLSnapshot", ["PCCLBase", "PCCLCompute", "StrictJSON", "CSnapshots"]),
-        room("PCCLTransport", ["PCCLBase", "PCCLWire", "CShims", "CTLS", "CUV"]),
+        room("PCCLTransport", ["PCCLBase", "PCCLWire", "PCCLCompute", "CShims", "CTLS", "CUV"]),
         room("PCCLEngine", ["PCCLBase", "PCCLWire", "PCCLSchedule", "PCCLCompute", "PCCLTransport"]),
         room(
             "PCCLSession",
@@ -77,7 +77,7 @@ let package = Package(
             name: "pccl",
             dependencies: [
                 "PCCLBase", "PCCLWire", "PCCLMembership", "PCCLCompute", "PCCL", "PCCLTransport", "PCCLSession",
-                "PCCLSimulator", "DigitsTraining", "StrictJSON", "WANLab", "CShims",
+                "PCCLSimulator", "DigitsTraining", "StrictJSON", "WANLab", "CShims", "COpenSSL",
                 argumentParser,
             ],
             swiftSettings: strict),

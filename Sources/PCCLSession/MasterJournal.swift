@@ -1,5 +1,6 @@
 import Glibc
 import PCCLBase
+import PCCLCompute
 import PCCLMembership
 import PCCLTransport
 import PCCLWire
@@ -151,17 +152,7 @@ package final class MasterJournal {
         return w.bytes + payload
     }
 
-    /// CRC-32C.
-    static func checksum(_ bytes: ArraySlice<UInt8>) -> UInt32 {
-        ~bytes.reduce(UInt32.max) { sum, byte in
-            sum >> 8 ^ checksums[Int(UInt8(truncatingIfNeeded: sum) ^ byte)]
-        }
-    }
-
-    /// Of each byte.
-    private static let checksums: [UInt32] = (0..<256).map { byte in
-        (0..<8).reduce(UInt32(byte)) { value, _ in value >> 1 ^ (value & 1 == 1 ? 0x82F6_3B78 : 0) }
-    }
+    static func checksum(_ bytes: ArraySlice<UInt8>) -> UInt32 { bytes.withUnsafeBytes { CRC32C($0).value } }
 
     // MARK: - files
 

@@ -11,8 +11,9 @@ struct Tool: ParsableCommand {
         version: Release.version,
         subcommands: [
             DemoCommand.self, BenchCommand.self, BenchStateCommand.self, PlanCommand.self, DoctorCommand.self,
-            StatusCommand.self, TopCommand.self, WANLabCommand.self, SimulateCommand.self, ChaosCommand.self,
-            DemoPeerCommand.self, BenchPeerCommand.self, ChaosPeerCommand.self, DoctorHelperCommand.self,
+            StatusCommand.self, TopCommand.self, KeysCommand.self, WANLabCommand.self, SimulateCommand.self,
+            ChaosCommand.self, DemoPeerCommand.self, BenchPeerCommand.self, ChaosPeerCommand.self,
+            DoctorHelperCommand.self,
         ])
 
     /// Of `doctor` 1 is a finding, and wrong options are 2, as monitoring has it; of all else they are 64.

@@ -1,6 +1,6 @@
 // What the reduction loops write, as one line for each (type, operation, loop): a digest over counts, alignments, world
 // sizes, and destinations that are a source. And what codecs write, as one line for each (format, type, loop): a digest
-// over counts, sizes of blocks and alignments. And a line for hashes of many lengths and alignments. Two levels, or two
+// over counts, sizes of blocks and alignments. And a line for hashes of many lengths and alignments, and for checksums. Two levels, or two
 // architectures, agree when their lines are equal.
 //
 //     digests LEVEL        plain, avx2 or avx512; status 3 where this build or processor has no such level
@@ -341,6 +341,37 @@ static void print_hashes(pccl_kernel_level level) {
     printf("xxh3 %016llx\n", (unsigned long long)so_far);
 }
 
+// ---- Checksums ----------------------------------------------------------------------------------
+
+// All ways that there are, against the tables; which those are goes to standard error, for processors differ in it.
+static void print_checksums(void) {
+    static unsigned char bytes[LARGEST_HASHED + 8], copy[LARGEST_HASHED];
+    const pccl_kernel_crc32c *tables = pccl_kernel_crc32c_by(pccl_kernel_crc32c_tables);
+    uint64_t so_far = 0xcbf29ce484222325;
+    state = 0;
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (unsigned char)draw();
+    for (size_t count = 0; count <= LARGEST_HASHED; count += count < 2200 ? 1 : 331) {
+        const unsigned char *start = bytes + count % 8;
+        uint32_t crc = tables->sum((uint32_t)count, start, count);
+        for (int way = 0; way < PCCL_KERNEL_CRC32C_WAYS; way++) {
+            const pccl_kernel_crc32c *crc32c = pccl_kernel_crc32c_by((pccl_kernel_crc32c_way)way);
+            if (crc32c == NULL)
+                continue;
+            if (crc32c->sum((uint32_t)count, start, count) != crc ||
+                crc32c->copy((uint32_t)count, copy, start, count) != crc || memcmp(copy, start, count) != 0)
+                printf("crc32c in way %d of %zu bytes differs\n", way, count);
+        }
+        so_far = digest(so_far, (const unsigned char *)&crc, sizeof crc);
+    }
+    printf("crc32c %016llx\n", (unsigned long long)so_far);
+    fprintf(stderr, "crc32c ways:");
+    for (int way = 0; way < PCCL_KERNEL_CRC32C_WAYS; way++)
+        if (pccl_kernel_crc32c_by((pccl_kernel_crc32c_way)way) != NULL)
+            fprintf(stderr, " %d", way);
+    fprintf(stderr, "\n");
+}
+
 // ---- Outer steps --------------------------------------------------------------------------------
 
 #define OUTER_COUNT 4099
@@ -393,6 +424,7 @@ int main(int argc, char **argv) {
         }
     print_codecs((pccl_kernel_level)level);
     print_hashes((pccl_kernel_level)level);
+    print_checksums();
     print_outer_steps();
     return 0;
 }

@@ -206,6 +206,34 @@ pccl_kernel_xxh3 _Nullable pccl_kernel_xxh3_at(pccl_kernel_level level);
 // The hash of more than 240 bytes, from its eight lanes after the last row: for who has worked them out elsewhere.
 pccl_kernel_hash128 pccl_kernel_xxh3_of_lanes(const uint64_t lanes[_Nonnull 8], size_t count);
 
+// ---- Checksums ----
+
+// CRC-32C (Castagnoli), as iSCSI has it: RFC 3720, section 12.1 and appendix B.4. `crc` is that of what comes before
+// these bytes, 0 if nothing does. They may be null if there are none. Finds every error of up to 32 bits in a row, and
+// other accidents but for one in 2^32; it does not withstand anybody.
+uint32_t pccl_crc32c(uint32_t crc, const void *_Nullable bytes, size_t count);
+
+// The same, and copies the bytes on the way. The two do not overlap.
+uint32_t pccl_copy_crc32c(uint32_t crc, void *_Nullable target, const void *_Nullable source, size_t count);
+
+// How it is worked out. All give the same; the last one that a processor has is the fastest.
+typedef enum pccl_kernel_crc32c_way {
+    pccl_kernel_crc32c_tables = 0,       // any processor
+    pccl_kernel_crc32c_instructions = 1, // those for this checksum: SSE4.2, or the CRC extension of aarch64
+    pccl_kernel_crc32c_streams = 2,      // the same, three at a time, and a carry-less product: PCLMULQDQ, PMULL
+    pccl_kernel_crc32c_vectors = 3,      // carry-less products of 32 bytes at once: VPCLMULQDQ with AVX2
+} pccl_kernel_crc32c_way;
+
+#define PCCL_KERNEL_CRC32C_WAYS 4
+
+typedef struct pccl_kernel_crc32c {
+    uint32_t (*_Nonnull sum)(uint32_t crc, const void *_Nullable bytes, size_t count);
+    uint32_t (*_Nonnull copy)(uint32_t crc, void *_Nullable target, const void *_Nullable source, size_t count);
+} pccl_kernel_crc32c;
+
+// Null where this build or processor lacks it. The answer is constant memory.
+const pccl_kernel_crc32c *_Nullable pccl_kernel_crc32c_by(pccl_kernel_crc32c_way way);
+
 // ---- Outer steps ----
 //
 // What an optimiser does with parameters that all hold alike. Pointers are those of whole floats; buffers do not
