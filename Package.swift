@@ -102,7 +102,9 @@ let package = Package(
         .target(
             name: "PCCLTestSupport", dependencies: ["PCCLBase", "PCCLTransport"], path: "Tests/PCCLTestSupport",
             swiftSettings: strict),
-        tests("PCCLTransportTests", ["PCCLBase", "PCCLWire", "PCCLTransport", "PCCLTestSupport", "CShims"]),
+        tests(
+            "PCCLTransportTests",
+            ["PCCLBase", "PCCLWire", "PCCLCompute", "PCCLTransport", "PCCLTestSupport", "CShims"]),
         tests(
             "PCCLEngineTests",
             [

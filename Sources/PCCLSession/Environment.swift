@@ -28,7 +28,8 @@ package struct Environment: Sendable {
     /// `PCCL_STATE_HASH`: xxh3 or sha256. All peers of a group must agree.
     package var stateHash = HashFunction.xxh3
 
-    /// `PCCL_TRANSPORT`: auto, tcp or shm; `PCCL_CONGESTION`: a congestion control of the kernel.
+    /// `PCCL_TRANSPORT`: auto, tcp or shm; `PCCL_CONGESTION`: a congestion control of the kernel; `PCCL_CHECKSUM`: 0 for links
+    /// without checksums.
     package var links = LinkConfiguration()
 
     /// `PCCL_KEYS`: a folder with certificates. `PCCL_TOKEN`, `PCCL_TOKEN_FILE`: the join token, or where it is.
@@ -101,6 +102,14 @@ package struct Environment: Sendable {
             }
         }
         links.congestionControl = environment("PCCL_CONGESTION")
+        links.isSummed = true
+        if let text = environment("PCCL_CHECKSUM") {
+            switch text {
+            case "1", "on": break
+            case "0", "off": links.isSummed = false
+            default: onProblem("PCCL_CHECKSUM=\(text) is neither 0 nor 1; checksums are sent")
+            }
+        }
         if let text = environment("PCCL_DEVICE_WINDOW") {
             if let mebibytes = Int(text), (0...(1 << 20)).contains(mebibytes) {
                 deviceWindowBytes = mebibytes << 20

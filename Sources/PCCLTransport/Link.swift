@@ -86,9 +86,9 @@ package final class Link {
     private var primary: UInt16 = 0
 
     // Outgoing frames, encoded, not yet taken by a stripe.
-    private var small = FrameBatch()
+    private var small: FrameBatch
     /// Those that keep their order: only the primary stripe takes them.
-    private var ordered = FrameBatch()
+    private var ordered: FrameBatch
     /// Segments that must go out again, before any new one.
     private var again: [OutgoingSegment] = []
     private var nextSerial: UInt64 = 1
@@ -129,6 +129,8 @@ package final class Link {
     /// The memory of the peer, if it is on this host and lets us.
     private var memory: PeerMemory?
     private var proof: MemoryProof?
+    /// Each header and each payload is followed by its CRC-32C.
+    let isSummed: Bool
     /// Whether the peer is on this host.
     package var isWithinHost: Bool { stripes.first?.isWithinHost ?? false }
     /// Whether peers of this host may share memory.
@@ -161,6 +163,10 @@ package final class Link {
         nextMeasurement = loop.now
         pieceLimit = configuration.largestPieceBytes
         unsentLimit = configuration.unsentBytes
+        // What does not leave the host passes no wire.
+        let isSummed = configuration.isSummed && !(channels.first?.socket.isWithinHost ?? false)
+        self.isSummed = isSummed
+        (small, ordered) = (FrameBatch(isSummed: isSummed), FrameBatch(isSummed: isSummed))
         governor = StripeGovernor(
             count: channels.count, limit: configuration.growsByItself ? configuration.largestStripeCount : 0)
         self.isMaker = isMaker
@@ -322,7 +328,7 @@ extension Link {
     }
 
     private func sendAgain(_ retained: [RetainedFrames]) {
-        var batches = (ordered: FrameBatch(), small: FrameBatch())
+        var batches = (ordered: FrameBatch(isSummed: isSummed), small: FrameBatch(isSummed: isSummed))
         for frames in retained {
             switch frames.content {
             case .batch(let bytes, true): batches.ordered.append(bytes, count: frames.count)
@@ -482,7 +488,7 @@ extension Link {
                 retained.append(
                     RetainedFrames(content: .batch(batch.bytes, inOrder: inOrder), count: batch.count, takenAt: now))
             }
-            batch = FrameBatch()
+            batch = FrameBatch(isSummed: isSummed)
         }
         if isPrimary(stripe) { take(&ordered, inOrder: true) }
         take(&small, inOrder: false)
@@ -509,7 +515,7 @@ extension Link {
     }
 
     private func acknowledgements() -> [UInt8] {
-        var batch = FrameBatch()
+        var batch = FrameBatch(isSummed: isSummed)
         for stripe in stripes where stripe.owesAcknowledgement {
             batch.append(
                 FrameHeader(

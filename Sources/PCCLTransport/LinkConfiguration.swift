@@ -11,6 +11,9 @@ package struct LinkConfiguration: Sendable {
     }
 
     package var sharing = Sharing.never
+    /// What leaves the host is followed by checksums, where nothing else protects it: those of TCP let one damaged packet in
+    /// some ten thousand pass.
+    package var isSummed = false
     /// The kernel's name of a congestion control; nil leaves the system's.
     package var congestionControl: String?
     /// The number of stripes follows what the path is worth; otherwise it is kept at what the link began with.
@@ -41,6 +44,8 @@ package struct LinkConfiguration: Sendable {
     /// Written at a time where both ends are on this host. The kernel copies into pages of 32 KiB, and takes one that was
     /// emptied meanwhile again, still in cache: larger writes cost up to half as much processor time again when measured.
     package var bytesPerLocalWrite = 32 << 10
+    /// Read or written at a time where it is summed: while it is in the cache.
+    package var summedBytesAtOnce = 256 << 10
     /// What may lie unsent in a stripe's socket: enough to keep it busy for a turn of the loop, little enough that the next
     /// piece goes to a faster one.
     package var unsentBytes = 256 << 10

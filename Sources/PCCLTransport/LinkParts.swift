@@ -1,20 +1,34 @@
 import PCCLBase
+import PCCLCompute
 import PCCLWire
 
 /// Frames, encoded one behind the other.
 struct FrameBatch {
+    /// Each header, and each payload, is followed by its checksum.
+    let isSummed: Bool
     private(set) var bytes: [UInt8] = []
     /// How many of them are numbered.
     private(set) var count = 0
+
+    init(isSummed: Bool) { self.isSummed = isSummed }
 
     mutating func append(_ header: FrameHeader, _ payload: [UInt8]) {
         withUnsafeTemporaryAllocation(byteCount: FrameHeader.byteCount, alignment: 8) { buffer in
             guard let base = buffer.baseAddress else { return }
             header.store(to: base)
             bytes.append(contentsOf: buffer)
+            appendSum(UnsafeRawBufferPointer(buffer))
         }
-        bytes += payload
+        if !payload.isEmpty {
+            bytes += payload
+            payload.withUnsafeBytes { appendSum($0) }
+        }
         if header.kind.isNumbered { count += 1 }
+    }
+
+    private mutating func appendSum(_ part: UnsafeRawBufferPointer) {
+        guard isSummed else { return }
+        withUnsafeBytes(of: CRC32C(part).value.littleEndian) { bytes.append(contentsOf: $0) }
     }
 
     mutating func append(_ encoded: [UInt8], count: Int) {

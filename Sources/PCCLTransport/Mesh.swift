@@ -102,6 +102,9 @@ package final class Mesh {
         self.linkDelegate = linkDelegate
     }
 
+    /// Of links that this side makes: TLS has better ones.
+    private var isSummed: Bool { linkConfiguration.isSummed && !credentials.asksForKeys }
+
     /// Opens the listener; returns its port.
     package func listen(on host: SocketAddress.Host, basePort: UInt16) throws(SystemError) -> UInt16 {
         let listener = try Listener(
@@ -196,7 +199,7 @@ package final class Mesh {
             do {
                 let hello = StripeHello(
                     run: identity.run, from: identity.me, to: peer, attempt: dial.attempt, stripe: stripe,
-                    stripeCount: count)
+                    stripeCount: count, isSummed: isSummed)
                 let number = dial.attempt
                 let handshake = StripeHandshake(
                     loop, try Socket.connecting(to: address), .dialler(hello), credentials, run: identity.run,
@@ -332,7 +335,7 @@ package final class Mesh {
         for stripe in 0..<max(stripes, offer.member.stripes, 1) {
             let hello = StripeHello(
                 run: identity.run, from: identity.me, to: peer, attempt: number, stripe: stripe,
-                stripeCount: StripeHello.offer)
+                stripeCount: StripeHello.offer, isSummed: isSummed)
             // What cannot be made is made at the next address.
             guard let socket = try? Socket.connecting(to: address) else { break }
             offer.stripes.append(
@@ -391,7 +394,7 @@ package final class Mesh {
         for (stripe, handshake) in handshakes.enumerated() {
             let hello = StripeHello(
                 run: identity.run, from: identity.me, to: peer, attempt: dial.attempt, stripe: UInt16(stripe),
-                stripeCount: UInt16(handshakes.count))
+                stripeCount: UInt16(handshakes.count), isSummed: isSummed)
             handshake.takeUp(hello) { [weak self, number = dial.attempt] _, step in
                 self?.advanceDial(peer, attempt: number, step)
             }
@@ -401,7 +404,9 @@ package final class Mesh {
 
     private func settleExtra(_ handshake: StripeHandshake, _ hello: StripeHello) {
         forget(handshake)
-        guard let link = links[hello.from], attempts[hello.from] == hello.attempt, link.mayGrow else {
+        guard let link = links[hello.from], attempts[hello.from] == hello.attempt, link.mayGrow,
+            link.isSummed == hello.isSummed
+        else {
             handshake.answer(.noSuchLink)
             return handshake.close()
         }
@@ -419,7 +424,8 @@ package final class Mesh {
         else { return }
         let number = link.beginStripe()
         let hello = StripeHello(
-            run: identity.run, from: identity.me, to: link.peer, attempt: attempt, stripe: number, stripeCount: 0)
+            run: identity.run, from: identity.me, to: link.peer, attempt: attempt, stripe: number, stripeCount: 0,
+            isSummed: link.isSummed)
         do {
             let handshake = StripeHandshake(
                 loop, try Socket.connecting(to: address), .dialler(hello), credentials, run: identity.run,
@@ -486,6 +492,7 @@ package final class Mesh {
         var configuration = linkConfiguration
         let wishes = max(self.stripes, wanted.first { $0.id == peer }?.stripes ?? 0)
         configuration.growsByItself = wishes == 0
+        configuration.isSummed = isMaker ? isSummed : stripes.first?.hello?.isSummed ?? false
         let link = Link(
             loop, peer: peer, channels: channels, isMaker: isMaker, timeouts: timeouts,
             configuration: configuration, delegate: linkDelegate)

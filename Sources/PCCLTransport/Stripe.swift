@@ -1,5 +1,6 @@
 import Glibc
 import PCCLBase
+import PCCLCompute
 import PCCLWire
 
 /// One connection of a link.
@@ -27,11 +28,16 @@ final class Stripe {
     private var small: [UInt8] = []
     private var smallSent = 0
     private var segment: OutgoingSegment?
-    /// Of the segment: its header, and for an offer the address too.
+    /// Of the segment: its header, for an offer the address too, and their checksum.
     private let headerBytes: UnsafeMutableRawPointer
     private var headerCount = 0
     private var payloadCount = 0
     private var segmentSent = 0
+    /// Of the payload up to `summedCount`; behind all of it goes `trailer`.
+    private var sum = CRC32C()
+    private var summedCount = 0
+    private let trailer: UnsafeMutableRawPointer
+    private var trailerCount = 0
     /// A copy of the segment's payload, once its owner wanted the memory back.
     private var orphan: UnsafeMutableRawPointer?
     private(set) var waitsForRoom = false
@@ -49,16 +55,22 @@ final class Stripe {
         var header: FrameHeader
         var place: ArrivalPlace
         var filled = 0
+        var sum = CRC32C()
         var missing: Int { Int(header.payloadBytes) - filled }
     }
 
     static let closedByPeer = "the connection was closed"
+    private static let damaged = "a checksum is wrong: what arrived was damaged on its way"
+    private static let sumBytes = 4
     private static let bufferBytes = 16 << 10
     private static let bytesBehindPayload = 1 << 10
     /// Moved per turn and direction before the loop's other sockets have theirs.
     private static let bytesPerTurn = 2 << 20
 
+    private let isSummed: Bool
     private let bytesPerWrite: Int
+    /// Into a place, with one call.
+    private let bytesPerRead: Int
     private var pace: Double?
     private var unsentLimit: Int
     private static let worthwhilePaceChange = 0.05
@@ -68,17 +80,22 @@ final class Stripe {
         self.loop = loop
         isWithinHost = channel.socket.isWithinHost
         unsentLimit = link.configuration.unsentBytes
-        bytesPerWrite = isWithinHost ? link.configuration.bytesPerLocalWrite : .max
+        isSummed = link.isSummed
+        bytesPerRead = isSummed ? link.configuration.summedBytesAtOnce : .max
+        bytesPerWrite = isWithinHost ? link.configuration.bytesPerLocalWrite : bytesPerRead
         self.channel = channel
         self.link = link
         lastProgress = loop.now
         buffer = .allocate(byteCount: Stripe.bufferBytes, alignment: 64)
-        headerBytes = .allocate(byteCount: FrameHeader.byteCount + FrameHeader.addressBytes, alignment: 8)
+        headerBytes = .allocate(
+            byteCount: FrameHeader.byteCount + FrameHeader.addressBytes + Stripe.sumBytes, alignment: 8)
+        trailer = .allocate(byteCount: Stripe.sumBytes, alignment: 8)
     }
 
     deinit {
         buffer.deallocate()
         headerBytes.deallocate()
+        trailer.deallocate()
         orphan?.deallocate()
         arriving?.place.free()
     }
@@ -242,10 +259,10 @@ final class Stripe {
         var room = Stripe.bufferBytes
         switch arriving?.place {
         case .lent(let memory, _, _)?, .own(let memory)?:
-            payloadRoom = arriving?.missing ?? 0
+            payloadRoom = min(arriving?.missing ?? 0, bytesPerRead)
             vectors.0 = iovec(iov_base: memory + (arriving?.filled ?? 0), iov_len: payloadRoom)
             // Behind a payload only the next headers are wanted: what else comes through the buffer is copied once more.
-            room = Stripe.bytesBehindPayload
+            if payloadRoom == arriving?.missing { room = payloadRoom > 0 ? Stripe.bytesBehindPayload : room } else { room = 0 }
         // What is thrown away comes through the buffer, too.
         case .nowhere?, nil: break
         }
@@ -254,6 +271,9 @@ final class Stripe {
         let transfer = channel.read(into: vectors)
         if case .bytes(let count) = transfer {
             let placed = min(count, payloadRoom)
+            if isSummed, placed > 0 {
+                arriving?.sum.add(UnsafeRawBufferPointer(start: vectors.0.iov_base, count: placed))
+            }
             arriving?.filled += placed
             bufferEnd += count - placed
         }
@@ -266,11 +286,25 @@ final class Stripe {
             if arriving != nil {
                 takePayloadFromBuffer()
                 guard let current = arriving, current.missing == 0 else { return true }
+                if isSummed, current.header.payloadBytes > 0 {
+                    guard bufferEnd - bufferStart >= Stripe.sumBytes else { return true }
+                    guard takeSum() == current.sum.value else {
+                        failDamaged()
+                        return false
+                    }
+                }
                 arriving = nil
                 complete(current.header, current.place)
                 if poll == nil { return false }
             }
             guard bufferEnd - bufferStart >= FrameHeader.byteCount else { return true }
+            if isSummed {
+                guard let isWhole = isHeaderWhole else { return true }
+                guard isWhole else {
+                    failDamaged()
+                    return false
+                }
+            }
             let header: FrameHeader
             do {
                 header = try FrameHeader(buffer + bufferStart)
@@ -287,7 +321,7 @@ final class Stripe {
                         fromByteOffset: FrameHeader.byteCount, as: UInt64.self))
                 bufferStart += FrameHeader.addressBytes
             }
-            bufferStart += FrameHeader.byteCount
+            bufferStart += FrameHeader.byteCount + (isSummed ? Stripe.sumBytes : 0)
             switch link.arrival(of: header, on: self) {
             case .place(let place):
                 guard header.kind == .offer else {
@@ -301,6 +335,26 @@ final class Stripe {
                 return false
             }
         }
+    }
+
+    /// Whether the header that lies in the buffer, and the address behind it, are as they were sent; nil while their checksum
+    /// is not there. Nothing of it may be believed before: it says where a payload goes.
+    private var isHeaderWhole: Bool? {
+        let kind = (buffer + bufferStart).load(fromByteOffset: FrameHeader.kindOffset, as: UInt8.self)
+        let count = FrameHeader.byteCount + (kind == FrameHeader.Kind.offer.rawValue ? FrameHeader.addressBytes : 0)
+        guard bufferEnd - bufferStart >= count + Stripe.sumBytes else { return nil }
+        let sum = (buffer + bufferStart).loadUnaligned(fromByteOffset: count, as: UInt32.self)
+        return CRC32C(UnsafeRawBufferPointer(start: buffer + bufferStart, count: count)).value == UInt32(littleEndian: sum)
+    }
+
+    private func failDamaged() {
+        Log.write(.warning, "\(link.peer): \(Stripe.damaged)")
+        fail(Stripe.damaged)
+    }
+
+    private func takeSum() -> UInt32 {
+        defer { bufferStart += Stripe.sumBytes }
+        return UInt32(littleEndian: (buffer + bufferStart).loadUnaligned(as: UInt32.self))
     }
 
     /// Fetches what was offered. False when the stripe or the link broke.
@@ -342,6 +396,7 @@ final class Stripe {
         guard let current = arriving else { return }
         let count = min(current.missing, bufferEnd - bufferStart)
         guard count > 0 else { return }
+        if isSummed { arriving?.sum.add(UnsafeRawBufferPointer(start: buffer + bufferStart, count: count)) }
         switch current.place {
         case .lent(let memory, _, _), .own(let memory):
             (memory + current.filled).copyMemory(from: buffer + bufferStart, byteCount: count)
@@ -405,25 +460,47 @@ final class Stripe {
             payloadCount = 0
         }
         next.header.store(to: headerBytes)
+        (sum, summedCount, trailerCount) = (CRC32C(), 0, 0)
+        if isSummed {
+            let header = UnsafeRawBufferPointer(start: headerBytes, count: headerCount)
+            headerBytes.storeBytes(
+                of: CRC32C(header).value.littleEndian, toByteOffset: headerCount, as: UInt32.self)
+            headerCount += Stripe.sumBytes
+            trailerCount = payloadCount > 0 ? Stripe.sumBytes : 0
+        }
         segment = next
+    }
+
+    /// The payload up to there, once, just before it is written.
+    private func addToSum(_ payload: UnsafeRawPointer, upTo end: Int) {
+        guard isSummed, end > summedCount else { return }
+        sum.add(UnsafeRawBufferPointer(start: payload + summedCount, count: end - summedCount))
+        summedCount = end
+        trailer.storeBytes(of: sum.value.littleEndian, as: UInt32.self)
     }
 
     private func writeOnce() -> (transfer: Channel.Transfer, wanted: Int) {
         small.withUnsafeMutableBytes { small in
-            var vectors = (iovec(), iovec(), iovec())
+            var vectors = (iovec(), iovec(), iovec(), iovec())
             var wanted = small.count - smallSent
             if wanted > 0 { vectors.0 = iovec(iov_base: small.baseAddress.map { $0 + smallSent }, iov_len: wanted) }
             if let segment {
                 let headerLeft = max(headerCount - segmentSent, 0)
-                let payloadSent = max(segmentSent - headerCount, 0)
+                let payloadSent = min(max(segmentSent - headerCount, 0), payloadCount)
                 let payloadLeft = min(payloadCount - payloadSent, bytesPerWrite)
                 vectors.1 = iovec(iov_base: headerBytes + (headerCount - headerLeft), iov_len: headerLeft)
                 if payloadLeft > 0 {
+                    addToSum(segment.payload, upTo: payloadSent + payloadLeft)
                     vectors.2 = iovec(
                         iov_base: UnsafeMutableRawPointer(mutating: segment.payload + payloadSent),
                         iov_len: payloadLeft)
                 }
                 wanted += headerLeft + payloadLeft
+                if trailerCount > 0, payloadSent + payloadLeft == payloadCount {
+                    let trailerSent = max(segmentSent - headerCount - payloadCount, 0)
+                    vectors.3 = iovec(iov_base: trailer + trailerSent, iov_len: trailerCount - trailerSent)
+                    wanted += trailerCount - trailerSent
+                }
             }
             return (channel.write(vectors), wanted)
         }
@@ -438,7 +515,7 @@ final class Stripe {
         }
         guard segment != nil else { return }
         segmentSent += count - ofSmall
-        guard segmentSent == headerCount + payloadCount else { return }
+        guard segmentSent == headerCount + payloadCount + trailerCount else { return }
         segment = nil
         orphan?.deallocate()
         orphan = nil

@@ -58,6 +58,8 @@ package struct FrameHeader: Hashable, Sendable {
     }
 
     package static let byteCount = 40
+    /// Where `kind` lies in it.
+    package static let kindOffset = 4
     /// What follows the header of an `offer`.
     package static let addressBytes = 8
 
@@ -91,7 +93,7 @@ package struct FrameHeader: Hashable, Sendable {
     /// Writes the header without taking memory; `to` has room for `byteCount` bytes.
     package func store(to: UnsafeMutableRawPointer) {
         to.storeBytes(of: payloadBytes.littleEndian, as: UInt32.self)
-        to.storeBytes(of: kind.rawValue, toByteOffset: 4, as: UInt8.self)
+        to.storeBytes(of: kind.rawValue, toByteOffset: FrameHeader.kindOffset, as: UInt8.self)
         to.storeBytes(of: phase.rawValue, toByteOffset: 5, as: UInt8.self)
         to.storeBytes(of: chunk.littleEndian, toByteOffset: 6, as: UInt16.self)
         to.storeBytes(of: epoch.value.littleEndian, toByteOffset: 8, as: UInt32.self)
@@ -104,7 +106,7 @@ package struct FrameHeader: Hashable, Sendable {
     /// Reads a header of `byteCount` bytes that lie anywhere.
     package init(_ from: UnsafeRawPointer) throws(WireError) {
         payloadBytes = UInt32(littleEndian: from.loadUnaligned(as: UInt32.self))
-        let kind = from.loadUnaligned(fromByteOffset: 4, as: UInt8.self)
+        let kind = from.loadUnaligned(fromByteOffset: FrameHeader.kindOffset, as: UInt8.self)
         guard let kind = Kind(rawValue: kind) else { throw .unknownKind(kind) }
         let phase = from.loadUnaligned(fromByteOffset: 5, as: UInt8.self)
         guard let phase = Phase(rawValue: phase) else { throw .unknownValue(field: "phase", value: UInt64(phase)) }

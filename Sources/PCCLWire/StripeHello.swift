@@ -3,7 +3,7 @@ import PCCLBase
 /// The first thing a dialling peer says on a stripe, after the preamble. Of two peers the one with the greater id dials; the
 /// other may offer it a connection, on which it is then greeted as if it had been dialled.
 package struct StripeHello: Hashable, Sendable {
-    package static let byteCount = 40
+    package static let byteCount = 41
     package var run: RunID
     package var from: PeerID
     package var to: PeerID
@@ -12,11 +12,17 @@ package struct StripeHello: Hashable, Sendable {
     package var stripe: UInt16
     /// How many stripes make the link. 0: the link of that attempt stands, and this is a further stripe of it.
     package var stripeCount: UInt16
+    /// Headers and payloads of the link are followed by their CRC-32C.
+    package var isSummed: Bool
 
     /// As a stripe count: this is an offer, one of as many as the link will have stripes. `attempt` tells offers apart.
     package static let offer = UInt16.max
 
-    package init(run: RunID, from: PeerID, to: PeerID, attempt: UInt32, stripe: UInt16, stripeCount: UInt16) {
+    package init(
+        run: RunID, from: PeerID, to: PeerID, attempt: UInt32, stripe: UInt16, stripeCount: UInt16,
+        isSummed: Bool = false
+    ) {
+        self.isSummed = isSummed
         self.run = run
         self.from = from
         self.to = to
@@ -34,6 +40,7 @@ package struct StripeHello: Hashable, Sendable {
         w.write(attempt)
         w.write(stripe)
         w.write(stripeCount)
+        w.write(isSummed)
         return w.bytes
     }
 
@@ -45,6 +52,7 @@ package struct StripeHello: Hashable, Sendable {
         attempt = try r.read()
         stripe = try r.read()
         stripeCount = try r.read()
+        isSummed = try r.readBool()
         let isOffer = stripeCount == StripeHello.offer && stripe < WireLimits.stripesPerLink
         guard isOffer || (stripeCount <= WireLimits.stripesPerLink && (stripeCount == 0 || stripe < stripeCount)) else {
             throw .unknownValue(field: "stripe", value: UInt64(stripe))

@@ -35,7 +35,7 @@ def garbage_for(case: Case) -> List[bytes]:
         control + struct.pack("<I", 100) + noise(100) + struct.pack("<I", 30) + noise(30),
         stripe + b"\xff" * 64,
         stripe + b"\0" * 64,
-        stripe + noise(40),
+        stripe + noise(41),
         stripe + noise(70000),
     ]
 

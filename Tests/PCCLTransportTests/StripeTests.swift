@@ -1,5 +1,6 @@
 import Glibc
 import PCCLBase
+import PCCLCompute
 import PCCLTestSupport
 @testable import PCCLTransport
 import PCCLWire
@@ -335,6 +336,97 @@ struct SerialWindowTests {
         #expect(window.claim(5001 + SerialWindow.width) == .outside)
         #expect(window.claim(5000 + SerialWindow.width) == .fresh)
         #expect(window.claim(5001) == .fresh)
+    }
+}
+
+@Suite("Checksums of frames", .timeLimit(.minutes(2)))
+struct ChecksumTests {
+    private static var summed: LinkConfiguration {
+        var configuration = LinkConfiguration()
+        configuration.isSummed = true
+        // Smaller than payloads, so that sums go on from one call to the next.
+        configuration.summedBytesAtOnce = 10_000
+        return configuration
+    }
+
+    private func sum(_ bytes: [UInt8]) -> [UInt8] {
+        bytes.withUnsafeBytes { part in withUnsafeBytes(of: CRC32C(part).value.littleEndian) { Array($0) } }
+    }
+    private func frame(serial: UInt64, _ payload: [UInt8]) -> [UInt8] {
+        let header = header(.data, tag: serial, payloadBytes: payload.count, serial: serial).bytes
+        return header + sum(header) + payload + sum(payload)
+    }
+
+    @Test("frames of all sizes arrive, and are followed by the sums that docs/protocol.md says", arguments: [1, 3])
+    func carries(stripes: Int) throws {
+        let (a, b) = try LinkEnd.pair(stripes: stripes, Self.summed)
+        let sizes = [1, 15, 16, 9_999, 10_000, 10_001, 16 << 10, 300_000, 3 << 20]
+        let targets = sizes.map { Memory(byteCount: $0) }
+        try b.placing { header in
+            switch header.tag.value {
+            case 100...: .copy
+            case 50...: .discard
+            default: .into(targets[Int(header.tag.value)].base, owner: LaunchNumber(1), token: Int(header.tag.value))
+            }
+        }
+        for (tag, size) in sizes.enumerated() {
+            try a.send(header(.prepared, tag: UInt64(100 + tag)))
+            try a.enqueue(header(.data, tag: UInt64(tag)), Memory(pattern(size, seed: tag), misalignment: tag))
+            try a.enqueue(header(.data, tag: UInt64(50 + tag)), Memory(pattern(size)))
+        }
+        var left = 2 * sizes.count
+        while left > 0 {
+            switch try b.events.take() {
+            case .placed, .frame: left -= 1
+            case .broken(let reason): throw Stuck(waitingFor: reason)
+            default: break
+            }
+        }
+        for (tag, target) in targets.enumerated() {
+            #expect(target.bytes == pattern(sizes[tag], seed: tag) && target.isIntactAround)
+        }
+        try a.stop()
+        try b.stop()
+
+        let (end, raws) = try LinkEnd.withRawEnds(1, Self.summed)
+        let payload = pattern(70)
+        try end.enqueue(header(.data, tag: 1), Memory(payload))
+        #expect(try raws[0].read(frame(serial: 1, payload).count) == frame(serial: 1, payload))
+        try end.stop()
+    }
+
+    @Test("whichever bit of a frame is damaged, nothing of it is believed, and its copy on another stripe is")
+    func damaged() throws {
+        let whole = frame(serial: 1, pattern(24))
+        for bit in 0..<whole.count * 8 {
+            let (end, raws) = try LinkEnd.withRawEnds(2, Self.summed)
+            let target = Memory(byteCount: 24, filled: 1)
+            try end.placing { _ in .into(target.base, owner: LaunchNumber(1), token: 1) }
+            var damaged = whole
+            damaged[bit / 8] ^= 1 << (bit % 8)
+            // A header that became one of another kind may have more bytes.
+            try raws[0].write(damaged + [UInt8](repeating: 0, count: 8))
+            _ = try raws[0].readToEnd()
+            try raws[1].write(whole)
+            while true {
+                let event = try end.events.take()
+                if case .broken(let reason) = event { throw Stuck(waitingFor: "bit \(bit): \(reason)") }
+                if event == .placed(header(.data, tag: 1, payloadBytes: 24, serial: 1), token: 1) { break }
+                guard case .asked = event else { throw Stuck(waitingFor: "bit \(bit): \(event)") }
+            }
+            #expect(target.bytes == pattern(24) && target.isIntactAround, "bit \(bit)")
+            try end.stop()
+        }
+    }
+
+    @Test("the only stripe takes the link along, and the reason says what it was")
+    func last() throws {
+        let (end, raws) = try LinkEnd.withRawEnds(1, Self.summed)
+        var damaged = frame(serial: 1, pattern(24))
+        damaged[50] ^= 4
+        try raws[0].write(damaged)
+        #expect(try end.brokenReason().contains("a checksum is wrong"))
+        try end.stop()
     }
 }
 

@@ -238,20 +238,20 @@ package final class Channel {
     }
 
     /// As much as there is room for.
-    func write(_ vectors: (iovec, iovec, iovec)) -> Transfer {
+    func write(_ vectors: (iovec, iovec, iovec, iovec)) -> Transfer {
         guard let tls else {
             var vectors = vectors
             let count = withUnsafeMutablePointer(to: &vectors) {
-                $0.withMemoryRebound(to: iovec.self, capacity: 3) { vectors in
+                $0.withMemoryRebound(to: iovec.self, capacity: 4) { vectors in
                     var message = msghdr()
                     message.msg_iov = vectors
-                    message.msg_iovlen = 3
+                    message.msg_iovlen = 4
                     return sendmsg(socket.descriptor, &message, CInt(MSG_NOSIGNAL))
                 }
             }
             return Channel.transfer(count, "writing")
         }
-        return Channel.inTurn([vectors.0, vectors.1, vectors.2]) { tls.write($0, count: $1) }
+        return Channel.inTurn([vectors.0, vectors.1, vectors.2, vectors.3]) { tls.write($0, count: $1) }
     }
 
     private static func inTurn(
