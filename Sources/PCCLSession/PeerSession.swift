@@ -91,8 +91,8 @@ package final class PeerSession: @unchecked Sendable {
     private var operationsByLaunch: [LaunchNumber: OperationID] = [:]
     private var nextID: UInt64 = 1
     private var identity: Registration?
-    /// Who should be linked and is not, and why, as far as is known.
-    private var unreached: [PeerID: String] = [:]
+    /// Why peers could not be reached that were wanted last.
+    private var obstacles: [String] = []
 
     /// Starts the loop's thread and opens the port for other peers.
     package init(_ configuration: Configuration) throws(SystemError) {
@@ -283,6 +283,7 @@ package final class PeerSession: @unchecked Sendable {
         case .wantLinks(let registration, let members):
             if let identity, identity != registration { engine?.forget() }
             identity = registration
+            obstacles = mesh?.obstacles ?? []
             mesh?.want(run: registration.run, me: registration.peer, members, timeouts: registration.timeouts)
             forgetUnwantedLinks(members)
         case .adopt(let assignment):
@@ -420,9 +421,7 @@ package final class PeerSession: @unchecked Sendable {
     /// The master knows that two peers do not reach each other, and not why.
     private func withWhatIsKnownHere(_ answer: CallAnswer) -> CallAnswer {
         guard case .failed(.turnedAway(let reason)) = answer else { return answer }
-        defer { unreached = [:] }
-        let reasons = Set(unreached.values).sorted()
-        return reasons.isEmpty ? answer : .failed(.turnedAway("\(reason) (\(reasons.joined(separator: "; ")))"))
+        return obstacles.isEmpty ? answer : .failed(.turnedAway("\(reason) (\(obstacles.joined(separator: "; ")))"))
     }
 
     private func takeFromMaster(_ bytes: [UInt8]) {
@@ -436,13 +435,11 @@ package final class PeerSession: @unchecked Sendable {
 
 extension PeerSession: MeshDelegate {
     package func meshLinked(_ link: Link) {
-        unreached[link.peer] = nil
         linkedPeers.append(link.peer)
         engine?.linkUp(link)
         pump(.linkUp(link.peer))
     }
     package func meshUnlinked(_ peer: PeerID, reason: String) {
-        unreached[peer] = reason
         linkedPeers.removeAll { $0 == peer }
         engine?.linkDown(peer)
         pump(.linkDown(peer, reason))

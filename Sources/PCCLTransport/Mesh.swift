@@ -115,6 +115,9 @@ package final class Mesh {
         return listener.address.port
     }
 
+    /// Why peers are not linked yet that are wanted and dialled from here, as far as is known.
+    package var obstacles: [String] { Set(dials.values.filter { !$0.errors.isEmpty }.map(\.lastError)).sorted() }
+
     package func link(to peer: PeerID) -> Link? { links[peer] }
 
     /// Exactly these links are wanted from now on.

@@ -389,6 +389,37 @@ def connected_to(worker: Worker) -> Set[str]:
     return {socket.inet_ntoa(bytes.fromhex(remote)[::-1]) for remote in remotes if len(remote) == 8}
 
 
+# --- what strangers say
+
+
+def rubbish(case: Case) -> List[bytes]:
+    """What strangers may say after a connection was made."""
+    magic = b"\x7fpccl-sw"
+    control, stripe = (magic + struct.pack("<HB5x", PROTOCOL_VERSION, role) for role in (1, 2))
+    noise = case.random.randbytes
+    return [
+        b"",
+        b"\x7f",
+        b"GET / HTTP/1.1\r\nHost: here\r\n\r\n",
+        noise(3),
+        noise(70000),
+        magic + struct.pack("<HB5x", PROTOCOL_VERSION + 1, 1),
+        magic + struct.pack("<HB5x", PROTOCOL_VERSION, 9),
+        control[:9],
+        control,
+        stripe,
+        control + b"\xff" * 8,
+        control + b"\0" * 64,
+        control + struct.pack("<I", 0x7FFFFFFF) + noise(100),
+        control + struct.pack("<I", 1) + b"\0",
+        control + struct.pack("<I", 100) + noise(100) + struct.pack("<I", 30) + noise(30),
+        stripe + b"\xff" * 64,
+        stripe + b"\0" * 64,
+        stripe + noise(41),
+        stripe + noise(70000),
+    ]
+
+
 # --- connections under the hands of their process
 
 

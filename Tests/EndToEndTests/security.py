@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Dict, Optional
 
 from harness import (MASTER_CONNECTION_FAILED, PROTOCOL_VERSION, SUCCESS, Case, check, check_steps, mask_of,
-                     peer_port, progress, reduce, settle, start_loop, stop_loop)
-from strangers import garbage_for
+                     peer_port, progress, reduce, rubbish, settle, start_loop, stop_loop)
 
 KEYS = Path(__file__).resolve().parents[1] / "Data" / "keys"
 TOKEN = "the token of the end-to-end tests"
@@ -142,7 +141,7 @@ def garbage_from_who_knows_the_token(case: Case) -> None:
     progress(members)
     for port in [case.master.port] + [peer_port(member) for member in members]:
         silent = []
-        for garbage in garbage_for(case):
+        for garbage in rubbish(case):
             with socket.create_connection(("127.0.0.1", port), timeout=10) as liar:
                 open_with_token(liar)
                 try:

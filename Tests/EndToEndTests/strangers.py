@@ -9,39 +9,12 @@ import socket
 import struct
 from typing import List
 
-from harness import (PROTOCOL_VERSION, SUCCESS, Case, Skip, Worker, check, check_steps, mask_of, peer_port, progress,
-                     settle, start_loop, stop_loop)
-
-
-def garbage_for(case: Case) -> List[bytes]:
-    magic = b"\x7fpccl-sw"
-    control, stripe = (magic + struct.pack("<HB5x", PROTOCOL_VERSION, role) for role in (1, 2))
-    noise = case.random.randbytes
-    return [
-        b"",
-        b"\x7f",
-        b"GET / HTTP/1.1\r\nHost: here\r\n\r\n",
-        noise(3),
-        noise(70000),
-        magic + struct.pack("<HB5x", PROTOCOL_VERSION + 1, 1),
-        magic + struct.pack("<HB5x", PROTOCOL_VERSION, 9),
-        control[:9],
-        control,
-        stripe,
-        control + b"\xff" * 8,
-        control + b"\0" * 64,
-        control + struct.pack("<I", 0x7FFFFFFF) + noise(100),
-        control + struct.pack("<I", 1) + b"\0",
-        control + struct.pack("<I", 100) + noise(100) + struct.pack("<I", 30) + noise(30),
-        stripe + b"\xff" * 64,
-        stripe + b"\0" * 64,
-        stripe + noise(41),
-        stripe + noise(70000),
-    ]
+from harness import (SUCCESS, Case, Skip, Worker, check, check_steps, mask_of, peer_port, progress, rubbish, settle,
+                     start_loop, stop_loop)
 
 
 def _throw_garbage(case: Case, port: int) -> None:
-    for garbage in garbage_for(case):
+    for garbage in rubbish(case):
         for with_reset in (False, True):
             with socket.create_connection(("127.0.0.1", port), timeout=10) as stranger:
                 try:
