@@ -284,7 +284,8 @@ sanitize-address: bootstrap ## the same tests under the address sanitizer
 swift_paths := Package.swift Sources Tests
 c_files = $(shell find Sources Tests include docs scripts bindings -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu')
 shell_scripts = $(addprefix scripts/,bootstrap debian-root test-install test-deb test-wheel) \
-    $(wildcard scripts/make-* scripts/deb/*.p*) scripts/device-kernels .ci/run $(shell find Tests bindings -name '*.sh')
+    $(wildcard scripts/make-* scripts/deb/*.p*) scripts/device-kernels .ci/run $(shell find Tests bindings -name '*.sh') \
+    scripts/deploy/torchrun.sh $(wildcard scripts/deploy/slurm/*)
 
 .PHONY: lint
 lint: ## formatting and shell syntax (`scripts/bootstrap --lint` gets what it needs); changes nothing

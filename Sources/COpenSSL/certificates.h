@@ -9,6 +9,7 @@
 #include <openssl/rand.h>
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
+#include <stdbool.h>
 #include <string.h>
 
 static inline EVP_PKEY *pccl_new_p256_key(void) { return EVP_EC_gen("P-256"); }
@@ -59,28 +60,22 @@ static inline long pccl_list_number(const X509_CRL *list) {
 
 static inline int pccl_list_length(X509_CRL *list) { return sk_X509_REVOKED_num(X509_CRL_get_REVOKED(list)); }
 
-// How many URIs that begin with `prefix` the certificate names as alternatives of its subject. The first is copied to
-// `uri`, ended by a zero, if it fits.
-static inline int pccl_uris(const X509 *certificate, const char *prefix, char *uri, size_t capacity) {
+// How many URIs that begin with this text the certificate names as alternatives of its subject; with `is_whole`, how many
+// that are it.
+static inline int pccl_uris(const X509 *certificate, const char *text, bool is_whole) {
     GENERAL_NAMES *names = (GENERAL_NAMES *)X509_get_ext_d2i(certificate, NID_subject_alt_name, NULL, NULL);
+    size_t length = strlen(text);
     int count = 0;
-    uri[0] = 0;
     for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
         const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
         if (name->type != GEN_URI) {
             continue;
         }
-        const ASN1_STRING *text = name->d.uniformResourceIdentifier;
-        const unsigned char *bytes = ASN1_STRING_get0_data(text);
-        size_t length = (size_t)ASN1_STRING_length(text);
-        if (length < strlen(prefix) || memcmp(bytes, prefix, strlen(prefix)) != 0) {
-            continue;
+        const ASN1_STRING *uri = name->d.uniformResourceIdentifier;
+        size_t room = (size_t)ASN1_STRING_length(uri);
+        if (room >= length && (!is_whole || room == length) && memcmp(ASN1_STRING_get0_data(uri), text, length) == 0) {
+            count++;
         }
-        if (count == 0 && length < capacity && memchr(bytes, 0, length) == NULL) {
-            memcpy(uri, bytes, length);
-            uri[length] = 0;
-        }
-        count++;
     }
     GENERAL_NAMES_free(names);
     return count;

@@ -16,6 +16,7 @@ import bench
 import chaos
 import data
 import demos
+import deploy
 import doctor
 import keys
 import labs
@@ -61,7 +62,9 @@ def all_cases() -> dict:
     """The public functions of the case modules that take one case, in the order in which they are written. Those that move
     data come twice, for the two ways it may take, unless they are long."""
     cases = {}
-    modules = (bench, chaos, data, demos, doctor, keys, losses, membership, masters, security, strangers, watching, labs)
+    modules = (
+        bench, chaos, data, demos, deploy, doctor, keys, losses, membership, masters, security, strangers, watching,
+        labs)
     for module in modules:
         for name, function in vars(module).items():
             if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Optional
 
-from harness import Case, Failure, check
+from harness import Case, Failure, check, reduce
 
 
 def _keys(case: Case, *arguments: object, status: int = 0) -> str:
@@ -91,3 +91,16 @@ def keys_are_good_for_tls_until_they_are_revoked(case: Case) -> None:
         check((root / "token").read_text() == token, "a token was overwritten")
         _keys(case, "init", authority, status=1)
         _keys(case, "issue", authority, "a/b", "--role", "peer", status=64)
+
+
+def keys_let_a_run_begin(case: Case) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        authority = Path(temporary) / "run"
+        _keys(case, "init", authority)
+        _keys(case, "issue", authority, "hub", "--role", "master")
+        _keys(case, "issue", authority, "peers", "--role", "peer")
+        _keys(case, "token", Path(temporary) / "token")
+        case.env["PCCL_KEYS"] = str(authority / "peers")
+        case.env["PCCL_TOKEN_FILE"] = str(Path(temporary) / "token")
+        case.start_master(arguments=["--no-journal", "--keys", str(authority / "hub")])
+        reduce(case.world(2), 1000)

@@ -44,12 +44,11 @@ final class Certificate {
     var notBefore: Moment { Moment(asn1: X509_get0_notBefore(handle)) }
     var notAfter: Moment { Moment(asn1: X509_get0_notAfter(handle)) }
 
-    /// Nil if it names none, or several.
-    var role: KeyRole? {
-        var uri = [CChar](repeating: 0, count: 64)
-        guard pccl_uris(handle, KeyRole.prefix, &uri, uri.count) == 1 else { return nil }
-        let text = String(decoding: uri.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        return KeyRole.allCases.first { $0.uri == text }
+    /// What it names; of none there, it is good for all. Nil if it names only what this release does not know.
+    var roles: [KeyRole]? {
+        if pccl_uris(handle, KeyRole.prefix, false) == 0 { return KeyRole.allCases }
+        let roles = KeyRole.allCases.filter { pccl_uris(handle, $0.uri, true) > 0 }
+        return roles.isEmpty ? nil : roles
     }
 
     var isAuthority: Bool { X509_check_ca(handle) == 1 }

@@ -33,10 +33,10 @@ struct CertificateReport {
         say("name", certificate.name)
         if certificate.isAuthority {
             say("role", "authority")
-        } else if let role = certificate.role {
-            say("role", role.rawValue)
+        } else if let roles = certificate.roles {
+            say("role", roles.map(\.rawValue).joined(separator: " and "))
         } else {
-            say("role", "none: it is not a certificate of `pccl keys`", isBad: true)
+            say("role", "none that this release knows: nobody takes it", isBad: true)
         }
         say("serial", certificate.serial)
         say("issued by", certificate.issuerName)
