@@ -20,6 +20,13 @@ struct pccl_tls_keys {
 
 struct pccl_tls_session {
     SSL *ssl;
+    int descriptor;
+    // The next record follows at once.
+    bool moreFollows;
+    // What was read from the socket and not asked for yet: OpenSSL asks twice for each record, and its own reading ahead
+    // moves what is left to the front of its buffer each time.
+    unsigned char *ahead;
+    size_t aheadStart, aheadEnd, aheadRoom;
     const char *role;
     // Of the other side, by its certificate, if it has shown one.
     char name[64];
@@ -30,21 +37,51 @@ struct pccl_tls_session {
 
 // OpenSSL's own would raise SIGPIPE in a process that is not ours.
 static int writeToSocket(BIO *bio, const char *bytes, int count) {
+    const pccl_tls_session *session = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
-    ssize_t written = send((int)(intptr_t)BIO_get_data(bio), bytes, (size_t)count, MSG_NOSIGNAL);
+    // Told that more follows, the kernel makes fewer and larger packets of it.
+    int flags = MSG_NOSIGNAL | (session->moreFollows ? MSG_MORE : 0);
+    ssize_t written = send(session->descriptor, bytes, (size_t)count, flags);
     if (written < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
         BIO_set_retry_write(bio);
     return (int)written;
 }
 
+enum { LEAST_AHEAD = 8 << 10, MOST_AHEAD = 128 << 10 };
+
 static int readFromSocket(BIO *bio, char *bytes, int count) {
+    pccl_tls_session *session = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
-    ssize_t got = recv((int)(intptr_t)BIO_get_data(bio), bytes, (size_t)count, 0);
-    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
-        BIO_set_retry_read(bio);
-    if (got == 0)
-        BIO_set_flags(bio, BIO_FLAGS_IN_EOF);
-    return (int)got;
+    if (session->aheadStart == session->aheadEnd) {
+        // A connection that carries much gets more room; most carry little.
+        bool wasFull = session->aheadEnd == session->aheadRoom && session->aheadRoom < MOST_AHEAD;
+        if (wasFull) {
+            size_t room = session->aheadRoom == 0 ? LEAST_AHEAD : MOST_AHEAD;
+            unsigned char *ahead = malloc(room);
+            if (ahead == NULL && session->ahead == NULL)
+                return -1;
+            if (ahead != NULL) {
+                free(session->ahead);
+                session->ahead = ahead;
+                session->aheadRoom = room;
+            }
+        }
+        session->aheadStart = session->aheadEnd = 0;
+        ssize_t got = recv(session->descriptor, session->ahead, session->aheadRoom, 0);
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+            BIO_set_retry_read(bio);
+        if (got == 0)
+            BIO_set_flags(bio, BIO_FLAGS_IN_EOF);
+        if (got <= 0)
+            return (int)got;
+        session->aheadEnd = (size_t)got;
+    }
+    size_t given = session->aheadEnd - session->aheadStart;
+    if (given > (size_t)count)
+        given = (size_t)count;
+    memcpy(bytes, session->ahead + session->aheadStart, given);
+    session->aheadStart += given;
+    return (int)given;
 }
 
 static long controlSocket(BIO *bio, int command, long number, void *pointer) {
@@ -219,9 +256,6 @@ pccl_tls_keys *pccl_tls_read_keys(const char *folder, char *problem) {
     // A session that is taken up again would not look at what was revoked meanwhile.
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_num_tickets(context, 0);
-    // Several records with one call.
-    SSL_CTX_set_read_ahead(context, 1);
-    SSL_CTX_set_default_read_buffer_len(context, 128 << 10);
     bool isMade = SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) == 1 &&
                   SSL_CTX_set_max_proto_version(context, TLS1_3_VERSION) == 1 &&
                   SSL_CTX_set_ciphersuites(context, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:"
@@ -255,7 +289,7 @@ pccl_tls_session *pccl_tls_begin(const pccl_tls_keys *keys, int descriptor, bool
         BIO_free(bio);
         return NULL;
     }
-    BIO_set_data(bio, (void *)(intptr_t)descriptor);
+    BIO_set_data(bio, session);
     BIO_set_init(bio, 1);
     SSL_set_bio(ssl, bio, bio);
     if (accepts)
@@ -264,12 +298,14 @@ pccl_tls_session *pccl_tls_begin(const pccl_tls_keys *keys, int descriptor, bool
         SSL_set_connect_state(ssl);
     SSL_set_app_data(ssl, session);
     session->ssl = ssl;
+    session->descriptor = descriptor;
     session->role = role;
     return session;
 }
 
 void pccl_tls_end(pccl_tls_session *session) {
     SSL_free(session->ssl);
+    free(session->ahead);
     free(session);
 }
 
@@ -303,7 +339,8 @@ enum pccl_tls_status pccl_tls_read(pccl_tls_session *session, void *target, size
     return result == 1 ? pccl_tls_done : statusOf(session, result);
 }
 
-enum pccl_tls_status pccl_tls_write(pccl_tls_session *session, const void *source, size_t *count) {
+enum pccl_tls_status pccl_tls_write(pccl_tls_session *session, const void *source, size_t *count, bool moreFollows) {
+    session->moreFollows = moreFollows;
     ERR_clear_error();
     errno = 0;
     size_t taken = 0;
@@ -312,7 +349,9 @@ enum pccl_tls_status pccl_tls_write(pccl_tls_session *session, const void *sourc
     return result == 1 ? pccl_tls_done : statusOf(session, result);
 }
 
-bool pccl_tls_has_buffered(const pccl_tls_session *session) { return SSL_has_pending(session->ssl) == 1; }
+bool pccl_tls_has_buffered(const pccl_tls_session *session) { 
+    return session->aheadStart < session->aheadEnd || SSL_has_pending(session->ssl) == 1;
+}
 
 bool pccl_tls_renew_key(pccl_tls_session *session) {
     ERR_clear_error();

@@ -54,7 +54,7 @@ def under_tls(function):
 
 
 # Each of those that move data or change who belongs to a group; `--secure` runs all.
-UNDER_TLS = (data.four_stripes, losses.kill_in_place_of_3, losses.leave_with_operations_in_flight,
+UNDER_TLS = (data.four_stripes, losses.kill_of_2, losses.leave_with_operations_in_flight,
              membership.join_under_load_asking_first, masters.master_returns, strangers.garbage_on_every_port)
 
 

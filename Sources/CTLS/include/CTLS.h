@@ -44,7 +44,8 @@ enum pccl_tls_status pccl_tls_handshake(pccl_tls_session *session);
 enum pccl_tls_status pccl_tls_read(pccl_tls_session *session, void *target, size_t *count);
 /// `count` is how much there is, then how much was taken; at most a record. What was not taken because of wants_write is
 /// offered again, the same bytes first, though maybe from elsewhere.
-enum pccl_tls_status pccl_tls_write(pccl_tls_session *session, const void *source, size_t *count);
+/// With `moreFollows` the kernel may hold it back until more is written, or for 0.2 s.
+enum pccl_tls_status pccl_tls_write(pccl_tls_session *session, const void *source, size_t *count, bool moreFollows);
 /// Bytes have come from the socket that were not read here: the socket may have nothing more to say.
 bool pccl_tls_has_buffered(const pccl_tls_session *session);
 /// The next write begins with a new key.

@@ -234,7 +234,7 @@ package final class Channel {
             }
             return Channel.transfer(count, "reading")
         }
-        return Channel.inTurn([vectors.0, vectors.1]) { tls.read(into: $0, count: $1) }
+        return Channel.inTurn([vectors.0, vectors.1]) { base, count, _ in tls.read(into: base, count: count) }
     }
 
     /// As much as there is room for.
@@ -251,16 +251,20 @@ package final class Channel {
             }
             return Channel.transfer(count, "writing")
         }
-        return Channel.inTurn([vectors.0, vectors.1, vectors.2, vectors.3]) { tls.write($0, count: $1) }
+        return Channel.inTurn([vectors.0, vectors.1, vectors.2, vectors.3]) {
+            tls.write($0, count: $1, moreFollows: $2)
+        }
     }
 
+    /// The last argument of `move`: more follows.
     private static func inTurn(
-        _ vectors: [iovec], _ move: (UnsafeMutableRawPointer, Int) -> Transfer
+        _ vectors: [iovec], _ move: (UnsafeMutableRawPointer, Int, Bool) -> Transfer
     ) -> Transfer {
         var moved = 0
+        let total = vectors.reduce(0) { $0 + $1.iov_len }
         for vector in vectors {
             guard let base = vector.iov_base, vector.iov_len > 0 else { continue }
-            switch move(base, vector.iov_len) {
+            switch move(base, vector.iov_len, moved + vector.iov_len < total) {
             case .bytes(let count):
                 moved += count
                 if count < vector.iov_len { return .bytes(moved) }

@@ -10,6 +10,7 @@ final class TLSSession {
     /// What one key may encrypt with AES-GCM is 2^24.5 records (RFC 8446, 5.5), some 390 GB; a run of a month sends more.
     static let bytesPerKey = 64 << 30
     var bytesPerKey = TLSSession.bytesPerKey
+    private static let recordBytes = 16 << 10
 
     /// Nil when there is no memory for it.
     init?(_ keys: TLSKeys, _ descriptor: CInt, _ side: Channel.Side, with other: Channel.Role) {
@@ -51,12 +52,13 @@ final class TLSSession {
     }
 
     /// As much as there is room for.
-    func write(_ source: UnsafeRawPointer, count: Int) -> Channel.Transfer {
+    func write(_ source: UnsafeRawPointer, count: Int, moreFollows: Bool = false) -> Channel.Transfer {
         var taken = 0
         while taken < count {
             if bytesUnderKey >= bytesPerKey, pccl_tls_renew_key(session) { bytesUnderKey = 0 }
             var part = count - taken
-            switch pccl_tls_write(session, source + taken, &part) {
+            let isLast = part <= TLSSession.recordBytes
+            switch pccl_tls_write(session, source + taken, &part, moreFollows || !isLast) {
             case pccl_tls_done:
                 taken += part
                 bytesUnderKey += part
