@@ -87,16 +87,22 @@ public final class OperationHandle: Sendable {
                 do { try device.bringBack() } catch { result.error = PCCLError(.internalError, error.description) }
             }
         case .memberLost:
-            result.error = PCCLError(.rankConnectionLost, "a member was lost during the operation with tag \(tag)")
+            result.error = PCCLError(
+                .rankConnectionLost, "a member was lost during the operation with tag \(tag)" + waited(outcome))
         case .mismatch(let text): result.error = PCCLError(.invalidArgument, "the members' calls differ: \(text)")
-        case .misuse(let text): result.error = PCCLError(.invalidUsage, text)
+        case .misuse(let text): result.error = PCCLError(.invalidUsage, text + waited(outcome))
         case .tooFewPeers: result.error = PCCLError(.tooFewPeers, "this peer is the only member of its group")
         case .notConnected: result.error = PCCLError(.invalidUsage, "not connected")
         case .tagInUse: result.error = PCCLError(.invalidArgument, "tag \(tag) is in flight")
-        case .masterLost(let text): result.error = PCCLError(.masterConnectionFailed, text)
+        case .masterLost(let text):
+            result.error = PCCLError(.masterConnectionFailed, text + waited(outcome))
         case .outOfMemory(let text): result.error = PCCLError(.internalError, text)
         case .destroyed: result.error = PCCLError(.invalidUsage, "the communicator was destroyed")
         }
         return result
+    }
+
+    private func waited(_ outcome: PeerSession.OperationResult) -> String {
+        outcome.waitedFor.map { ". Before that: \($0)" } ?? ""
     }
 }

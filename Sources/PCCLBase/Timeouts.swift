@@ -32,6 +32,11 @@ package struct Timeouts: Hashable, Sendable {
         let deadline = since + stragglerDeadline
         return stragglerDeadline.nanoseconds > 0 && now < deadline ? min(next, deadline) : next
     }
+    /// A member that has brought nothing to an operation for this long is named: longer than between two heartbeats.
+    package var stuckPatience: Interval { deadTime / 4 }
+    /// That often operations in flight are looked at, so that all who stop are named within a third of the dead time: 1/24
+    /// until it is seen that it brings nothing more, 1/4, and 1/24 until that is seen.
+    package var stuckPeriod: Interval { deadTime / 24 }
     /// How long a broken connection between two peers may wait for the news that one of them is dead, before the view
     /// is rebuilt with both. A killed process resets all its connections within a millisecond or two of each other.
     package var repairGrace: Interval { deadTime / 50 }

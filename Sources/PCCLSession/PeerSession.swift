@@ -52,6 +52,8 @@ package final class PeerSession: @unchecked Sendable {
         package var traffic: Traffic
         /// How often it was interrupted and went on.
         package var resumptions = 0
+        /// What it was waiting for when it ended, if that was out of the ordinary.
+        package var waitedFor: String?
     }
     package typealias OperationCompletion = Completion<OperationResult>
     package typealias CallCompletion = Completion<CallAnswer>
@@ -61,6 +63,7 @@ package final class PeerSession: @unchecked Sendable {
         var completion: OperationCompletion
         var traffic = Traffic()
         var resumptions = 0
+        var waitedFor: String?
     }
 
     private let loop: EventLoop
@@ -292,6 +295,8 @@ package final class PeerSession: @unchecked Sendable {
             engine?.halt()
         case .listFinal(let launches, let epoch):
             pump(.final(engine?.final(launches) ?? [:], epoch))
+        case .observe(let launches): pump(.observed(engine?.progress(of: launches) ?? [:]))
+        case .noteStuck(let id, let text): operations[id]?.waitedFor = text
         case .measureLinks(let peers):
             prober?.probe(inRounds(peers)) { [weak self] in
                 guard let self else { return }
@@ -327,7 +332,9 @@ package final class PeerSession: @unchecked Sendable {
         case .complete(let id, let outcome):
             guard let operation = operations.removeValue(forKey: id) else { return }
             operation.completion.set(
-                OperationResult(outcome: outcome, traffic: operation.traffic, resumptions: operation.resumptions))
+                OperationResult(
+                    outcome: outcome, traffic: operation.traffic, resumptions: operation.resumptions,
+                    waitedFor: operation.waitedFor))
         case .answer(let id, let answer):
             states[id] = nil
             calls.removeValue(forKey: id)?.set(withWhatIsKnownHere(answer))

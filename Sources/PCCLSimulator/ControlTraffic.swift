@@ -228,10 +228,13 @@ package struct ControlTraffic {
             }
         // The operation of these runs is of one element, and nobody has the result of it.
         case .listFinal(_, let epoch): queue.append(.toPeer(index, .final([:], epoch)))
+        case .observe(let launches):
+            let progress = launches.map { ($0, OperationProgress(members: [])) }
+            queue.append(.toPeer(index, .observed(Dictionary(uniqueKeysWithValues: progress))))
         case .finish: peers[index].running = nil
         case .complete(_, .success): peers[index].successes += 1
         case .complete, .closeMaster, .abandonMaster, .adopt, .halt, .resume, .measureLinks, .ignore, .answer, .view,
-            .wake, .log, .lendState, .fetchState, .returnState:
+            .wake, .log, .lendState, .fetchState, .returnState, .noteStuck:
             break
         }
     }

@@ -129,6 +129,12 @@ extension World {
         case .adopt(let assignment): adopt(assignment, at: host)
         case .halt: host.plane.isHalted = true
         case .listFinal(let launches, let epoch): pump(host, .final(planeFinal(host, launches), epoch))
+        case .observe(let launches):
+            // As much as is the same with the real engine: nothing but what the machine knows itself.
+            pump(
+                host, .observed(Dictionary(uniqueKeysWithValues: launches.map { ($0, OperationProgress(members: [])) }))
+            )
+        case .noteStuck: break
         case .measureLinks(let peers):
             let step = HostEvent.measured(life: host.caller.life, measure(peers, from: host))
             plan(host, step, after: scenario.deadTime / 5000 * UInt64(1 + random.below(10)))

@@ -161,7 +161,7 @@ final class World {
     private func noteUnlessRoutine(_ message: ToMaster, from host: Host) {
         switch message {
         case .heartbeat: return
-        case .stalled:
+        case .stalled, .stuck:
             notedStalls += 1
             if notedStalls > 10 { return }
         default: break

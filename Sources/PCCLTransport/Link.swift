@@ -102,7 +102,7 @@ package final class Link {
     private var severed: [UInt64: ArrivalPlace] = [:]
 
     var lastSent: Instant
-    var lastReceived: Instant
+    package internal(set) var lastReceived: Instant
 
     // Watching over stripes.
     private var watch: LoopTimer?

@@ -111,4 +111,7 @@ package enum WireLimits {
     /// The payload of a probe. What an operation has to send waits behind one of them at most.
     package static let probePayloadBytes = 64 << 10
     package static let stripesPerLink = 256
+    /// In a report of what is stuck: enough to see why, and 10 KiB at most.
+    package static let stuckOperations = 32
+    package static let culprits = 8
 }

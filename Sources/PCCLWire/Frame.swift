@@ -145,17 +145,7 @@ package struct Entry: Hashable, Sendable {
 
     package var bytes: [UInt8] {
         var w = ByteWriter()
-        let (collective, root) = descriptor.collective.code
-        w.write(collective)
-        w.write(root)
-        w.write(descriptor.worldSize)
-        w.write(descriptor.count)
-        w.write(UInt8(descriptor.type.rawValue))
-        w.write(UInt8(descriptor.operation.rawValue))
-        w.write(descriptor.algorithm.rawValue)
-        w.write(descriptor.codec.format.rawValue)
-        w.write(UInt8(clamping: descriptor.codec.blockElements / 32))
-        w.write(descriptor.codec.rounding.rawValue)
+        w.write(descriptor)
         w.write(windowBytes)
         w.write(region ?? Entry.noRegion)
         return w.bytes
@@ -163,71 +153,11 @@ package struct Entry: Hashable, Sendable {
 
     package init(_ bytes: [UInt8]) throws(WireError) {
         var r = ByteReader(bytes)
-        let code = (try r.read(UInt8.self), try r.read(UInt16.self))
-        guard let collective = Collective(code) else {
-            throw .unknownValue(field: "collective", value: UInt64(code.0))
-        }
-        let worldSize: UInt16 = try r.read()
-        let count: UInt64 = try r.read()
-        let type = try r.read(UInt8.self)
-        guard let type = DataType(rawValue: UInt32(type)) else {
-            throw .unknownValue(field: "data type", value: UInt64(type))
-        }
-        let operation = try r.read(UInt8.self)
-        guard let operation = ReduceOperation(rawValue: UInt32(operation)) else {
-            throw .unknownValue(field: "operation", value: UInt64(operation))
-        }
-        let algorithm = try r.read(UInt8.self)
-        guard let algorithm = Algorithm(rawValue: algorithm) else {
-            throw .unknownValue(field: "algorithm", value: UInt64(algorithm))
-        }
-        descriptor = OperationDescriptor(
-            collective, count: count, type: type, operation: operation, algorithm: algorithm,
-            codec: try Entry.codec(&r),
-            worldSize: worldSize)
+        descriptor = try r.readDescriptor()
         windowBytes = try r.read()
         let offset: UInt64 = try r.read()
         region = offset == Entry.noRegion ? nil : offset
         try r.finish()
-    }
-
-    private static func codec(_ r: inout ByteReader) throws(WireError) -> Codec {
-        let format = try r.read(UInt8.self)
-        guard let format = Codec.Format(rawValue: format) else {
-            throw .unknownValue(field: "codec", value: UInt64(format))
-        }
-        let block = Int(try r.read(UInt8.self)) * 32
-        guard Codec.blockSizes.contains(block) else {
-            throw .unknownValue(field: "block of a codec", value: UInt64(block))
-        }
-        let rounding = try r.read(UInt8.self)
-        guard let rounding = Codec.Rounding(rawValue: rounding) else {
-            throw .unknownValue(field: "rounding", value: UInt64(rounding))
-        }
-        return Codec(format, blockElements: block, rounding: rounding)
-    }
-}
-
-extension Collective {
-    fileprivate var code: (UInt8, root: UInt16) {
-        switch self {
-        case .allReduce: (0, 0)
-        case .allGather: (1, 0)
-        case .reduceScatter: (2, 0)
-        case .broadcast(let root): (3, root)
-        case .barrier: (4, 0)
-        }
-    }
-
-    fileprivate init?(_ code: (UInt8, root: UInt16)) {
-        switch code {
-        case (0, 0): self = .allReduce
-        case (1, 0): self = .allGather
-        case (2, 0): self = .reduceScatter
-        case (3, let root): self = .broadcast(root: root)
-        case (4, 0): self = .barrier
-        default: return nil
-        }
     }
 }
 

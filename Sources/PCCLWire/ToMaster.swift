@@ -32,6 +32,8 @@ package enum ToMaster: Hashable, Sendable {
     case offerState(StateOffer)
     /// What the decision of this session says is here, or why it cannot be had.
     case stateReceived(session: UInt32, failure: String? = nil)
+    /// All operations of this epoch that do not move here; what was said before holds no longer. Nobody acts on it.
+    case stuck(epoch: Epoch, operations: [StuckOperation])
 }
 
 /// One operation in flight at a peer, as it tells the master in a flush.
@@ -148,6 +150,10 @@ extension ToMaster {
             w.write(session)
             w.write(failure != nil)
             if let failure { w.write(failure) }
+        case .stuck(let epoch, let operations):
+            w.write(UInt8(17))
+            w.write(epoch.value)
+            w.write(operations)
         }
         return w.bytes
     }
@@ -185,6 +191,7 @@ extension ToMaster {
         case 14: self = .downLink(epoch: Epoch(try r.read()), peer: PeerID(try r.read()))
         case 15: self = .offerState(try r.readStateOffer())
         case 16: self = .stateReceived(session: try r.read(), failure: try r.readBool() ? try r.readText() : nil)
+        case 17: self = .stuck(epoch: Epoch(try r.read()), operations: try r.readStuckOperations())
         default: throw .unknownKind(kind)
         }
         try r.finish()

@@ -118,6 +118,11 @@ class Process:
                 if not self.changed.wait(self.case.seconds_left()):
                     raise Failure(f"{self.name} did not come to: {' or '.join(names)}")
 
+    def has_said(self, name: str) -> bool:
+        """Whether such a line has come that nobody has taken yet."""
+        with self.changed:
+            return any(line.name == name for line in self.lines[self.next:])
+
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
 

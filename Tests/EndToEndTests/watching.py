@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
-from harness import (RANK_CONNECTION_LOST, SUCCESS, Case, Failure, Master, check, check_steps, mask_of, progress, settle,
-                     start_loop, start_reduce, stop_loop)
+from harness import (RANK_CONNECTION_LOST, SUCCESS, Case, Failure, Master, check, check_steps, finish_reduce, mask_of,
+                     peer_port, progress, settle, start_loop, start_reduce, stop_loop)
 
 
 def _watched(case: Case, *arguments: str, port: int = 0) -> Tuple[Master, int]:
@@ -130,6 +130,89 @@ def status_follows_a_run(case: Case) -> None:
     newcomer.expect("destroy")
     _until(case, port, "that it left", lambda s: s["counts"]["departures"]["left"] == 1)
     check(_samples(case, port)["pccl_leaves_total"] == 1, "who leaves is no loss")
+
+
+def _stuck(case: Case, port: int, what: str, holds: Callable[[dict], bool]) -> dict:
+    """The first thing that is said to be stuck of which it holds."""
+    seen = _until(case, port, what, lambda s: any(holds(item) for item in s["stuck"]))
+    return next(item for item in seen["stuck"] if holds(item))
+
+
+def who_is_stuck_is_named(case: Case) -> None:
+    """A peer that stands still before its call, and one in the midst of an operation, are named within a third of the dead
+    time, by the master and in the logs of those who wait; and in the error, when it comes to one."""
+    third = 4 / 3
+    case.env["PCCL_TIMEOUT"] = "4"
+    _, port = _watched(case)
+    address = f"127.0.0.1:{port}"
+    members = case.world(3)
+    victim, others = members[2], members[:2]
+    # Who comes first is the first peer.
+    shown = {m["address"]: m["peer"] for m in _status(case, port)["groups"][0]["members"]}
+    ids = [shown[f"127.0.0.1:{peer_port(member)}"] for member in members]
+    check(_tool(case, "status", "--stuck", "--master", address) == (0, "nothing is stuck\n", ""), "nothing is stuck")
+
+    def named_in_logs(text: str) -> None:
+        for other in others:
+            log = other.wait_for_log(text)
+            line = next(line for line in log.splitlines() if text in line)
+            waited = float(line.split("has waited ")[1].split(" s")[0])
+            # Of what it takes until a line is written on a busy machine, a part.
+            check(waited <= third + 1, f"{other.name} named it after {waited} s: {line}")
+
+    # Before its call.
+    victim.signal(signal.SIGSTOP)
+    start_reduce(others, 1000, tag=7)
+    item = _stuck(case, port, "who has not called", lambda i: i["what"] == "operation")
+    check(item["tag"] == "7" and item["peers"] == ids[2:] and set(item["waiting"]) <= set(ids[:2]), f"{item}")
+    culprit = item["waits_for"][0]
+    check(culprit["reason"] == "has_not_called" and culprit["last_byte"], f"{item}")
+    named_in_logs(f"for peer {ids[2]}: it has not called")
+    _stuck(case, port, "that the master does not hear it", lambda i: (i["what"], i["peers"]) == ("silent", ids[2:]))
+    status, out, err = _tool(case, "status", "--stuck", "--master", address)
+    check(status == 2 and f"for peer {ids[2]}: it has not called; its last byte came" in out and not err,
+          f"{status} {out}{err}")
+    check(f"peer {ids[2]} at 127.0.0.1" in out, f"the master has not heard it either: {out}")
+    status, out, _ = _tool(case, "status", "--stuck", "--json", "--master", address)
+    check(status == 2 and any(i.get("tag") == "7" for i in json.loads(out)), f"{status} {out}")
+    samples = _samples(case, port)
+    check(samples['pccl_stuck_operations{group="0"}'] == 1 and samples['pccl_silent_peers{group="0"}'] == 1,
+          f"{samples}")
+    victim.signal(signal.SIGCONT)
+    start_reduce([victim], 1000, tag=7)
+    finish_reduce(members)
+    _until(case, port, "that it goes on", lambda s: not s["stuck"])
+
+    # In the midst of one. It may be over before it stands still: then there is another.
+    def midst() -> bool:
+        start_reduce(members, 6 << 20, tag=8)
+        for member in members:
+            member.expect("calling")
+        victim.signal(signal.SIGSTOP)
+        seen = _until(case, port, "that it waits, or not", lambda s: any(i["peers"] == ids[2:] for i in s["stuck"]))
+        while not any(i["what"] == "operation" for i in seen["stuck"]):
+            if all(other.has_said("reduce") for other in others):
+                return False
+            seen = _status(case, port)
+            check(case.seconds_left() > 0, f"nobody says that it is stuck: {seen}")
+        item = next(i for i in seen["stuck"] if i["what"] == "operation")
+        check(item["tag"] == "8" and item["peers"] == ids[2:] and item["called"] == 3, f"{item}")
+        check(item["waits_for"][0]["reason"] != "has_not_called", f"{item}")
+        return True
+
+    while not midst():
+        victim.signal(signal.SIGCONT)
+        finish_reduce(members)
+    named_in_logs(f"for peer {ids[2]}: it")
+    victim.signal(signal.SIGCONT)
+    finish_reduce(members)
+
+    # Until it is lost.
+    victim.signal(signal.SIGSTOP)
+    start_reduce(others, 1000, tag=9)
+    for other in others:
+        check(other.expect("reduce").rc == RANK_CONNECTION_LOST, "the survivors are told of the loss")
+        other.wait_for_log("Before that: tag 9, all-reduce(sum, 1000 ")
 
 
 def a_restarted_master_says_who_is_away(case: Case) -> None:

@@ -20,6 +20,8 @@ extension StatusSnapshotTests {
         pccl_joint_call_waiting_peers{group="0",call="synchronize_state"} 0
         pccl_late_operations{group="0"} 1
         pccl_late_operation_age_seconds{group="0"} 0.65
+        pccl_stuck_operations{group="0"} 0
+        pccl_silent_peers{group="0"} 0
         pccl_registrations_total 4
         pccl_joins_total 3
         pccl_leaves_total 0

@@ -115,6 +115,10 @@ struct Cluster {
     var questions: [(GroupID, question: UInt32, problem: TopologyProblem, seed: UInt64)] = []
     var isSolverHeld = false
     var improvements: [TopologyProblem] = []
+    /// What a peer's engine says of its operations, each at every launch; nothing but that all links live, unless a test says so.
+    var progress: [Name: [OperationProgress.Member]] = [:]
+    /// What each peer's operations wait for, as its callers would be told.
+    var waits: [Name: [OperationID: String]] = [:]
     /// Peers whose measurement takes until `finishMeasuring`.
     var measuring: Set<Name> = []
     /// Peers that receive shared state until `finishFetching`; others have it at once.
@@ -569,6 +573,14 @@ struct Cluster {
                 final[launch] = running.final
             }
             handle(name, .final(final, epoch))
+        case .observe(let launches):
+            let others = nodes[name]?.machine.view?.others ?? []
+            let members = progress[name] ?? others.map { OperationProgress.Member(peer: $0, silence: .milliseconds(0)) }
+            handle(
+                name,
+                .observed(
+                    Dictionary(uniqueKeysWithValues: launches.map { ($0, OperationProgress(members: members)) })))
+        case .noteStuck(let id, let text): waits[name, default: [:]][id] = text
         case .measureLinks:
             if !measuring.contains(name) { measure(name) }
         case .start(_, let tag, let launch, let descriptor, let assignment):

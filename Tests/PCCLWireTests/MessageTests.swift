@@ -16,7 +16,7 @@ struct MessageTests {
 
     @Test("there is a sample of every kind, and no two kinds share a number")
     func everyKind() {
-        #expect(Set(Samples.toMaster.map { $0.bytes[0] }) == Set(1...16))
+        #expect(Set(Samples.toMaster.map { $0.bytes[0] }) == Set(1...17))
         #expect(Set(Samples.toPeer.map { $0.bytes[0] }) == Set(1...17))
     }
 
@@ -60,7 +60,7 @@ struct MessageTests {
 
     @Test("an unknown kind is an error, in both directions")
     func unknownKinds() {
-        for kind in [0, 17, 255] as [UInt8] {
+        for kind in [0, 18, 255] as [UInt8] {
             #expect(throws: WireError.unknownKind(kind)) { _ = try ToMaster([kind]) }
         }
         for kind in [0, 18, 255] as [UInt8] {
@@ -207,6 +207,8 @@ struct MessageTests {
         let noMembers = Samples.number(UInt32(0))
         let none: [UInt8] = [0, 0, 0, 0]
         let one = Samples.number(UInt32(1))
+        var innocent = Samples.stuck
+        innocent.culprits = []
         return [
             Lie(name: "addresses", limit: WireLimits.addresses, prefix: [1] + epoch + [0, 0, 0, 0], isToMaster: true),
             Lie(name: "unreachable peers", limit: WireLimits.members, prefix: [6] + epoch, isToMaster: true),
@@ -217,6 +219,13 @@ struct MessageTests {
             Lie(
                 name: "missing peers", limit: WireLimits.members,
                 prefix: [9] + epoch + [UInt8](repeating: 0, count: 8), isToMaster: true),
+            Lie(
+                name: "stuck operations", limit: WireLimits.stuckOperations, prefix: [17] + epoch, isToMaster: true),
+            Lie(
+                name: "culprits", limit: WireLimits.culprits,
+                // Before the number of culprits, of which there are none, and of further ones.
+                prefix: Array(ToMaster.stuck(epoch: Epoch(1), operations: [innocent]).bytes.dropLast(6)),
+                isToMaster: true),
             Lie(name: "proposed members", limit: WireLimits.members, prefix: [4] + epoch, isToMaster: false),
             Lie(
                 name: "a member's addresses", limit: WireLimits.addresses,

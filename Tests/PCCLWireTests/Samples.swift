@@ -27,6 +27,18 @@ enum Samples {
             StateEntry(name: "é", type: .bfloat16, count: 1, allowsInequality: false, hash: nil),
         ])
 
+    static let stuck = StuckOperation(
+        tag: Tag(.max),
+        descriptor: OperationDescriptor(
+            .broadcast(root: .max), count: .max, type: .bfloat16, operation: .maximum, algorithm: .twoLevel,
+            worldSize: .max),
+        milliseconds: .max, worldSize: .max, called: 1, prepared: 2,
+        culprits: StuckOperation.Culprit.Reason.allCases.map {
+            StuckOperation.Culprit(
+                peer: PeerID(.max), reason: $0, milliseconds: 1, receivedBytes: 2, expectedBytes: .max,
+                silentMilliseconds: $0 == .takesNothing ? nil : .max)
+        }, moreCulprits: .max)
+
     static let toMaster: [ToMaster] = [
         .hello(Hello(group: GroupID(3), listenPort: 48150, addresses: addresses, stripes: 4)),
         .hello(Hello(group: GroupID(.max), listenPort: 0, addresses: [], stripes: .max)),
@@ -60,6 +72,7 @@ enum Samples {
         .mendedLink(epoch: Epoch(2), peer: PeerID(.max)), .downLink(epoch: Epoch(.max), peer: PeerID(1)),
         .stalled(epoch: Epoch(4), tag: Tag(5), missing: [PeerID(6)], waitedMilliseconds: .max),
         .offerState(offer), .offerState(StateOffer(revision: 0, strategy: .enforcePopular, entries: [])),
+        .stuck(epoch: Epoch(.max), operations: []), .stuck(epoch: Epoch(3), operations: [stuck, stuck]),
         .stateReceived(session: .max), .stateReceived(session: 0, failure: "no source gives it"),
         .voteOptimize(figures: []),
         .attach(

@@ -115,6 +115,8 @@ package struct MasterGroup: Sendable {
     package var stalls: [Stall] = []
     /// For whoever watches.
     package var lateOperations: [LateOperation] = []
+    /// For whoever watches; of members that have said something, in order of their ids.
+    package var stuck: [StuckReport] = []
 
     package init(id: GroupID) { self.id = id }
 
@@ -129,6 +131,7 @@ package struct MasterGroup: Sendable {
         self.outcome = outcome
         hasLost = false
         lateOperations.removeAll()
+        stuck.removeAll()
         answers = (0, nil)
     }
 

@@ -204,6 +204,8 @@ package struct MasterMachine: Sendable {
                 g, from: peer.id, epoch, tag, missing: missing, waited: .milliseconds(UInt64(waited)), at: now, &effects
             )
         case .offerState(let offer): takeOffer(offer, from: peer.id, g, at: now, &effects)
+        case .stuck(let epoch, let operations):
+            if isCurrentMember(peer.id, g, epoch) { groups[g].noteStuck(operations, at: peer.id, now: now) }
         case .stateReceived(let session, let failure):
             noteReceived(g, from: peer.id, session: session, failure: failure, at: now, &effects)
         }
@@ -485,6 +487,7 @@ package struct MasterMachine: Sendable {
         groups[g].newcomers.remove(id)
         groups[g].forgetVotes(of: id)
         groups[g].brokenLinks.removeAll { $0.from == id || $0.to == id }
+        groups[g].stuck.removeAll { $0.peer == id }
         if case .recovering(var recovery) = groups[g].phase {
             recovery.reports[id] = nil
             groups[g].phase = .recovering(recovery)

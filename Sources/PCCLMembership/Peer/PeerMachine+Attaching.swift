@@ -145,6 +145,7 @@ extension PeerMachine {
         effects.append(.log(LogLine(.info, "attached to the master again")))
         guard case .member(var m) = phase else { return }
         m.world = world
+        m.watch.forgetTold()
         phase = .member(m)
         tellView(&effects)
     }

@@ -75,6 +75,8 @@ package struct PeerMachine: Sendable {
         case stateFetched(LaunchNumber, failure: String?)
         /// The answer to `listFinal`.
         case final([LaunchNumber: [ResultPart]], Epoch)
+        /// The answer to `observe`.
+        case observed([LaunchNumber: OperationProgress])
         case tick
     }
 
@@ -93,6 +95,10 @@ package struct PeerMachine: Sendable {
         case halt
         /// Say what of the results of these operations, which stand still, is final here. The epoch is to come.
         case listFinal([LaunchNumber], Epoch)
+        /// Say how far these operations have come with each member.
+        case observe([LaunchNumber])
+        /// What the operation waits for, for its caller, should it fail; nil: for nothing out of the ordinary any more.
+        case noteStuck(OperationID, String?)
         /// Say what is known of the links to these peers, measuring first where it is nothing.
         case measureLinks([PeerID])
         case start(OperationID, Tag, LaunchNumber, OperationDescriptor, Assignment)
@@ -162,6 +168,7 @@ package struct PeerMachine: Sendable {
         var flushing: Epoch?
         var queued: [QueuedLaunch] = []
         var ledger = OperationLedger()
+        var watch = StuckWatch()
         /// The joint calls of this epoch that left it as it was: how many were answered, and what was said last.
         var answers: (count: UInt32, last: JointAnswer?) = (0, nil)
         /// What went to the master with the vote to optimise.
@@ -264,6 +271,7 @@ package struct PeerMachine: Sendable {
         case .measured(let figures): vote(figures, &effects)
         case .stateFetched(let launch, let failure): endFetching(launch, failure: failure, &effects)
         case .final(let final, let epoch): report(final, epoch, &effects)
+        case .observed(let progress): nameStuck(progress, at: now, &effects)
         case .tick:
             requestedWake = nil
             tick(at: now, &effects)
@@ -539,6 +547,7 @@ package struct PeerMachine: Sendable {
     ) {
         guard case .member(var m) = phase else { return }
         if let missed { m.ledger.reset(missing: missed) } else { m.ledger.reset() }
+        m.watch.reset()
         m.needsRepair = false
         m.answers = (0, nil)
         // Patience with a link that was down before goes on: repairs would put its end off for ever.
@@ -677,6 +686,7 @@ package struct PeerMachine: Sendable {
             return
         }
         let launch = takeLaunchNumber()
+        m.watch.noteLaunch(at: now, timeouts)
         if let (from, resumption) = resumed {
             // Whatever it began with: its chunks are where something is left to do.
             descriptor.algorithm = .direct
@@ -785,6 +795,7 @@ package struct PeerMachine: Sendable {
             m.proposal = expired(m.proposal, at: now)
             reportDownLinks(&m, at: now, &effects)
             reportStalls(&m, at: now, &effects)
+            lookForStuck(&m, at: now, &effects)
             phase = .member(m)
             answerProposalIfReady(&effects)
         }
@@ -826,12 +837,6 @@ package struct PeerMachine: Sendable {
             let missing = m.assignment.others.filter { !operation.hasEntered($0) }
             guard !missing.isEmpty else { continue }
             effects.append(
-                .log(
-                    LogLine(
-                        .warning,
-                        "\(operation.tag) has waited \((now - operation.since).milliseconds) ms for "
-                            + "\(missing.map(\.description).joined(separator: ", ")) to call it")))
-            effects.append(
                 .sendToMaster(
                     .stalled(
                         epoch: m.assignment.epoch, tag: operation.tag, missing: missing,
@@ -859,6 +864,7 @@ package struct PeerMachine: Sendable {
             if let proposal = m.proposal, !proposal.isAnswered { consider(proposal.deadline) }
             if detachment == nil, m.flushing == nil { m.reportDownAt.forEach { consider($0.at) } }
             if m.flushing == nil, let check = m.ledger.earliestStallCheck { consider(check) }
+            if let look = m.watch.nextLook { consider(look) }
         }
         guard let next else { return }
         if let requested = requestedWake, requested <= next { return }

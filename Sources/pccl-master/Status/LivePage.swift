@@ -64,17 +64,18 @@ enum LivePage {
           return make("table", {}, make("thead", {}, make("tr", {}, ...heads.map(h => cell("th", h)))),
             make("tbody", {}, ...rows.map(row => make("tr", {}, ...row.map(c => cell("td", c))))));
         }
-        function waits(group, now) {
-          const lines = [];
+        function waits(group, now, stuck) {
+          const lines = stuck.filter(s => s.group === group.group).map(s => s.text);
           if (group.phase !== "settled") lines.push(group.phase + (group.flush_cause ? " after " + group.flush_cause : "") +
             (group.phase_waits_for.length ? ": waits for " + names(group.phase_waits_for) : ""));
           for (const c of group.calls) if (c.waits_for.length) lines.push(c.call + ": " + names(c.called_by) +
             " called it; waits for " + names(c.waits_for) + (group.calls_since ? ", " + span(now - group.calls_since) : ""));
-          for (const o of group.late_operations) lines.push("the operation with tag " + o.tag + ": " + names(o.called_by) +
+          const named = new Set(stuck.map(s => s.group + "/" + s.tag));
+          for (const o of group.late_operations) if (!named.has(group.group + "/" + o.tag)) lines.push("the operation with tag " + o.tag + ": " + names(o.called_by) +
             " called it, the first " + span(now - o.since) + " ago; waits for " + names(o.waits_for));
           return lines;
         }
-        function section(group, now) {
+        function section(group, now, stuck) {
           const title = "Group " + group.group, away = group.members.filter(m => m.state === "away").length;
           const summary = [group.members.length + (group.members.length === 1 ? " member" : " members")];
           if (away) summary.push(away + " away");
@@ -85,7 +86,7 @@ enum LivePage {
               table([["rank", "n"], ["peer", "n"], ["address"], ["state"], ["since"], ["last heard"]],
                 group.members.concat(group.newcomers).map(p => [[p.rank === null ? "–" : p.rank, "n"], [p.peer, "n"],
                   [p.address || "?"], [p.state, p.state], [span(now - p.since)], [span(now - p.heard) + " ago"]]))),
-            ...waits(group, now).map(line => make("p", { class: "waits" }, line)));
+            ...waits(group, now, stuck).map(line => make("p", { class: "waits" }, line)));
         }
         function show(s) {
           document.title = "pccl-master: " + s.groups.reduce((n, g) => n + g.members.length, 0) + " members";
@@ -93,7 +94,7 @@ enum LivePage {
           if (s.journal) parts.push("journal " + (s.journal.failing ? "cannot be written" : s.journal.bytes + " bytes"));
           if (s.rebuilding) parts.push("takes over what its peers report");
           byId("about").textContent = parts.join(" · ");
-          put("groups", s.groups.length ? s.groups.map(g => section(g, s.now))
+          put("groups", s.groups.length ? s.groups.map(g => section(g, s.now, s.stuck))
             : [make("section", {}, "No peer is here.")]);
           put("history", [s.history.length ? table([["time"], ["group", "n"], ["epoch", "n"], ["what"]],
             s.history.slice().reverse().map(c => [[clock(c.at)], [c.group, "n"], [c.epoch, "n"],

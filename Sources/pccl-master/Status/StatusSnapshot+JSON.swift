@@ -24,6 +24,7 @@ extension StatusSnapshot {
                     ])
                 } ?? .null),
             .init("groups", .array(groups.map(json(of:)))),
+            .init("stuck", .array(stuck.map(json(of:)))),
             .init("counts", counts),
             .init("history", .array(tally.changes.map(json(of:)))),
         ])
@@ -135,11 +136,11 @@ extension StatusSnapshot {
 }
 
 extension JSONValue {
-    fileprivate static func count(_ value: UInt64) -> JSONValue { .number(Double(value)) }
-    fileprivate static func peers(_ peers: [PeerID]) -> JSONValue { .array(peers.map { .count($0.value) }) }
+    static func count(_ value: UInt64) -> JSONValue { .number(Double(value)) }
+    static func peers(_ peers: [PeerID]) -> JSONValue { .array(peers.map { .count($0.value) }) }
     fileprivate static func address(_ address: SocketAddress?) -> JSONValue {
         address.map { .string($0.description) } ?? .null
     }
     /// To a thousandth: no clock here is better.
-    fileprivate static func seconds(_ value: Double) -> JSONValue { .number((value * 1000).rounded() / 1000) }
+    static func seconds(_ value: Double) -> JSONValue { .number((value * 1000).rounded() / 1000) }
 }

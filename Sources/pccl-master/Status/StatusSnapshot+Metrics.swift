@@ -49,6 +49,12 @@ extension StatusSnapshot {
             let age = group.late.map { (now - $0.since).seconds }.max() ?? 0
             m.seconds(age, ["group": group.label])
         }
+        m.family(
+            "pccl_stuck_operations", .gauge,
+            "Operations to which a member has brought nothing for a quarter of the dead time, as those say who wait.")
+        for group in groups { m.count(UInt64(group.stuck.count), ["group": group.label]) }
+        m.family("pccl_silent_peers", .gauge, "Members that were not heard for a third of the dead time.")
+        for group in groups { m.count(UInt64(group.silent.count), ["group": group.label]) }
     }
 
     private func writeChanges(to m: inout MetricsText) {

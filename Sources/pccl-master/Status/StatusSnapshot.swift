@@ -66,6 +66,9 @@ struct StatusSnapshot: Sendable {
         /// When the first of those calls was made.
         var callsSince: Instant?
         var late: [MasterGroup.LateOperation]
+        var stuck: [MasterGroup.StuckTogether]
+        /// Members that have not been heard for a third of the dead time.
+        var silent: [Peer]
         var revision: UInt64?
 
         func count(_ standing: Standing) -> Int { (members + newcomers).count { $0.standing == standing } }
@@ -106,7 +109,8 @@ extension StatusSnapshot {
                 Group(
                     group, members: group.members.compactMap { peers[$0] },
                     newcomers: group.newcomers.compactMap { peers[$0] },
-                    late: machine.lateOperations(of: group, at: now)))
+                    late: machine.lateOperations(of: group, at: now), stuck: group.stuckTogether(at: now),
+                    silent: machine.silentMembers(of: group, at: now)))
         }
     }
 
@@ -119,7 +123,7 @@ extension StatusSnapshot {
 extension StatusSnapshot.Group {
     fileprivate init(
         _ group: MasterGroup, members: [MasterMachine.Peer], newcomers: [MasterMachine.Peer],
-        late: [MasterGroup.LateOperation]
+        late: [MasterGroup.LateOperation], stuck: [MasterGroup.StuckTogether], silent: [MasterMachine.Peer]
     ) {
         func call(_ name: StatusSnapshot.JointCall.Name, _ votes: SortedPeers) -> StatusSnapshot.JointCall? {
             guard !votes.isEmpty else { return nil }
@@ -134,7 +138,9 @@ extension StatusSnapshot.Group {
             id: group.id, epoch: group.epoch, phase: StatusSnapshot.Phase(group, members: members),
             members: members.enumerated().map { StatusSnapshot.Peer($1, rank: $0) },
             newcomers: newcomers.map { StatusSnapshot.Peer($0, rank: nil) },
-            calls: calls, callsSince: calls.isEmpty ? nil : group.votesSince, late: late, revision: group.revision)
+            calls: calls, callsSince: calls.isEmpty ? nil : group.votesSince, late: late, stuck: stuck,
+            silent: silent.map { peer in StatusSnapshot.Peer(peer, rank: group.members.firstIndex(of: peer.id)) },
+            revision: group.revision)
     }
 }
 

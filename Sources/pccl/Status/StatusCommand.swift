@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import PCCLBase
+import StrictJSON
 
 /// `pccl status`: how a run stands, as its master sees it.
 struct StatusCommand: ParsableCommand {
@@ -11,10 +12,12 @@ struct StatusCommand: ParsableCommand {
             The master must have been started with --http; the address is the one that it prints then. What it shows is what \
             the master knows: of operations it hears only when somebody waits in them for others. docs/operations.md has more.
 
-            Ends with 0 when there was an answer, with 1 when there was none, or not a master's.
+            Ends with 0 when there was an answer, with 1 when there was none, or not a master's; with --stuck, with 2 if \
+            something is stuck.
 
               pccl-master --http 48149 &
               pccl status
+              pccl status --stuck
               pccl status --master 127.0.0.1:48149 --json
             """)
 
@@ -23,19 +26,33 @@ struct StatusCommand: ParsableCommand {
     @Flag(help: "The master's JSON as it comes, instead of the table.")
     var json = false
 
+    @Flag(help: "Only what does not go on: which operation, who waits for whom, since when, and why.")
+    var stuck = false
+
     func run() throws {
         signal(SIGPIPE, SIG_IGN)
         let client = try source.client(patience: .seconds(5))
-        do throws(StatusClient.Problem) {
+        do {
             let (text, report) = try client.status()
+            if stuck { return try show(stuckIn: report, client) }
             let shown =
                 json
                 ? text : StatusTable(address: "\(client.address)", report: report).lines.joined(separator: "\n") + "\n"
             writeAll(shown, to: STDOUT_FILENO)
-        } catch {
+        } catch let error as StatusClient.Problem {
             writeAll("pccl status: \(error)\n", to: STDERR_FILENO)
             throw ExitCode(1)
         }
+    }
+
+    private func show(stuckIn report: JSONValue, _ client: StatusClient) throws {
+        guard case .array(let found)? = report["stuck"] else {
+            throw StatusClient.Problem(description: "this master is of a release that does not say what is stuck")
+        }
+        let lines = StatusTable(address: "\(client.address)", report: report).stuckLines
+        writeAll(
+            json ? JSONValue.array(found).written() + "\n" : lines.joined(separator: "\n") + "\n", to: STDOUT_FILENO)
+        if !found.isEmpty { throw ExitCode(2) }
     }
 }
 

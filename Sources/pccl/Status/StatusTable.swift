@@ -64,12 +64,22 @@ struct StatusTable {
                 "\(call["call"].text): called by \(Self.names(call["called_by"].elements)) \(age(group["calls_since"])) ago, "
                     + "waits for \(Self.names(call["waits_for"].elements))")
         }
-        for operation in group["late_operations"].elements {
+        let stuck = report["stuck"].elements.filter { $0["group"] == group["group"] }
+        for operation in group["late_operations"].elements
+        where !stuck.contains(where: { $0["tag"] == operation["tag"] }) {
             lines.append(
                 "operation with tag \(operation["tag"].text): called by \(Self.names(operation["called_by"].elements)) "
                     + "\(age(operation["since"])) ago, waits for \(Self.names(operation["waits_for"].elements))")
         }
-        return lines
+        // The rest of them is above.
+        return lines + stuck.filter { $0["what"] != .string("call") }.map { $0["text"].text }
+    }
+
+    /// What does not go on, and who keeps it: the whole answer of `pccl status --stuck`.
+    var stuckLines: [String] {
+        let stuck = report["stuck"].elements
+        guard !stuck.isEmpty else { return ["nothing is stuck"] }
+        return stuck.map { "group \($0["group"].text): \($0["text"].text)" }
     }
 
     // MARK: - what was

@@ -20,6 +20,8 @@ struct PeerUnderFuzz {
     private var started: [(tag: Tag, launch: LaunchNumber)] = []
     private var finals: [([LaunchNumber], Epoch)] = []
     private var fetches: [LaunchNumber] = []
+    /// The last question how far operations have come.
+    private var looks: [[LaunchNumber]] = []
     private var lastReport: [OperationReport] = []
 
     static func check(_ bytes: [UInt8]) throws {
@@ -164,6 +166,15 @@ struct PeerUnderFuzz {
             let part = ResultPart(elements: 0..<1 + input.below(8), worldSize: 2)
             return try handle(.final(Dictionary(launches.map { ($0, [part]) }) { a, _ in a }, epoch))
         }
+        if !looks.isEmpty {
+            let members = (0..<input.below(3)).map { _ in
+                OperationProgress.Member(
+                    peer: other(), receivedBytes: UInt64(input.number16()), expectedBytes: UInt64(input.number16()),
+                    owesInput: input.flag(), silence: input.flag() ? .milliseconds(UInt64(input.number16())) : nil)
+            }
+            let progress = OperationProgress(members: members)
+            return try handle(.observed(Dictionary(looks.removeFirst().map { ($0, progress) }) { a, _ in a }))
+        }
         guard !fetches.isEmpty else { return }
         try handle(.stateFetched(fetches.removeFirst(), failure: input.flag() ? "fuzz" : nil))
     }
@@ -185,6 +196,7 @@ struct PeerUnderFuzz {
                 try expect(assignment.members.indices.contains(assignment.rank), "a rank outside of \(assignment)")
                 started.append((tag, launch))
             case .finish(let tag, let launch, _): started.removeAll { $0 == (tag, launch) }
+            case .observe(let launches): looks = [launches]
             case .listFinal(let launches, let epoch): finals.append((launches, epoch))
             case .fetchState(let launch, let keys, _):
                 try expect(keys.allSatisfy { (0..<2).contains($0.entry) }, "an entry that nobody has is fetched")

@@ -73,7 +73,20 @@ enum Seeds {
                 needsRepair: true)),
         .offerState(offer(revision: 3, content: 1)), .stateReceived(session: 1),
         .stateReceived(session: 2, failure: "no source gives what it said it holds"),
+        .stuck(epoch: Epoch(4), operations: [stuck]), .stuck(epoch: Epoch(4), operations: []),
     ]
+
+    private static let stuck = StuckOperation(
+        tag: Tag(7),
+        descriptor: OperationDescriptor(count: 100, type: .float32, operation: .average, algorithm: .ring),
+        milliseconds: 1700, worldSize: 3, called: 2, prepared: 0,
+        culprits: [
+            StuckOperation.Culprit(
+                peer: PeerID(2), reason: .sendsNothing, milliseconds: 1600, receivedBytes: 5, expectedBytes: 400,
+                silentMilliseconds: 1500),
+            StuckOperation.Culprit(
+                peer: PeerID(3), reason: .hasNotCalled, milliseconds: 1700, silentMilliseconds: nil),
+        ], moreCulprits: 1)
 
     /// What is no text, and as long as one may be.
     static let broken: [[UInt8]] = [

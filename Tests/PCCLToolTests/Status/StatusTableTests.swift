@@ -47,6 +47,26 @@ struct StatusTableTests {
         #expect(lines[11] == "since it was started: 4 admitted, 1 left, 2 lost (silent 2)")
     }
 
+    @Test("who is stuck: the master's words, alone or in the table, where they stand for what they say better")
+    func stuck() throws {
+        let stuck = #"""
+            "stuck": [{"group": 0, "what": "silent", "text": "peer 2: the master has not heard it for 2.0 s"},
+             {"group": 0, "what": "operation", "tag": "18446744073709551615", "text": "peer 1: tag \u001b7 has waited"},
+             {"group": 1, "what": "operation", "tag": "18446744073709551615", "text": "of another group"}],
+            "groups"
+            """#
+        let report = Self.report.replacing("\"groups\"", with: stuck)
+        let shown = try lines(report)
+        #expect(shown.contains("  peer 2: the master has not heard it for 2.0 s"))
+        #expect(shown.contains("  peer 1: tag  7 has waited"))
+        #expect(!shown.contains { $0.contains("called by peer 1 20 s ago") || $0.contains("of another group") })
+        func alone(_ text: String) throws -> [String] {
+            StatusTable(address: "", report: try JSONValue(parsing: text)).stuckLines
+        }
+        #expect(try alone(report).map { $0.prefix(8) } == ["group 0:", "group 0:", "group 1:"])
+        #expect(try alone(Self.report) == ["nothing is stuck"])
+    }
+
     @Test("a peer cannot write to the terminal of whoever watches")
     func controlCharacters() throws {
         let last = try #require(try lines(Self.report).last)
