@@ -260,7 +260,7 @@ stress: lib ## STRESS_SECONDS (1800) of the same
 # The rooms with threads. One test after the other: a sanitized test keeps all cores busy by itself, and side by side
 # they took twice as long and exceeded their time limits. The kernels are left plain, so that the sanitizer sees every
 # access they make.
-sanitized := PCCLTransportTests PCCLEngineTests PCCLSessionTests PCCLTests PCCLMasterTests
+sanitized := PCCLRecorderTests PCCLTransportTests PCCLEngineTests PCCLSessionTests PCCLTests PCCLMasterTests
 
 define sanitize
 	@set -e -o pipefail; export PCCL_PLAIN_KERNELS=1; \

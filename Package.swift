@@ -46,19 +46,26 @@ let package = Package(
         room("StrictJSON"),
         room("PCCLBase"),
         room("PCCLWire", ["PCCLBase"]),
+        room("PCCLRecorder", ["PCCLBase", "PCCLWire"]),
         room("PCCLMembership", ["PCCLBase", "PCCLWire"]),
         room("PCCLSchedule", ["PCCLBase"]),
         room("PCCLCompute", ["PCCLBase", "CKernels", "CCUDA", "CShims", "COpenSSL", "CZstd"]),
         room("PCCLSnapshot", ["PCCLBase", "PCCLCompute", "StrictJSON", "CSnapshots"]),
-        room("PCCLTransport", ["PCCLBase", "PCCLWire", "PCCLCompute", "CShims", "CTLS", "CUV"]),
-        room("PCCLEngine", ["PCCLBase", "PCCLWire", "PCCLSchedule", "PCCLCompute", "PCCLTransport"]),
+        room("PCCLTransport", ["PCCLBase", "PCCLWire", "PCCLRecorder", "PCCLCompute", "CShims", "CTLS", "CUV"]),
+        room(
+            "PCCLEngine",
+            ["PCCLBase", "PCCLWire", "PCCLRecorder", "PCCLSchedule", "PCCLCompute", "PCCLTransport"]),
         room(
             "PCCLSession",
-            ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLCompute", "PCCLEngine", "PCCLTransport"]),
+            [
+                "PCCLBase", "PCCLWire", "PCCLRecorder", "PCCLMembership", "PCCLCompute", "PCCLEngine", "PCCLTransport",
+                "CShims",
+            ]),
         room(
             "PCCL",
             [
-                "PCCLBase", "PCCLWire", "PCCLCompute", "PCCLSnapshot", "PCCLMembership", "PCCLEngine", "PCCLTransport",
+                "PCCLBase", "PCCLWire", "PCCLRecorder", "PCCLCompute", "PCCLSnapshot", "PCCLMembership", "PCCLEngine",
+                "PCCLTransport",
                 "PCCLSession",
             ]),
         room("PCCLABI", ["PCCL", "PCCLTransport", "CPCCL", "CShims"]),
@@ -76,8 +83,8 @@ let package = Package(
         .executableTarget(
             name: "pccl",
             dependencies: [
-                "PCCLBase", "PCCLWire", "PCCLMembership", "PCCLCompute", "PCCL", "PCCLTransport", "PCCLSession",
-                "PCCLSimulator", "DigitsTraining", "StrictJSON", "WANLab", "CShims", "COpenSSL",
+                "PCCLBase", "PCCLWire", "PCCLRecorder", "PCCLMembership", "PCCLCompute", "PCCL", "PCCLTransport",
+                "PCCLSession", "PCCLSimulator", "DigitsTraining", "StrictJSON", "WANLab", "CShims", "COpenSSL",
                 argumentParser,
             ],
             swiftSettings: strict),
@@ -92,10 +99,14 @@ let package = Package(
             ]),
         tests(
             "PCCLToolTests",
-            ["pccl", "PCCL", "PCCLBase", "PCCLWire", "PCCLCompute", "PCCLTransport", "StrictJSON", argumentParser]),
+            [
+                "pccl", "PCCL", "PCCLBase", "PCCLWire", "PCCLRecorder", "PCCLCompute", "PCCLTransport", "StrictJSON",
+                argumentParser,
+            ]),
         tests("PCCLTidyTests", ["PCCL"]),
         tests("PCCLBaseTests", ["PCCLBase"]),
         tests("PCCLWireTests", ["PCCLBase", "PCCLWire"]),
+        tests("PCCLRecorderTests", ["PCCLBase", "PCCLWire", "PCCLRecorder"]),
         tests("PCCLMembershipTests", ["PCCLBase", "PCCLWire", "PCCLMembership"]),
         tests("PCCLScheduleTests", ["PCCLBase", "PCCLSchedule"]),
         tests("PCCLSimulatorTests", ["PCCLBase", "PCCLWire", "PCCLMembership", "PCCLSimulator"]),
@@ -114,10 +125,10 @@ let package = Package(
         tests(
             "PCCLSessionTests",
             [
-                "PCCLBase", "PCCLWire", "PCCLMembership", "PCCLTransport", "PCCLEngine", "PCCLSession",
+                "PCCLBase", "PCCLWire", "PCCLRecorder", "PCCLMembership", "PCCLTransport", "PCCLEngine", "PCCLSession",
                 "PCCLTestSupport",
             ]),
-        tests("PCCLTests", ["PCCL", "PCCLBase", "PCCLTransport", "PCCLTestSupport"]),
+        tests("PCCLTests", ["PCCL", "PCCLBase", "PCCLRecorder", "PCCLTransport", "PCCLTestSupport"]),
         // Shared with libFuzzer, which Tests/Fuzz/run.sh builds by itself.
         .target(
             name: "PCCLFuzzTargets",

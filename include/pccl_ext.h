@@ -125,6 +125,20 @@ typedef struct pcclReduceOptions_t {
  */
 PCCL_EXPORT pcclResult_t pcclGetErrorText(const char *PCCL_NULLABLE *text_out);
 
+/**
+ * Writes what the flight recorder holds, the last events of this peer, to a file for `pccl trace`. The file is there as
+ * a whole or not at all; one of that name is replaced. It may be called at any time, while other threads wait in calls
+ * or after this peer has left the run, and blocks for as long as the disk takes for at most 8 MiB.
+ *
+ * Results:
+ * - pcclSuccess
+ * - pcclNotInitialized: before pcclInit.
+ * - pcclInvalidArgument: the communicator or the path is null, or the file cannot be written; pcclGetErrorText says
+ * why.
+ * - pcclInvalidUsage: nothing is recorded (PCCL_RECORDER=0).
+ */
+PCCL_EXPORT pcclResult_t pcclDumpRecorder(const pcclComm_t *communicator, const char *path);
+
 /** What the CUDA driver of this process can be used for. */
 typedef struct pcclCudaStatus_t {
     /** Whether memory of a device may be handed to collectives. */

@@ -120,6 +120,8 @@ public final class Communicator: Sendable {
             session.interfaces = Environment.process.interfaces
             session.ensemble = configuration.ensemble
             session.credentials = credentials
+            session.recorder = Environment.process.recorder
+            session.recorder.release = Release.version
             self.session = try PeerSession(session)
         } catch {
             throw PCCLError(.internalError, error.description)

@@ -1,5 +1,7 @@
+import PCCLBase
 import PCCLCompute
 import PCCLMembership
+import PCCLRecorder
 import PCCLSession
 import PCCLTransport
 
@@ -33,7 +35,7 @@ public final class OperationHandle: Sendable {
     /// more whether the others succeeded, or this peer was declared lost. `.internalError` when no memory was left for it:
     /// this peer has left the run, its input is whole, and it may connect again. `.internalError` also when the result cannot be
     /// copied to a device: other members have it, and what is in the device's memory is undefined.
-    public func wait() throws(PCCLError) -> ReduceInfo { try result(completion.wait()).info() }
+    public func wait() throws(PCCLError) -> ReduceInfo { try result().info() }
 
     /// The same for code that may not block its thread, but for the time that a copy to a device takes.
     public func outcome() async throws(PCCLError) -> ReduceInfo { try result(await completion.outcome()).info() }
@@ -73,7 +75,13 @@ public final class OperationHandle: Sendable {
         }
     }
 
-    func result() -> Result { result(completion.wait()) }
+    func result() -> Result {
+        let recorder = owner?.session.recorder
+        recorder?.record(.waitBegan, tag: Tag(tag))
+        let outcome = completion.wait()
+        recorder?.record(.waitEnded, tag: Tag(tag))
+        return result(outcome)
+    }
 
     private func result(_ outcome: PeerSession.OperationResult, bringsBack: Bool = true) -> Result {
         owner?.forget(self)

@@ -111,6 +111,15 @@ public func pcclOptimizeTopology(_ communicator: OpaquePointer!) -> pcclResult_t
 }
 
 @implementation @c
+public func pcclDumpRecorder(_ communicator: OpaquePointer!, _ path: UnsafePointer<CChar>!) -> pcclResult_t {
+    result("pcclDumpRecorder") { () throws(PCCLError) in
+        let communicator = try Handles.communicator(communicator)
+        guard let path else { throw PCCLError(.invalidArgument, "path is null") }
+        try communicator.dumpRecorder(to: String(cString: path))
+    }
+}
+
+@implementation @c
 public func pcclGetBuildInfo(_ info: UnsafeMutablePointer<pcclBuildInfo_t>!) -> pcclResult_t {
     result("pcclGetBuildInfo") { () throws(PCCLError) in
         try required(info, "info").pointee = pcclBuildInfo_t(has_cuda_support: true)

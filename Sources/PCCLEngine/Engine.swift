@@ -308,6 +308,7 @@ package final class Engine {
         guard let link = links[peer], let rank = operation.place.members.firstIndex(of: peer) else { return }
         if !operation.peers[rank].isEntrySent {
             operation.peers[rank].isEntrySent = true
+            configuration.recorder?.record(.entrySent, peer: peer, launch: operation.launch, tag: operation.tag)
             let bytes = operation.entry.bytes
             link.send(
                 FrameHeader(
@@ -360,6 +361,7 @@ package final class Engine {
 
     package func announcePrepared(_ tag: Tag, _ launch: LaunchNumber, _ epoch: Epoch, to peers: [PeerID]) {
         for peer in peers {
+            configuration.recorder?.record(.preparedSent, peer: peer, launch: launch, tag: tag)
             links[peer]?.send(FrameHeader(kind: .prepared, epoch: epoch, launch: launch, tag: tag))
         }
     }
@@ -544,6 +546,7 @@ extension Engine: LinkDelegate {
     }
 
     package func link(_ link: Link, received header: FrameHeader, payload: [UInt8]) {
+        recordArrival(header, from: link.peer)
         take(HeldFrame(header: header, payload: payload), from: link.peer)
     }
 
@@ -628,6 +631,7 @@ extension Engine: LinkDelegate {
         _ header: FrameHeader, _ execution: Execution, _ rank: Int, piece: StagedPiece?
     ) {
         guard let arrival = execution.located(header, from: rank) else { return }
+        recordPiece(header, execution, from: rank)
         do {
             defer { pumpDevice(execution) }
             let progress: FoldProgress
@@ -675,6 +679,7 @@ extension Engine: LinkDelegate {
                 if execution.lacksMemory { tellOutOfMemory(execution) }
                 continue
             }
+            recordPiece(next.header, execution, to: rank)
             if next.isEager { outbound[link.peer]?.eagerBytes += Int(next.header.payloadBytes) }
             pumpDevice(execution)
             if execution.outgoing[rank].isEmpty { outbound[link.peer]?.queue.removeAll { $0 === execution } }

@@ -1,8 +1,12 @@
 import PCCLBase
 import PCCLCompute
+import PCCLRecorder
 
 /// The sizes of the data path, with their reasons.
 package struct EngineConfiguration: Sendable {
+    /// Told of entries, of the first and last pieces of each phase, and of who is prepared.
+    package var recorder: Recorder?
+
     /// What travels in one frame, in bytes of the buffer. Large enough that a system call and a frame cost little beside
     /// it (64 KiB pieces lost half of the throughput when measured), small enough that a piece is still in a core's
     /// second-level cache when it is added.

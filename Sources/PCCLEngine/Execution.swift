@@ -95,6 +95,8 @@ final class Execution: EngineOperation {
         var eagerBytes = 0
         /// What each contribution to a chunk it reduces may run ahead, from its entry.
         var windowBytes = 0
+        /// What has come and gone, for the recorder.
+        var pieces = RecordedPieces()
     }
 
     /// Contributions to one chunk, folded here.

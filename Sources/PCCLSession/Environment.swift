@@ -37,6 +37,10 @@ package struct Environment: Sendable {
     private var token: String?
     private var tokenFile: String?
 
+    /// `PCCL_RECORDER`: KiB of memory for the flight recorder of each communicator, 0 for none; `PCCL_RECORDER_DIR`: where it is
+    /// written to when something fails; `PCCL_RECORDER_SIGNAL`: USR1 or USR2, upon which it is.
+    package var recorder = RecorderConfiguration()
+
     package static let process = Environment()
 
     /// `onProblem` is told of each value that is none, and what is taken in its place.
@@ -125,6 +129,7 @@ package struct Environment: Sendable {
         }
         deviceRoundBytes = kibibytes("PCCL_DEVICE_ROUND")
         devicePieceBytes = kibibytes("PCCL_DEVICE_PIECE")
+        recorder = RecorderConfiguration(reading: environment, onProblem: onProblem)
         if let text = environment("PCCL_STATE_HASH") {
             switch text {
             case "xxh3": stateHash = .xxh3

@@ -2,6 +2,7 @@ import PCCLBase
 import PCCLCompute
 import PCCLEngine
 import PCCLMembership
+import PCCLRecorder
 import PCCLTransport
 import PCCLWire
 
@@ -33,6 +34,7 @@ package final class PeerSession: @unchecked Sendable {
         package var credentials = Credentials.none
         /// Nil: it is admitted and lost by itself.
         package var ensemble: Ensemble?
+        package var recorder = RecorderConfiguration()
         package init(
             master: [SocketAddress], group: GroupID, stripesPerLink: UInt16, timeouts: Timeouts, portBase: UInt16,
             algorithm: Algorithm? = nil, links: LinkConfiguration = LinkConfiguration()
@@ -59,6 +61,7 @@ package final class PeerSession: @unchecked Sendable {
     package typealias CallCompletion = Completion<CallAnswer>
 
     private struct PendingOperation {
+        var tag: Tag
         var buffers: ReduceBuffers
         var completion: OperationCompletion
         var traffic = Traffic()
@@ -67,7 +70,11 @@ package final class PeerSession: @unchecked Sendable {
     }
 
     private let loop: EventLoop
-    private let configuration: Configuration
+    let configuration: Configuration
+    /// Any thread may write to it.
+    package let recorder: Recorder?
+    /// Who this peer is, for a dump.
+    let recordedIdentity = Guarded<Registration?>(nil)
     private let sizes: EngineConfiguration
     private let view = Guarded<(current: ViewSnapshot?, departure: String?)>((nil, nil))
     private let isClosed = Guarded(false)
@@ -96,6 +103,8 @@ package final class PeerSession: @unchecked Sendable {
     private var identity: Registration?
     /// Why peers could not be reached that were wanted last.
     private var obstacles: [String] = []
+    var recordedCalls: [CallID: TraceCall] = [:]
+    var dumps = RecorderDumps()
 
     /// Starts the loop's thread and opens the port for other peers.
     package init(_ configuration: Configuration) throws(SystemError) {
@@ -104,6 +113,10 @@ package final class PeerSession: @unchecked Sendable {
         if let bytes = configuration.deviceWindowBytes { sizes.windows.windowBytes = bytes }
         if let bytes = configuration.deviceRoundBytes { sizes.windows.roundBytes = bytes }
         if let bytes = configuration.devicePieceBytes { sizes.devicePieceBytes = bytes }
+        recorder = configuration.recorder.bytes > 0 ? Recorder(bytes: configuration.recorder.bytes) : nil
+        sizes.recorder = recorder
+        // Before it comes: until it is counted, it ends the process.
+        dumps.signals = configuration.recorder.signal?.count
         self.sizes = sizes
         loop = try EventLoop(name: "pccl-peer")
         let opened = Completion<Result<Void, SystemError>>()
@@ -138,6 +151,7 @@ package final class PeerSession: @unchecked Sendable {
     /// `state`: the tensors of `synchronizeState`, lent until the completion is set.
     package func call(_ call: Call, state: StateMemory? = nil) -> CallCompletion {
         let completion = CallCompletion()
+        recorder?.record(.callBegan, value: UInt64(TraceCall(call).rawValue))
         let isTaken = loop.submit { [self] in
             let id = CallID(nextID)
             nextID += 1
@@ -154,10 +168,11 @@ package final class PeerSession: @unchecked Sendable {
         _ tag: Tag, _ descriptor: OperationDescriptor, _ buffers: ReduceBuffers, onLoss: LossPolicy = .abort,
         _ completion: OperationCompletion
     ) {
+        recorder?.record(.launched, tag: tag, value: descriptor.byteCount)
         let isTaken = loop.submit { [self] in
             let id = OperationID(nextID)
             nextID += 1
-            operations[id] = PendingOperation(buffers: buffers, completion: completion)
+            operations[id] = PendingOperation(tag: tag, buffers: buffers, completion: completion)
             pump(.launch(id, tag, descriptor, onLoss: onLoss))
         }
         if !isTaken { completion.set(OperationResult(outcome: .destroyed, traffic: Traffic())) }
@@ -180,10 +195,12 @@ package final class PeerSession: @unchecked Sendable {
     // MARK: - on the loop's thread
 
     private func open() -> Result<Void, SystemError> {
+        var links = configuration.links
+        links.recorder = recorder
         let engine = Engine(loop, configuration: sizes, delegate: self)
         let mesh = Mesh(
             loop, stripes: configuration.stripesPerLink, timeouts: configuration.timeouts,
-            linkConfiguration: configuration.links, credentials: configuration.credentials, delegate: self, linkDelegate: engine)
+            linkConfiguration: links, credentials: configuration.credentials, delegate: self, linkDelegate: engine)
         self.engine = engine
         engineWindowRoom.withLock { $0 = engine.windowRoom }
         self.mesh = mesh
@@ -255,14 +272,19 @@ package final class PeerSession: @unchecked Sendable {
         var effects: [PeerMachine.Effect] = []
         var next = 0
         while next < events.count {
+            record(events[next])
             machine?.handle(events[next], at: loop.now, effects: &effects)
             next += 1
-            for effect in effects { perform(effect) }
+            for effect in effects {
+                record(effect)
+                perform(effect)
+            }
             effects.removeAll(keepingCapacity: true)
         }
         events.removeAll(keepingCapacity: true)
         // The call has ended without the figures, and operations may begin.
         if !(machine?.isMeasuring ?? false) { prober?.stop() }
+        dumpIfDue(at: loop.now)
     }
 
     private func perform(_ effect: PeerMachine.Effect) {
@@ -287,6 +309,7 @@ package final class PeerSession: @unchecked Sendable {
             if let identity, identity != registration { engine?.forget() }
             identity = registration
             obstacles = mesh?.obstacles ?? []
+            recordedIdentity.withLock { $0 = registration }
             mesh?.want(run: registration.run, me: registration.peer, members, timeouts: registration.timeouts)
             forgetUnwantedLinks(members)
         case .adopt(let assignment):
@@ -331,6 +354,7 @@ package final class PeerSession: @unchecked Sendable {
             engine?.announcePrepared(tag, launch, epoch, to: peers)
         case .complete(let id, let outcome):
             guard let operation = operations.removeValue(forKey: id) else { return }
+            record(operation.tag, outcome)
             operation.completion.set(
                 OperationResult(
                     outcome: outcome, traffic: operation.traffic, resumptions: operation.resumptions,
@@ -357,6 +381,8 @@ package final class PeerSession: @unchecked Sendable {
         return Array(others.dropFirst(rank) + others.prefix(rank))
     }
 
+    var machineDeparture: String? { machine?.departure }
+
     private var linkedPeers: [PeerID] = []
 
     private func forgetUnwantedLinks(_ members: [Member]) {
@@ -377,7 +403,8 @@ package final class PeerSession: @unchecked Sendable {
         dialledAddress = address
         let connection: ControlConnection
         do {
-            connection = ControlConnection(loop, try Socket.connecting(to: address), .dialler(address), configuration.credentials,
+            connection = ControlConnection(
+                loop, try Socket.connecting(to: address), .dialler(address), configuration.credentials,
                 run: identity?.run)
         } catch {
             masterErrors.append("\(error)")

@@ -225,6 +225,7 @@ package final class Link {
         let added = stripe(number, channel)
         guard isOpen, !stripes.contains(where: { $0.number == number }) else { return added.close() }
         stripes.append(added)
+        configuration.recorder?.record(.stripeAdded, peer: peer, value: UInt64(stripes.count))
         added.start()
         kick()
     }
@@ -311,6 +312,7 @@ extension Link {
         guard isOpen, let index = stripes.firstIndex(where: { $0 === stripe }) else { return }
         guard stripes.count > 1 else { return fail(reason) }
         stripes.remove(at: index)
+        configuration.recorder?.record(.stripeBroken, peer: peer, value: UInt64(stripes.count))
         // Either side closes those that it no longer needs.
         Log.write(
             reason == Stripe.closedByPeer ? .debug : .info,

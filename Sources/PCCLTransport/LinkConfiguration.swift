@@ -1,4 +1,5 @@
 import PCCLBase
+import PCCLRecorder
 
 /// Figures of a link, with their reasons.
 package struct LinkConfiguration: Sendable {
@@ -14,6 +15,8 @@ package struct LinkConfiguration: Sendable {
     /// What leaves the host is followed by checksums, where nothing else protects it: those of TCP let one damaged packet in
     /// some ten thousand pass.
     package var isSummed = false
+    /// Told of stripes that break and come.
+    package var recorder: Recorder?
     /// The kernel's name of a congestion control; nil leaves the system's.
     package var congestionControl: String?
     /// The number of stripes follows what the path is worth; otherwise it is kept at what the link began with.

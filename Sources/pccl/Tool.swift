@@ -11,8 +11,8 @@ struct Tool: ParsableCommand {
         version: Release.version,
         subcommands: [
             DemoCommand.self, BenchCommand.self, BenchStateCommand.self, PlanCommand.self, DoctorCommand.self,
-            StatusCommand.self, TopCommand.self, KeysCommand.self, WANLabCommand.self, SimulateCommand.self,
-            ChaosCommand.self, DemoPeerCommand.self, BenchPeerCommand.self, ChaosPeerCommand.self,
+            StatusCommand.self, TopCommand.self, TraceCommand.self, KeysCommand.self, WANLabCommand.self,
+            SimulateCommand.self, ChaosCommand.self, DemoPeerCommand.self, BenchPeerCommand.self, ChaosPeerCommand.self,
             DoctorHelperCommand.self,
         ])
 

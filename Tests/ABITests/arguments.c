@@ -43,6 +43,7 @@ static void beforeInit(void) {
     EXPECT(pcclNotInitialized,
            pcclAllReduceMultipleWithOptions(&operation, 1, fake, onLoss(pcclOnLossResume), NULL, 1));
     EXPECT(pcclNotInitialized, pcclFreeErrorFeedback(fake, 1));
+    EXPECT(pcclNotInitialized, pcclDumpRecorder(fake, "/tmp/never.trace"));
     EXPECT(pcclNotInitialized,
            pcclSynchronizeSharedState(fake, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR, NULL));
     EXPECT(pcclNotInitialized, pcclSynchronizeSharedStateWithOptions(
@@ -464,6 +465,14 @@ static void options(pcclComm_t *communicator) {
            pcclAllReduceWithOptions(values, values, &descriptor, communicator, NULL, NULL, NULL, 0, NULL));
     EXPECT(pcclInvalidArgument, pcclFreeErrorFeedback(communicator, 1));
     EXPECT(pcclInvalidArgument, pcclFreeErrorFeedback(NULL, 1));
+    EXPECT(pcclInvalidArgument, pcclDumpRecorder(NULL, "/tmp/never.trace"));
+    EXPECT(pcclInvalidArgument, pcclDumpRecorder(communicator, NULL));
+    EXPECT(pcclInvalidArgument, pcclDumpRecorder(communicator, "/nowhere/at/all.trace"));
+    CHECK(access("/tmp/never.trace", F_OK) != 0);
+    char path[64];
+    snprintf(path, sizeof path, "/tmp/pccl-arguments-%d.trace", (int)getpid());
+    EXPECT(pcclSuccess, pcclDumpRecorder(communicator, path));
+    CHECK(unlink(path) == 0);
     CHECK(values[0] == 1 && values[3] == 4);
 }
 

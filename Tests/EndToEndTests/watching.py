@@ -140,8 +140,13 @@ def _stuck(case: Case, port: int, what: str, holds: Callable[[dict], bool]) -> d
 
 def who_is_stuck_is_named(case: Case) -> None:
     """A peer that stands still before its call, and one in the midst of an operation, are named within a third of the dead
-    time, by the master and in the logs of those who wait; and in the error, when it comes to one."""
+    time, by the master and in the logs of those who wait; and in the error, when it comes to one. What the flight recorders
+    of all of them have written then shows who was late."""
     third = 4 / 3
+    dumps = case.logs / "dumps"
+    dumps.mkdir()
+    case.env["PCCL_RECORDER_DIR"] = str(dumps)
+    case.env["PCCL_RECORDER_SIGNAL"] = "USR2"
     case.env["PCCL_TIMEOUT"] = "4"
     _, port = _watched(case)
     address = f"127.0.0.1:{port}"
@@ -207,12 +212,53 @@ def who_is_stuck_is_named(case: Case) -> None:
     victim.signal(signal.SIGCONT)
     finish_reduce(members)
 
-    # Until it is lost.
+    # Until it is lost. Whoever fails, or is lost, writes what it has recorded.
+    check(not list(dumps.iterdir()), "nothing is written as long as all goes well")
     victim.signal(signal.SIGSTOP)
     start_reduce(others, 1000, tag=9)
     for other in others:
         check(other.expect("reduce").rc == RANK_CONNECTION_LOST, "the survivors are told of the loss")
         other.wait_for_log("Before that: tag 9, all-reduce(sum, 1000 ")
+    victim.signal(signal.SIGCONT)
+    files = _dumps(case, dumps, 3)
+    check([int(file.name.split("-")[1]) for file in files] == sorted(ids), f"one of each: {files}")
+    others[0].signal(signal.SIGUSR2)
+    files = _dumps(case, dumps, 4)
+    shown = next(file for file in files if int(file.name.split("-")[1]) == ids[1])
+    status, out, err = _tool(case, "trace", "show", str(shown))
+    check(status == 0 and f"peer {ids[1]} of group 0" in out and "tag 9" in out and not err, f"{status} {err}")
+    _shows_who_was_late(case, files, ids)
+
+
+def _dumps(case: Case, folder: Path, count: int) -> List[Path]:
+    """In the order of peers."""
+    while True:
+        files = sorted(folder.glob("pccl-*.trace"), key=lambda file: [int(n) for n in file.stem.split("-")[1:]])
+        if len(files) >= count:
+            return files
+        check(case.seconds_left() > 0, f"there are only {files}")
+        time.sleep(0.02)
+
+
+def _shows_who_was_late(case: Case, files: List[Path], ids: List[int]) -> None:
+    trace = case.logs / "trace.json"
+    status, out, err = _tool(case, "trace", "merge", *map(str, files), "--out", str(trace))
+    check(status == 0 and out.count("the same clock") == 2 and not err, f"{status} {out}{err}")
+    events = json.loads(trace.read_text())["traceEvents"]
+    check({event["pid"] for event in events} == set(ids), "a process for each peer")
+    name = f"waits for peer {ids[2]} to call"
+    waits = [event for event in events if event["ph"] == "X" and event["name"] == name and event["dur"] > 0.9e6]
+    check({event["pid"] for event in waits} == set(ids[:2]), f"both have waited for a second and more: {waits}")
+    arrows = [{event["id"] for event in events if event["ph"] == phase} for phase in "sf"]
+    check(arrows[0] == arrows[1] and len(arrows[0]) > 20, f"arrows between peers: {[len(a) for a in arrows]}")
+
+    # Damaged, it is refused, and named.
+    damaged = case.logs / "damaged.trace"
+    damaged.write_bytes(files[0].read_bytes()[:-100])
+    status, out, err = _tool(case, "trace", "merge", str(damaged), str(files[1]), "--out", str(trace))
+    check(status == 1 and "damaged.trace" in err and "it is damaged" in err, f"{status} {out}{err}")
+    status, out, err = _tool(case, "trace", "show", str(Path(__file__)))
+    check(status == 1 and "it is no dump of a flight recorder" in err, f"{status} {out}{err}")
 
 
 def a_restarted_master_says_who_is_away(case: Case) -> None:

@@ -61,7 +61,7 @@ build() {
                 -o "${objects[-1]}" || exit 1
         done
     done
-    for name in PCCLBase PCCLWire PCCLMembership PCCLCompute PCCLTransport; do
+    for name in PCCLBase PCCLWire PCCLRecorder PCCLMembership PCCLCompute PCCLTransport; do
         room $name $(sources Sources/$name)
     done
     room PCCLSession Sources/PCCLSession/MasterJournal.swift

@@ -24,6 +24,12 @@ ssize_t pccl_shim_read_process(pid_t process, uint64_t address, void *target, si
 /// Whether process_vm_readv can read the first and the last byte of a range of this process: 1, or 0.
 int pccl_shim_can_be_read(const void *memory, size_t count);
 
+/// From now on this signal is counted, and nothing else is done about it: 0; -1 if the program has a handler for it,
+/// which stays; or errno.
+int pccl_shim_count_signal(int number);
+/// How many signals were counted.
+uint32_t pccl_shim_signal_count(void);
+
 /// The longest name of a socket that the kernel chooses.
 enum { pccl_shim_socket_name_bytes = 6 };
 

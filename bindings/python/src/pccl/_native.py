@@ -148,6 +148,7 @@ ffi.cdef(
                      const pcclReduceOptions_t *options; } pcclCollectiveDescriptor_t;
     typedef struct { bool is_ready; int32_t driver_version; int32_t device_count; char reason[256]; } pcclCudaStatus_t;
     pcclResult_t pcclGetErrorText(const char **);
+    pcclResult_t pcclDumpRecorder(const pcclComm_t *, const char *);
     pcclResult_t pcclGetCudaStatus(pcclCudaStatus_t *);
     int cuStreamSynchronize(void *);
     typedef struct { uint64_t id; uint32_t size; uint32_t reserved; } pcclEnsemble_t;

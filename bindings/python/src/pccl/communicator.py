@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import threading
 import time
 import warnings
@@ -412,6 +413,19 @@ class Communicator(Collectives):
         with self._lifetime.inside() as pointer:
             code = self._library.pcclFreeErrorFeedback(pointer, tag)
         check(code, "pcclFreeErrorFeedback", f"tag {tag}, {self._subject}")
+
+    def dump_recorder(self, path: Union[str, "os.PathLike[str]"]) -> None:
+        """Writes the last events of this peer to a file for ``pccl trace``, while other threads wait or after it was lost.
+
+        Raises:
+            InvalidArgumentError: the file cannot be written.
+            InvalidUsageError: nothing is recorded: ``PCCL_RECORDER=0``.
+            NotImplementedError: the library that ``PCCL_LIBRARY`` names has no flight recorder.
+        """
+        require_extension(self._library, "a flight recorder", ("pcclDumpRecorder",))
+        with self._lifetime.inside() as pointer:
+            code = self._library.pcclDumpRecorder(pointer, os.fsencode(path))
+        check(code, "pcclDumpRecorder", f"{path}, {self._subject}")
 
     # Shared state
 
