@@ -21,7 +21,7 @@ import PCCLTransport
 ///     }
 public final class Communicator: Sendable {
     public struct Configuration: Sendable {
-        /// The master's addresses, tried in this order.
+        /// The master's addresses, tried in this order, and before those of `PCCL_MASTERS`.
         public var masters: [SocketAddress]
         /// Peers reduce with the peers of the same group only.
         public var peerGroup: UInt32
@@ -108,7 +108,7 @@ public final class Communicator: Sendable {
         }
         do {
             var session = PeerSession.Configuration(
-                master: configuration.masters, group: GroupID(configuration.peerGroup),
+                master: Communicator.masters(configuration), group: GroupID(configuration.peerGroup),
                 stripesPerLink: UInt16(configuration.stripesPerLink), timeouts: timeouts,
                 portBase: Environment.process.portBase,
                 algorithm: configuration.algorithm ?? Environment.process.algorithm,
@@ -129,6 +129,19 @@ public final class Communicator: Sendable {
     }
 
     deinit { session.close() }
+
+    private static func masters(_ configuration: Configuration) -> [SocketAddress] {
+        Environment.process.masters.reduce(into: configuration.masters) { known, master in
+            do throws(PCCLError) {
+                for address in try SocketAddress.all(host: master.host, port: master.port)
+                where !known.contains(address) {
+                    known.append(address)
+                }
+            } catch {
+                Log.write(.error, "PCCL_MASTERS: \(error.reason); it is left out")
+            }
+        }
+    }
 
     // MARK: all-reduce
 

@@ -15,7 +15,7 @@ public final class Master: Sendable {
     }
     private let listenAddress: SocketAddress
     private let timeouts: Timeouts
-    private let journalPath: String?
+    private let makeStore: @Sendable () throws(PCCLError) -> (any MasterStore)?
     private let security: (keys: String?, token: String?, tokenFile: String?)
     private let state = Guarded(State.made)
 
@@ -32,13 +32,30 @@ public final class Master: Sendable {
             listen: address, journal: journal, timeouts: Environment.process.timeouts, keys: keys, joinToken: joinToken)
     }
 
-    package init(
+    package convenience init(
         listen address: SocketAddress, journal: String? = nil, timeouts: Timeouts = Environment.process.timeouts,
         keys: String? = nil, joinToken: String? = nil, tokenFile: String? = nil
     ) {
+        self.init(listen: address, timeouts: timeouts, keys: keys, joinToken: joinToken, tokenFile: tokenFile) {
+            () throws(PCCLError) in
+            guard let journal else { return nil }
+            do throws(MasterJournal.Problem) {
+                return try MasterJournal(at: journal)
+            } catch {
+                throw PCCLError(.invalidUsage, error.description)
+            }
+        }
+    }
+
+    /// `makeStore` is called once, by `run`.
+    package init(
+        listen address: SocketAddress, timeouts: Timeouts = Environment.process.timeouts, keys: String? = nil,
+        joinToken: String? = nil, tokenFile: String? = nil,
+        makeStore: @escaping @Sendable () throws(PCCLError) -> (any MasterStore)?
+    ) {
         security = (keys, joinToken, tokenFile)
         listenAddress = address
-        journalPath = journal
+        self.makeStore = makeStore
         self.timeouts = timeouts
     }
 
@@ -57,14 +74,16 @@ public final class Master: Sendable {
             } catch {
                 return PCCLError(.invalidArgument, error.description)
             }
-            let journal: MasterJournal?
-            do throws(MasterJournal.Problem) {
-                journal = if let journalPath { try MasterJournal(at: journalPath) } else { nil }
+            let store: (any MasterStore)?
+            do throws(PCCLError) {
+                store = try makeStore()
             } catch {
-                return PCCLError(.invalidUsage, error.description)
+                return error
             }
             do throws(SystemError) {
-                state = .running(try MasterSession(listen: listenAddress, timeouts: timeouts, journal: journal, credentials: credentials))
+                state = .running(
+                    try MasterSession(
+                        listen: listenAddress, timeouts: timeouts, journal: store, credentials: credentials))
                 return nil
             } catch {
                 return PCCLError(.invalidUsage, error.description)
@@ -112,7 +131,7 @@ public final class Master: Sendable {
     }
 
     /// Shows its state to somebody who watches: see `MasterSession.inspect`. False: it does not run.
-    package func inspect(_ look: @escaping @Sendable (MasterMachine, MasterJournal.Figures?) -> Void) -> Bool {
+    package func inspect(_ look: @escaping @Sendable (MasterMachine?, MasterStanding) -> Void) -> Bool {
         let session: MasterSession? = state.withLock { state in
             if case .running(let session) = state { session } else { nil }
         }

@@ -7,6 +7,8 @@ package struct Environment: Sendable {
     /// master that is gone, in seconds; six dead times if it is not set. `PCCL_STRAGGLER_DEADLINE`: after how many seconds a
     /// member that others wait for is lost; never if it is not set.
     package var timeouts = Timeouts.standard
+    /// `PCCL_MASTERS`: HOST:PORT, separated by commas; where masters are besides the one that the program names.
+    package var masters: [(host: String, port: UInt16)] = []
     /// `PCCL_PORT_BASE`: the first port tried for connections from other peers.
     package var portBase: UInt16 = 48150
     /// `PCCL_ADVERTISE`: where other peers are to dial, ADDRESS or ADDRESS:PORT, separated by commas. Port 0: the port that
@@ -81,6 +83,15 @@ package struct Environment: Sendable {
                 portBase = port
             } else {
                 onProblem("PCCL_PORT_BASE=\(text) is not a port; \(portBase) is used")
+            }
+        }
+        if let text = environment("PCCL_MASTERS") {
+            for part in text.split(separator: ",") {
+                if let master = Environment.hostAndPort(part) {
+                    masters.append(master)
+                } else {
+                    onProblem("PCCL_MASTERS: \(part) is not HOST:PORT; it is left out")
+                }
             }
         }
         if let text = environment("PCCL_ADVERTISE") {
@@ -163,5 +174,19 @@ package struct Environment: Sendable {
         return try Credentials(
             keys: keys ?? self.keys, token: isTokenGiven ? token : self.token,
             tokenFile: isTokenGiven ? tokenFile : self.tokenFile)
+    }
+
+    /// IPv6 addresses stand in brackets.
+    private static func hostAndPort(_ text: Substring) -> (host: String, port: UInt16)? {
+        guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]), port > 0 else {
+            return nil
+        }
+        var host = text[..<colon]
+        if host.hasPrefix("["), host.hasSuffix("]") {
+            host = host.dropFirst().dropLast()
+        } else if host.contains(":") {
+            return nil
+        }
+        return host.isEmpty ? nil : (String(host), port)
     }
 }

@@ -16,7 +16,10 @@ package final class MasterSession: @unchecked Sendable {
     package private(set) var address: SocketAddress
 
     // The loop's thread only.
-    private var machine: MasterMachine
+    /// Nil: another master leads, or nobody yet.
+    private var machine: MasterMachine?
+    private var lead = MasterLead.follows(leader: nil)
+    private var tenure = MasterTenure()
     private var listener: Listener?
     private var timer: LoopTimer?
     private var connections: [ConnectionID: ControlConnection] = [:]
@@ -27,30 +30,21 @@ package final class MasterSession: @unchecked Sendable {
     private var events: [MasterMachine.Event] = []
     private var isPumping = false
     private let worker = TopologyWorker()
-    private var journal: MasterJournal?
+    private var store: (any MasterStore)?
 
     /// Strangers beyond this number push out the oldest: connections that say nothing cannot use up the descriptors.
     private static let strangerLimit = 256
 
     /// Binds and begins to serve, where the last master ended that had this journal.
     package init(
-        listen address: SocketAddress, timeouts: Timeouts, journal: MasterJournal? = nil,
+        listen address: SocketAddress, timeouts: Timeouts, journal store: (any MasterStore)? = nil,
         credentials: Credentials = .none
     ) throws(SystemError) {
         self.timeouts = timeouts
         self.credentials = credentials
-        self.journal = journal
+        self.store = store
         self.address = address
         loop = try EventLoop(name: "pccl-master")
-        if let state = journal?.restored {
-            let count = state.groups.reduce(0) { $0 + $1.members.count }
-            Log.write(.info, "the run goes on from the journal: \(count) members are expected to attach again")
-            machine = MasterMachine(restoring: state, timeouts: timeouts, now: EventLoop.now)
-        } else {
-            var random = SystemRandomNumberGenerator()
-            machine = MasterMachine(
-                run: RunID(high: random.next(), low: random.next()), timeouts: timeouts, now: EventLoop.now)
-        }
         let opened = Completion<Result<SocketAddress, SystemError>>()
         loop.submit { [self] in opened.set(open(address)) }
         switch opened.wait() {
@@ -77,10 +71,14 @@ package final class MasterSession: @unchecked Sendable {
     /// Blocks until `close` is done.
     package func awaitEnd() { ended.wait() }
 
-    /// Shows the machine as it is, and its journal, to somebody who watches; on the loop's thread, where all peers wait
-    /// meanwhile: to be copied from, and left. False, and never called: this master has ended, or is about to.
-    package func inspect(_ look: @escaping @Sendable (MasterMachine, MasterJournal.Figures?) -> Void) -> Bool {
-        loop.submit { [self] in look(machine, journal?.figures) }
+    /// Shows the machine as it is, if this master leads, and its store, to somebody who watches; on the loop's thread, where
+    /// all peers wait meanwhile: to be copied from, and left. False, and never called: this master has ended, or is about to.
+    package func inspect(_ look: @escaping @Sendable (MasterMachine?, MasterStanding) -> Void) -> Bool {
+        loop.submit { [self] in
+            // Who was stopped, and is asked first, does not know yet that another leads.
+            if machine != nil, !mayAct { stepDown() }
+            look(machine, MasterStanding(lead, store))
+        }
     }
 
     // MARK: - on the loop's thread
@@ -93,7 +91,11 @@ package final class MasterSession: @unchecked Sendable {
             timer = LoopTimer(loop) { [weak self] in self?.pump(.tick) }
             strangerTimer = LoopTimer(loop) { [weak self] in self?.dropSilentStrangers() }
             listener.start()
-            pump(.tick)
+            if let store {
+                store.begin(on: loop, at: listener.address) { [weak self] in self?.change(to: $0) }
+            } else {
+                change(to: .leads(term: nil, nil))
+            }
             return .success(listener.address)
         } catch {
             return .failure(error)
@@ -103,27 +105,93 @@ package final class MasterSession: @unchecked Sendable {
     private func tearDown() {
         listener?.close()
         listener = nil
-        connections.values.forEach { $0.closeNow() }
-        connections = [:]
-        strangers = []
+        closeConnections()
         timer?.close()
         timer = nil
         strangerTimer?.close()
         strangerTimer = nil
         worker.stop()
         // The next master may have it, as it may have the port.
-        journal = nil
+        store?.end()
+        store = nil
+    }
+
+    private func closeConnections() {
+        connections.values.forEach { $0.closeNow() }
+        connections = [:]
+        strangers = []
+    }
+
+    // MARK: the lead
+
+    private func change(to lead: MasterLead) {
+        switch lead {
+        case .leads(let term, let state): begin(term, state)
+        case .follows(let leader): follow(leader: leader)
+        }
+    }
+
+    private func begin(_ term: Int64?, _ state: MasterState?) {
+        lead = .leads(term: term, nil)
+        tenure = MasterTenure(number: tenure.number + 1, began: state, passedOn: tenure.passedOn)
+        if let term { Log.write(.info, "this master leads, in term \(term)") }
+        if let state {
+            let count = state.groups.reduce(0) { $0 + $1.members.count }
+            let place = term == nil ? "the journal" : "etcd"
+            Log.write(.info, "the run goes on from \(place): \(count) members are expected to attach again")
+            machine = MasterMachine(
+                restoring: state, timeouts: timeouts, now: EventLoop.now,
+                patience: term == nil ? .milliseconds(0) : timeouts.deadTime)
+        } else {
+            var random = SystemRandomNumberGenerator()
+            machine = MasterMachine(
+                run: RunID(high: random.next(), low: random.next()), timeouts: timeouts, now: EventLoop.now)
+        }
+        pump(.tick)
+    }
+
+    /// Whatever was to be sent is not: peers see connections that end, and look for who leads.
+    private func follow(leader: String?) {
+        if case .follows = lead, let leader { Log.write(.info, "\(leader) leads") }
+        lead = .follows(leader: leader)
+        machine = nil
+        events.removeAll()
+        tenure.held.removeAll()
+        tenure.isKeeping = false
+        closeConnections()
+        strangerTimer?.cancel()
+        timer?.cancel()
+    }
+
+    private var mayAct: Bool { store?.mayAct ?? true }
+
+    /// The store may still hope.
+    private func stepDown() {
+        follow(leader: nil)
+        store?.giveUp("its lease may have ended", holdOff: .milliseconds(0))
+    }
+
+    /// Whoever hears nobody may be the one that is cut off. Members that do not hear it look elsewhere, and must find a master
+    /// there before this one takes them for lost. If all masters had the lead and none heard anything, they are.
+    private func passOnIfDeaf() {
+        guard let store, store.isShared, let machine, let heard = machine.lastHeardOfAnybody else { return }
+        guard heard + timeouts.deadTime / 2 <= loop.now, tenure.mayPassOn(machine) else { return }
+        tenure.passedOn = .some(tenure.began)
+        store.giveUp("it hears no peer, and another may", holdOff: timeouts.deadTime * 3)
     }
 
     private func accept(_ socket: consuming Socket, _ host: SocketAddress.Host) {
         if strangers.count >= MasterSession.strangerLimit { drop(strangers[0].id, "too many strangers") }
         let id = ConnectionID(nextConnection)
         nextConnection += 1
-        let connection = ControlConnection(loop, socket, .acceptor(host), credentials, run: machine.run)
+        let isLeading = machine != nil
+        let connection = ControlConnection(
+            loop, socket, .acceptor(host), credentials, run: machine?.run, greeting: isLeading ? .control : .standby)
         connections[id] = connection
         if strangers.isEmpty { strangerTimer?.fire(at: loop.now + timeouts.dialPatience) }
         strangers.append((id, loop.now + timeouts.dialPatience))
         connection.onGreeted = { [weak self] in
+            guard isLeading else { return self?.sendAway(id) ?? () }
             var random = SystemRandomNumberGenerator()
             let secret = PeerSecret(high: random.next(), low: random.next())
             self?.pump(.connected(id, from: host, secret: secret))
@@ -140,6 +208,12 @@ package final class MasterSession: @unchecked Sendable {
             pump(.closed(id, reason: reason, mayReturn: mayReturn))
         }
         connection.start()
+    }
+
+    /// At once, so that a peer asks the next of its masters: the greeting has told it.
+    private func sendAway(_ id: ConnectionID) {
+        strangers.removeAll { $0.id == id }
+        connections.removeValue(forKey: id)?.closeWhenSent()
     }
 
     private func take(_ bytes: [UInt8], from id: ConnectionID) {
@@ -169,33 +243,69 @@ package final class MasterSession: @unchecked Sendable {
         isPumping = true
         defer { isPumping = false }
         var effects: [MasterMachine.Effect] = []
-        var next = 0
-        while next < events.count {
-            machine.handle(events[next], at: loop.now, effects: &effects)
-            next += 1
-            for effect in effects { perform(effect) }
+        while machine != nil, !events.isEmpty {
+            machine?.handle(events.removeFirst(), at: loop.now, effects: &effects)
+            let due = effects
             effects.removeAll(keepingCapacity: true)
+            for effect in due { performInOrder(effect) }
         }
         events.removeAll(keepingCapacity: true)
+        if case .tick = event { passOnIfDeaf() }
+    }
+
+    /// What follows a state that is not kept yet waits for it, all else goes on meanwhile: to the peers it is as if the network
+    /// were slow.
+    private func performInOrder(_ effect: MasterMachine.Effect) {
+        switch effect {
+        case .wake(let instant): timer?.fire(at: instant)
+        // It says nothing, and who waits for it would look for another master.
+        case .send(_, .heartbeat): perform(effect)
+        case .persist, .send, .close, .solve, .improve, .log:
+            if tenure.isKeeping { tenure.held.append(effect) } else { perform(effect) }
+        }
+    }
+
+    private func performHeld() {
+        while !tenure.isKeeping, !tenure.held.isEmpty { perform(tenure.held.removeFirst()) }
     }
 
     private func perform(_ effect: MasterMachine.Effect) {
+        guard machine != nil else { return }
+        // Also without anything to be kept: another master may have begun to decide.
+        guard mayAct else { return stepDown() }
+        if case .leads(let term?, _) = lead, tenure.isActToBeTold(at: loop.now) {
+            Log.write(.trace, "acts in term \(term), at \(loop.now.nanoseconds) ns")
+        }
         switch effect {
-        case .persist(let state): journal?.append(state)
+        case .persist(let state): keep(state)
         case .send(let id, let message): connections[id]?.send(message.bytes)
         case .close(let id): connections.removeValue(forKey: id)?.closeWhenSent()
         case .solve(let group, let question, let problem, let seed):
-            worker.solve(problem, seed: seed) { [weak self] solution in
-                guard let self else { return }
-                loop.submit { self.pump(.solved(group, question: question, solution)) }
+            worker.solve(problem, seed: seed) { [weak self, tenure = tenure.number] solution in
+                self?.submit(.solved(group, question: question, solution), in: tenure)
             }
         case .improve(let group, let problem, let seed):
-            worker.improve(problem, seed: seed) { [weak self] order in
-                guard let self else { return }
-                loop.submit { self.pump(.improved(group, order: order)) }
+            worker.improve(problem, seed: seed) { [weak self, tenure = tenure.number] order in
+                self?.submit(.improved(group, order: order), in: tenure)
             }
         case .wake(let instant): timer?.fire(at: instant)
         case .log(let line): Log.write(Log.Level(line.level), line.text)
         }
+    }
+
+    private func keep(_ state: MasterState) {
+        guard let store else { return }
+        // A later one holds all of it, and what stands between them may as well wait for that.
+        let latest = tenure.takeLatestState() ?? state
+        tenure.isKeeping = true
+        store.append(latest) { [weak self, tenure = tenure.number] in
+            guard let self, self.tenure.number == tenure else { return }
+            self.tenure.isKeeping = false
+            performHeld()
+        }
+    }
+
+    private func submit(_ event: MasterMachine.Event, in tenure: Int) {
+        loop.submit { [self] in if self.tenure.number == tenure { pump(event) } }
     }
 }

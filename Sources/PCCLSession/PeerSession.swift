@@ -90,6 +90,11 @@ package final class PeerSession: @unchecked Sendable {
     private var dialledAddress: SocketAddress?
     private var greetedAddress: SocketAddress?
     private var masterErrors: [String] = []
+    /// Fell silent, or did not answer: the others are asked before it.
+    private var silentAddress: SocketAddress?
+    private var sawStandby = false
+    private var leaderSoughtUntil = Instant(nanoseconds: 0)
+    private var roundTimer: LoopTimer?
     private var dialTimer: LoopTimer?
     private var wakeTimer: LoopTimer?
     private var events: [PeerMachine.Event] = []
@@ -207,6 +212,7 @@ package final class PeerSession: @unchecked Sendable {
         prober = LinkProber(loop) { [weak mesh] in mesh?.link(to: $0) }
         wakeTimer = LoopTimer(loop) { [weak self] in self?.pump(.tick) }
         dialTimer = LoopTimer(loop) { [weak self] in self?.dialTimedOut() }
+        roundTimer = LoopTimer(loop) { [weak self] in self?.dialMasters() }
         let anyHost = SocketAddress.Host.v6(high: 0, low: 0)
         do {
             let port: UInt16
@@ -216,19 +222,20 @@ package final class PeerSession: @unchecked Sendable {
                 // A kernel without IPv6.
                 port = try mesh.listen(on: .v4(0), basePort: configuration.portBase)
             }
-            machine = PeerMachine(
-                PeerMachine.Configuration(
-                    group: configuration.group, listenPort: port, addresses: addresses(port),
-                    stripes: configuration.stripesPerLink, ensemble: configuration.ensemble,
-                    timeouts: configuration.timeouts,
-                    algorithm: { [forced = configuration.algorithm] descriptor, assignment in
-                        descriptor.collective.suited(
-                            forced
-                                ?? CostModel.algorithm(
-                                    byteCount: descriptor.wireByteCount,
-                                    partialByteCount: descriptor.partialWireByteCount,
-                                    worldSize: assignment.members.count, arrangement: assignment.arrangement))
-                    }))
+            var machine = PeerMachine.Configuration(
+                group: configuration.group, listenPort: port, addresses: addresses(port),
+                stripes: configuration.stripesPerLink, ensemble: configuration.ensemble,
+                timeouts: configuration.timeouts,
+                algorithm: { [forced = configuration.algorithm] descriptor, assignment in
+                    descriptor.collective.suited(
+                        forced
+                            ?? CostModel.algorithm(
+                                byteCount: descriptor.wireByteCount,
+                                partialByteCount: descriptor.partialWireByteCount,
+                                worldSize: assignment.members.count, arrangement: assignment.arrangement))
+                })
+            machine.hasSeveralMasters = configuration.master.count > 1
+            self.machine = PeerMachine(machine)
             return .success(())
         } catch {
             return .failure(error)
@@ -261,6 +268,8 @@ package final class PeerSession: @unchecked Sendable {
         wakeTimer = nil
         dialTimer?.close()
         dialTimer = nil
+        roundTimer?.close()
+        roundTimer = nil
         // The machine stays: it answers calls of other threads that come between this and the end of the loop.
     }
 
@@ -290,19 +299,15 @@ package final class PeerSession: @unchecked Sendable {
     private func perform(_ effect: PeerMachine.Effect) {
         switch effect {
         case .dialMaster:
-            // Where it was found last, it is looked for first.
-            masterAddresses = configuration.master.filter { $0 == greetedAddress }
-            masterAddresses += configuration.master.filter { $0 != greetedAddress }
-            masterErrors = []
-            dialNextMaster()
+            leaderSoughtUntil = loop.now + leaderPatience
+            dialMasters()
         case .closeMaster:
             control?.closeWhenSent()
-            control = nil
-            dialTimer?.cancel()
+            forgetMaster()
         case .abandonMaster:
+            if control != nil { silentAddress = dialledAddress }
             control?.abandon()
-            control = nil
-            dialTimer?.cancel()
+            forgetMaster()
         case .sendToMaster(let message):
             control?.send(message.bytes)
         case .wantLinks(let registration, let members):
@@ -394,8 +399,30 @@ package final class PeerSession: @unchecked Sendable {
 
     // MARK: the master
 
+    private func forgetMaster() {
+        control = nil
+        dialTimer?.cancel()
+        roundTimer?.cancel()
+    }
+
+    /// Where it was found last, it is looked for first.
+    private func dialMasters() {
+        let first = greetedAddress == silentAddress ? nil : greetedAddress
+        masterAddresses = configuration.master.filter { $0 == first }
+        masterAddresses += configuration.master.filter { $0 != first && $0 != silentAddress }
+        masterAddresses += configuration.master.filter { $0 != first && $0 == silentAddress }
+        masterErrors = []
+        sawStandby = false
+        dialNextMaster()
+    }
+
     private func dialNextMaster() {
         guard !masterAddresses.isEmpty else {
+            // Masters are there, and one of them will lead.
+            if sawStandby, loop.now < leaderSoughtUntil {
+                roundTimer?.fire(at: loop.now + timeouts.firstRedial * 4)
+                return
+            }
             let reason = masterErrors.isEmpty ? "no address is known" : masterErrors.joined(separator: "; ")
             return pump(.masterUnreachable(reason))
         }
@@ -414,6 +441,7 @@ package final class PeerSession: @unchecked Sendable {
         connection.onGreeted = { [weak self] in
             self?.dialTimer?.cancel()
             self?.greetedAddress = address
+            if self?.silentAddress == address { self?.silentAddress = nil }
             self?.pump(.masterConnected)
         }
         connection.onMessage = { [weak self] bytes in self?.takeFromMaster(bytes) }
@@ -425,6 +453,7 @@ package final class PeerSession: @unchecked Sendable {
                 pump(.masterClosed("\(address): \(reason)"))
             } else {
                 dialTimer?.cancel()
+                if reason == Preamble.Problem.standby.description { sawStandby = true }
                 masterErrors.append("\(address): \(reason)")
                 dialNextMaster()
             }
@@ -438,6 +467,11 @@ package final class PeerSession: @unchecked Sendable {
         connection.start()
     }
 
+    private var timeouts: Timeouts { identity?.timeouts ?? configuration.timeouts }
+
+    /// As long as members wait for a master that is gone.
+    private var leaderPatience: Interval { max(timeouts.masterGrace, timeouts.dialPatience) }
+
     /// Who attaches again has a dead time for it, whatever the number of addresses.
     private var masterPatience: Interval {
         identity.map { $0.timeouts.dialPatience / 3 } ?? configuration.timeouts.dialPatience
@@ -446,6 +480,7 @@ package final class PeerSession: @unchecked Sendable {
     private func dialTimedOut() {
         control?.closeNow()
         control = nil
+        silentAddress = dialledAddress
         masterErrors.append(
             "\(dialledAddress?.description ?? "the master"): no greeting came within "
                 + "\(masterPatience.seconds) s; is it a pccl-master?")
@@ -500,7 +535,7 @@ extension Place {
 }
 
 extension Log.Level {
-    init(_ level: LogLine.Level) {
+    package init(_ level: LogLine.Level) {
         switch level {
         case .trace: self = .trace
         case .debug: self = .debug

@@ -15,6 +15,7 @@ package final class ControlConnection {
     private let loop: EventLoop
     private let channel: Channel
     private let side: Side
+    private let greeting: Preamble.Role
     private var poll: Poll?
     private var isConnecting: Bool
     private var isOpen = false
@@ -35,12 +36,13 @@ package final class ControlConnection {
     private static let outgoingLimit = 64 << 20
     private static let readBytes = 64 << 10
 
-    /// `run`: the one this side knows of, if any.
+    /// `run`: the one this side knows of, if any. `greeting`: what this side says that it is.
     package init(
         _ loop: EventLoop, _ socket: consuming Socket, _ side: Side, _ credentials: Credentials = .none,
-        run: RunID? = nil
+        run: RunID? = nil, greeting: Preamble.Role = .control
     ) {
         self.loop = loop
+        self.greeting = greeting
         self.side = side
         switch side {
         case .dialler:
@@ -55,7 +57,7 @@ package final class ControlConnection {
     package func start() {
         poll = Poll(loop, descriptor: channel.descriptor) { [weak self] ready in self?.act(ready) }
         guard poll != nil else { return fail("the connection cannot be watched") }
-        outgoing = Preamble(role: .control).bytes
+        outgoing = Preamble(role: greeting).bytes
         if isConnecting { poll?.watch(.write) } else { open() }
     }
 

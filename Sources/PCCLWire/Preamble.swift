@@ -12,6 +12,8 @@ package struct Preamble: Equatable, Sendable {
         case token = 3
         /// In place of an answer, to who has no keys.
         case keysWanted = 4
+        /// A master towards whoever comes while another one leads. It closes the connection.
+        case standby = 5
     }
 
     package static let byteCount = 16
@@ -41,6 +43,8 @@ package struct Preamble: Equatable, Sendable {
         case otherVersion(UInt16)
         case otherRole(UInt8)
 
+        package static let standby = Problem.otherRole(Role.standby.rawValue)
+
         package var description: String {
             switch self {
             case .tls: "it speaks TLS, and this side has no keys (PCCL_KEYS)"
@@ -51,6 +55,7 @@ package struct Preamble: Equatable, Sendable {
             case .otherRole(2): "a peer answered where a master was expected"
             case .otherRole(3): "the other side asks for a join token, and this side has none (PCCL_TOKEN_FILE)"
             case .otherRole(4): "the other side asks for a certificate, and this side has no keys (PCCL_KEYS)"
+            case .otherRole(5): "this master does not lead now"
             case .otherRole(let role): "the other side has the unknown role \(role)"
             }
         }

@@ -2,6 +2,7 @@ import ArgumentParser
 import Glibc
 import PCCL
 import PCCLBase
+import PCCLSession
 import PCCLTransport
 
 /// The daemon: one master, from its start to SIGTERM or SIGINT.
@@ -17,6 +18,9 @@ struct MasterCommand: ParsableCommand {
 
             The journal is a small file. Unless --journal says where, it is master-PORT.journal in $STATE_DIRECTORY, \
             in $XDG_STATE_HOME/pccl or in ~/.local/state/pccl, whichever is known first.
+
+            Of several masters that are given the same etcd (--store), one leads, and another takes over when it ends or is \
+            cut off; peers are told where all of them are (PCCL_MASTERS).
             """,
         version: Release.version)
 
@@ -33,6 +37,13 @@ struct MasterCommand: ParsableCommand {
         help: ArgumentHelp(
             "Where to keep what a master that is started anew must know.", valueName: "path"))
     var journal: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Where to keep it otherwise: file:DIR, for a journal in that folder, or \(EtcdLocation.form).",
+            discussion: "In etcd (version 3) it is kept for all masters of the run, of which one leads at a time.",
+            valueName: "url"))
+    var store: StoreOption?
 
     @Flag(help: "Keep nothing on disk: a master that is started anew takes over what its peers report.")
     var noJournal = false
@@ -67,6 +78,9 @@ struct MasterCommand: ParsableCommand {
 
     func validate() throws {
         guard journal == nil || !noJournal else { throw ValidationError("--journal goes without --no-journal") }
+        guard store == nil || (journal == nil && !noJournal) else {
+            throw ValidationError("--store goes without --journal and --no-journal")
+        }
         guard journal != "" else { throw ValidationError("--journal needs a path") }
         if let http, StatusAddress(parsing: http) == nil {
             throw ValidationError("--http \(http): a port, or ADDRESS:PORT, with an IPv6 address in brackets")
@@ -78,11 +92,15 @@ struct MasterCommand: ParsableCommand {
         let signals = TerminationSignals.block()
 
         let listenHost = listen.map(withoutBrackets) ?? anyAddress()
+        let etcd = try etcdStore()
         let master: Master
         do {
-            master = Master(
-                listen: try SocketAddress(host: listenHost, port: port), journal: journalPath, keys: keys,
-                tokenFile: tokenFile)
+            let address = try SocketAddress(host: listenHost, port: port)
+            if let etcd {
+                master = Master(listen: address, keys: keys, tokenFile: tokenFile) { etcd }
+            } else {
+                master = Master(listen: address, journal: journalPath, keys: keys, tokenFile: tokenFile)
+            }
             try master.run()
         } catch {
             throw Failure(explanation(of: error, listenHost: listenHost))
@@ -101,6 +119,7 @@ struct MasterCommand: ParsableCommand {
         if let status { writeLine("status at http://\(status.address)/") }
         writeLine("listening on \(endpoint(listenHost, master.port))")
         signals.onFirst {
+            etcd?.retire()
             // It only fails on a master that does not run, and then there is nothing to end.
             try? master.interrupt()
         }
@@ -118,10 +137,11 @@ struct MasterCommand: ParsableCommand {
         do {
             let address = try SocketAddress(host: wanted.host, port: wanted.port)
             return try StatusServer(at: address) { show in
-                master.inspect { machine, journal in
+                master.inspect { machine, standing in
                     show(
                         StatusSnapshot(
-                            of: machine, journal, started: started, now: EventLoop.now, unixNow: secondsSince1970()))
+                            of: machine, standing, deadTime: Environment.process.timeouts.deadTime, started: started,
+                            now: EventLoop.now, unixNow: secondsSince1970()))
                 }
             }
         } catch let error as PCCLError {
@@ -135,6 +155,7 @@ struct MasterCommand: ParsableCommand {
     /// A port that the system chooses is another one the next time, so nobody would come back to it.
     private var journalPath: String? {
         if let journal { return journal }
+        if case .folder(let folder) = store { return "\(folder)/master-\(port).journal" }
         guard !noJournal, port != 0 else { return nil }
         guard let folder = StateFolder.path else {
             writeLine("no journal is kept: neither STATE_DIRECTORY, XDG_STATE_HOME nor HOME is set; see --journal")
@@ -146,6 +167,15 @@ struct MasterCommand: ParsableCommand {
             return nil
         }
         return "\(folder)/master-\(port).journal"
+    }
+
+    private func etcdStore() throws -> EtcdStore? {
+        guard case .etcd(let location) = store else { return nil }
+        do throws(SystemError) {
+            return try EtcdStore(at: location, deadTime: Environment.process.timeouts.deadTime)
+        } catch {
+            throw Failure("--store: \(error)")
+        }
     }
 
     /// Why it could not start, and what to do about it.

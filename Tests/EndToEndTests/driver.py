@@ -18,6 +18,7 @@ import data
 import demos
 import deploy
 import doctor
+import failover
 import keys
 import labs
 import losses
@@ -63,8 +64,8 @@ def all_cases() -> dict:
     data come twice, for the two ways it may take, unless they are long."""
     cases = {}
     modules = (
-        bench, chaos, data, demos, deploy, doctor, keys, losses, membership, masters, security, strangers, watching,
-        labs)
+        bench, chaos, data, demos, deploy, doctor, failover, keys, losses, membership, masters, security, strangers,
+        watching, labs)
     for module in modules:
         for name, function in vars(module).items():
             if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
@@ -131,6 +132,8 @@ def main() -> int:
     seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(4), "little")
     print(f"seed {seed}", flush=True)
     signal.signal(signal.SIGALRM, stuck)
+    # Who ends it early still wants nothing left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     tools = Tools(options.master, options.worker, options.logs, seed)
     started = time.monotonic()
     outcomes = [run(name, cases[name], tools) for name in chosen]

@@ -51,6 +51,7 @@ class Line:
         self.text = text
         self.name = words[0] if words else ""
         self.values = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+        self.read_at = time.monotonic()
 
     def __getattr__(self, key: str):
         try:
@@ -186,12 +187,12 @@ def stacks(pid: int) -> str:
 
 class Worker(Process):
     def __init__(self, case: "Case", number: int, port: int, group: int, stripes: int, host: str,
-                 env: Dict[str, str]) -> None:
+                 env: Dict[str, str], prefix: Sequence[str] = ()) -> None:
         self.number = number
         case.started += 1
         super().__init__(
             case, f"worker-{number}-{case.started}",
-            [case.tools.worker, str(number), host, str(port), str(group), str(stripes)], {**case.env, **env})
+            [*prefix, case.tools.worker, str(number), host, str(port), str(group), str(stripes)], {**case.env, **env})
 
     @property
     def bit(self) -> int:
@@ -203,11 +204,13 @@ class Worker(Process):
 
 
 class Master(Process):
-    def __init__(self, case: "Case", host: str, port: int, arguments: Sequence[str]) -> None:
+    def __init__(self, case: "Case", host: str, port: int, arguments: Sequence[str], env: Dict[str, str] = {},
+                 prefix: Sequence[str] = ()) -> None:
         case.started += 1
         super().__init__(
             case, f"master-{case.started}",
-            [case.tools.master, "--listen", host, "--port", str(port), *(arguments or ["--no-journal"])], case.env)
+            [*prefix, case.tools.master, "--listen", host, "--port", str(port), *(arguments or ["--no-journal"])],
+            {**case.env, **env})
         self.host = host
         log = self.wait_for_log("listening on ")
         self.port = int(log.split("listening on ")[1].split()[0].rsplit(":", 1)[1])
@@ -252,17 +255,19 @@ class Case:
         return self._master or self.start_master()
 
     def worker(self, number: int, group: int = 0, stripes: int = 0, port: int = 0, host: str = "",
-               env: Dict[str, str] = {}) -> Worker:
+               env: Dict[str, str] = {}, prefix: Sequence[str] = ()) -> Worker:
         if not port:
             port = self.master.port
         host = host or (self._master.host if self._master else "127.0.0.1")
-        worker = Worker(self, number, port, group, stripes, host, env)
+        worker = Worker(self, number, port, group, stripes, host, env, prefix)
         self.processes.append(worker)
         return worker
 
     def world(self, size: int, group: int = 0, stripes: int = 0, first: int = 0) -> List[Worker]:
         """A group of connected workers, numbered from `first` on."""
-        workers = [self.worker(first + i, group, stripes) for i in range(size)]
+        return self.gathered([self.worker(first + i, group, stripes) for i in range(size)])
+
+    def gathered(self, workers: List[Worker]) -> List[Worker]:
         workers[0].send("connect")
         check(workers[0].expect("connect").rc == SUCCESS, "the first peer of a group is a member at once")
         self.join(workers[:1], workers[1:])

@@ -39,9 +39,9 @@ struct ToldMaster {
                     ensemble: nil)))
     }
 
-    func snapshot(journal: MasterJournal.Figures? = nil) -> StatusSnapshot {
+    func snapshot(journal: MasterJournal.Figures? = nil, lead: MasterStanding.Lead? = nil) -> StatusSnapshot {
         StatusSnapshot(
-            of: machine, journal, started: ToldMaster.start, now: now,
+            of: machine, MasterStanding(figures: journal, lead: lead), deadTime: .seconds(6), started: ToldMaster.start, now: now,
             unixNow: 1_800_000_000 + (now - ToldMaster.start).seconds)
     }
 

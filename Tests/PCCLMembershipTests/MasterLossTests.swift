@@ -154,6 +154,48 @@ struct MasterLossTests {
         #expect(newcomer.answers["B"] == [.failed(.masterUnreachable("reset"))])
     }
 
+    @Test("one of several masters goes before it answers: another is asked, while members would wait for it")
+    func registersElsewhere() {
+        var configuration = PeerMachine.Configuration(
+            group: GroupID(0), listenPort: 1, addresses: [], stripes: 1,
+            timeouts: Timeouts(deadTime: .seconds(5), masterGrace: .seconds(30)))
+        configuration.hasSeveralMasters = true
+        var peer = PeerMachine(configuration)
+        var now = Instant(nanoseconds: 1_000_000_000)
+        func handle(_ event: PeerMachine.Event) -> (dials: Int, abandons: Int, answers: [CallAnswer]) {
+            var effects: [PeerMachine.Effect] = []
+            peer.handle(event, at: now, effects: &effects)
+            var seen = (dials: 0, abandons: 0, answers: [CallAnswer]())
+            for effect in effects {
+                switch effect {
+                case .dialMaster: seen.dials += 1
+                case .abandonMaster: seen.abandons += 1
+                case .answer(_, let answer): seen.answers.append(answer)
+                default: break
+                }
+            }
+            return seen
+        }
+        let end = now + .seconds(30)
+        #expect(handle(.call(CallID(1), .connect)).dials == 1)
+        var rounds = 0
+        while true {
+            _ = handle(.masterConnected)
+            let seen = handle(.masterClosed("reset"))
+            guard seen.answers.isEmpty else {
+                #expect(seen.answers == [.failed(.masterUnreachable("reset"))])
+                break
+            }
+            #expect(seen.dials == 0 && seen.abandons == 1)
+            now = now + .milliseconds(100)
+            #expect(handle(.tick).dials == 0)
+            now = now + .milliseconds(100)
+            #expect(handle(.tick).dials == 1)
+            rounds += 1
+        }
+        #expect(rounds > 100 && now < end)
+    }
+
     @Test("a peer that has lost everything may connect to a new master as a newcomer")
     func newMaster() {
         var c = Cluster(of: "A", "B")

@@ -94,11 +94,14 @@ package struct MasterMachine: Sendable {
         nextHeartbeat = now + timeouts.heartbeatPeriod
     }
 
-    /// Goes on where a master ended that had come to this state.
-    package init(restoring state: MasterState, timeouts: Timeouts, now: Instant) {
+    /// Goes on where a master ended that had come to this state. Members have so much more than the dead time to attach:
+    /// with a master elsewhere they first have to notice that the last one is silent.
+    package init(
+        restoring state: MasterState, timeouts: Timeouts, now: Instant, patience: Interval = .milliseconds(0)
+    ) {
         self.init(run: state.run, timeouts: timeouts, now: now)
         (nextPeer, reservedPeer) = (state.nextPeer, state.nextPeer)
-        for group in state.groups { restore(group, at: now) }
+        for group in state.groups { restore(group, at: now + patience) }
     }
 
     package mutating func handle(_ event: Event, at now: Instant, effects: inout [Effect]) {
@@ -800,6 +803,13 @@ extension MasterMachine {
         if let broken = MasterMachine.brokenInvariant(groups: groups, peers: peers) { return broken }
         return isRebuilding ? nil : MasterMachine.brokenEnsemble(groups: groups, peers: peers)
     }
+
+    /// When the last word came from anybody who is connected. If nobody is: until when members could have attached, less the
+    /// dead time; nil: there are none.
+    package var lastHeardOfAnybody: Instant? {
+        peers.lazy.filter { $0.connection != nil }.map(\.lastHeard).max() ?? peers.lazy.map(\.lastHeard).max()
+    }
+    package var hasConnections: Bool { peers.contains { $0.connection != nil } }
 
     /// It has begun without knowing anything, and takes over what its peers tell.
     package var isRebuilding: Bool { rebuildsUntil != nil }

@@ -96,6 +96,20 @@ extension PeerMachine {
         effects.append(.dialMaster)
     }
 
+    /// A master that was about to register this peer is gone. Whether it did, nobody relies on: it is registered anew.
+    mutating func registersElsewhere(at now: Instant) -> Bool {
+        let dialAt = now + timeouts.firstRedial * 4
+        guard configuration.hasSeveralMasters, dialAt < search.until else { return false }
+        search.dialAt = dialAt
+        return true
+    }
+
+    mutating func dialElsewhere(at now: Instant, _ effects: inout [Effect]) {
+        guard let dialAt = search.dialAt, dialAt <= now else { return }
+        search.dialAt = nil
+        effects.append(.dialMaster)
+    }
+
     /// A connection to a master stands.
     mutating func attach(at now: Instant, _ effects: inout [Effect]) {
         guard detachment != nil else { return }

@@ -27,6 +27,8 @@ package struct PeerMachine: Sendable {
         /// Nil: it is admitted and lost by itself.
         package var ensemble: Ensemble?
         package var timeouts: Timeouts
+        /// If the one that leads ends, another may register this peer.
+        package var hasSeveralMasters = false
         /// The algorithm for an operation in a view. Chosen when an operation starts in an epoch, since its world may be
         /// smaller than that of the launch; nil: as the launch says.
         package var algorithm: (@Sendable (OperationDescriptor, Assignment) -> Algorithm)?
@@ -210,6 +212,8 @@ package struct PeerMachine: Sendable {
     var nextHeartbeat = Instant(nanoseconds: 0)
     /// Set while the master does not count with this peer, which it knew.
     var detachment: Detachment?
+    /// While another master is sought that registers this peer.
+    var search = (until: Instant(nanoseconds: 0), dialAt: Instant?.none)
     private var requestedWake: Instant?
     /// Why this peer is no longer the member that it was, unless it left by itself.
     package private(set) var departure: String?
@@ -289,6 +293,7 @@ package struct PeerMachine: Sendable {
         switch (call, phase) {
         case (.connect, .idle):
             departure = nil
+            search = (now + timeouts.masterGrace, nil)
             phase = .dialling(id)
             effects.append(.dialMaster)
         case (.connect, .dialling), (.connect, .registering), (.connect, .newcomer), (.connect, .member):
@@ -407,6 +412,9 @@ package struct PeerMachine: Sendable {
     private mutating func loseMaster(_ reason: String, at now: Instant, _ effects: inout [Effect]) {
         switch phase {
         case .idle, .left: effects.append(.closeMaster)
+        case .registering(let call) where registersElsewhere(at: now):
+            phase = .dialling(call)
+            effects.append(.abandonMaster)
         case .dialling, .registering:
             effects.append(.closeMaster)
             depart(.masterUnreachable(reason), .notConnected, &effects)
@@ -780,8 +788,8 @@ package struct PeerMachine: Sendable {
 
     private mutating func tick(at now: Instant, _ effects: inout [Effect]) {
         switch phase {
-        case .idle, .dialling, .left:
-            return
+        case .dialling: return dialElsewhere(at: now, &effects)
+        case .idle, .left: return
         case .registering, .newcomer, .member:
             if detachment == nil { keepMaster(at: now, &effects) } else { seekMaster(at: now, &effects) }
         }
@@ -848,7 +856,8 @@ package struct PeerMachine: Sendable {
         var next: Instant?
         func consider(_ instant: Instant) { next = min(next ?? instant, instant) }
         switch phase {
-        case .idle, .dialling, .left: break
+        case .idle, .left: break
+        case .dialling: search.dialAt.map { consider($0) }
         case .registering, .newcomer, .member:
             if let detachment {
                 detachment.nextWake.map { consider($0) }

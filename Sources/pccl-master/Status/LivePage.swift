@@ -90,7 +90,10 @@ enum LivePage {
         }
         function show(s) {
           document.title = "pccl-master: " + s.groups.reduce((n, g) => n + g.members.length, 0) + " members";
-          const parts = [s.version, "run " + s.run, "up " + span(s.uptime_seconds)];
+          const parts = [s.version, "up " + span(s.uptime_seconds)];
+          if (s.run) parts.push("run " + s.run);
+          if (s.lead) parts.push(s.lead.leads ? "leads in term " + s.lead.term
+            : s.lead.leader ? "stands by while " + s.lead.leader + " leads" : "stands by, and nobody leads");
           if (s.journal) parts.push("journal " + (s.journal.failing ? "cannot be written" : s.journal.bytes + " bytes"));
           if (s.rebuilding) parts.push("takes over what its peers report");
           byId("about").textContent = parts.join(" · ");

@@ -45,6 +45,9 @@ extension StatusSnapshot {
     /// It serves, and somebody may want to know this.
     var remarks: [String] {
         var remarks: [String] = []
+        if case .follows(let leader) = lead {
+            remarks.append(leader.map { "it stands by while \($0) leads" } ?? "it stands by, and nobody leads")
+        }
         if journal?.hasFailed == true { remarks.append("the journal cannot be written") }
         if isRebuilding { remarks.append("it was started without a journal, and takes over what its peers report") }
         for group in groups where group.phase.name == .recovering {

@@ -1,5 +1,6 @@
 import PCCLBase
 import PCCLMembership
+import PCCLSession
 import PCCLWire
 import StrictJSON
 
@@ -9,7 +10,7 @@ extension StatusSnapshot {
         .object([
             .init("tool", .string("pccl-master")),
             .init("version", .string(version)),
-            .init("run", .string(run)),
+            .init("run", run.map { .string($0) } ?? .null),
             .init("now", .seconds(unixNow)),
             .init("started", .seconds(unix(started))),
             .init("uptime_seconds", .seconds((now - started).seconds)),
@@ -23,11 +24,24 @@ extension StatusSnapshot {
                         .init("failing", .bool($0.hasFailed)),
                     ])
                 } ?? .null),
+            .init("lead", lead.map(json(of:)) ?? .null),
             .init("groups", .array(groups.map(json(of:)))),
             .init("stuck", .array(stuck.map(json(of:)))),
             .init("counts", counts),
             .init("history", .array(tally.changes.map(json(of:)))),
         ])
+    }
+
+    private func json(of lead: MasterStanding.Lead) -> JSONValue {
+        switch lead {
+        case .leads(let term):
+            .object([.init("leads", .bool(true)), .init("term", .number(Double(term))), .init("leader", .null)])
+        case .follows(let leader):
+            .object([
+                .init("leads", .bool(false)), .init("term", .null),
+                .init("leader", leader.map { .string($0) } ?? .null),
+            ])
+        }
     }
 
     private func json(of group: Group) -> JSONValue {

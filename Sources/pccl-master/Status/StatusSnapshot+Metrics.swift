@@ -6,16 +6,26 @@ extension StatusSnapshot {
     var metrics: String {
         var m = MetricsText()
         m.family("pccl_master_info", .gauge, "Always 1; the release, and the beginning of the run's name.")
-        m.sample(1, ["version": version, "run": run])
+        m.sample(1, ["version": version, "run": run ?? ""])
         m.family("pccl_master_start_time_seconds", .gauge, "When the master was started, in seconds since 1970.")
         m.seconds(unix(started))
         m.family("pccl_master_uptime_seconds", .gauge, "Time since the master was started.")
         m.seconds((now - started).seconds)
+        writeLead(to: &m)
         writeGroups(to: &m)
         writeChanges(to: &m)
         writeFlushes(to: &m)
         writeJournal(to: &m)
         return m.text
+    }
+
+    private func writeLead(to m: inout MetricsText) {
+        guard let lead else { return }
+        m.family("pccl_master_leads", .gauge, "1: this master leads; 0: another one, or none at the moment.")
+        guard case .leads(let term) = lead else { return m.sample(0) }
+        m.sample(1)
+        m.family("pccl_master_term", .gauge, "Grows whenever a master begins to lead; of the one that does.")
+        m.sample(Double(term))
     }
 
     private func writeGroups(to m: inout MetricsText) {

@@ -75,8 +75,9 @@ struct StatusSnapshot: Sendable {
     }
 
     var version = Release.version
-    /// Enough of the run's name to tell it from another; all of it would let a stranger pass for a peer.
-    var run: String
+    /// Enough of the run's name to tell it from another; all of it would let a stranger pass for a peer. Nil: another master
+    /// leads, and this one knows nothing of the run.
+    var run: String?
     var now: Instant
     /// The same moment, in seconds since 1970.
     var unixNow: Double
@@ -85,6 +86,8 @@ struct StatusSnapshot: Sendable {
     /// It was started without a journal, and takes over from its peers what it should know.
     var isRebuilding: Bool
     var journal: MasterJournal.Figures?
+    /// Nil: no other master could lead.
+    var lead: MasterStanding.Lead?
     /// Those that have peers.
     var groups: [Group]
     var tally: MasterTally
@@ -97,12 +100,14 @@ struct StatusSnapshot: Sendable {
 extension StatusSnapshot {
     /// Copies, and computes next to nothing: the master waits meanwhile. At most 1,024 peers are copied.
     init(
-        of machine: MasterMachine, _ journal: MasterJournal.Figures?, started: Instant, now: Instant, unixNow: Double
+        of machine: MasterMachine?, _ standing: MasterStanding, deadTime: Interval, started: Instant, now: Instant,
+        unixNow: Double
     ) {
         self.init(
-            run: StatusSnapshot.shortName(machine.run), now: now, unixNow: unixNow, started: started,
-            deadTime: machine.timeouts.deadTime, isRebuilding: machine.isRebuilding, journal: journal, groups: [],
-            tally: machine.tally)
+            run: machine.map { StatusSnapshot.shortName($0.run) }, now: now, unixNow: unixNow, started: started,
+            deadTime: deadTime, isRebuilding: machine?.isRebuilding ?? false, journal: standing.figures,
+            lead: standing.lead, groups: [], tally: machine?.tally ?? MasterTally())
+        guard let machine else { return }
         let peers = Dictionary(machine.peers.map { ($0.id, $0) }, uniquingKeysWith: { first, _ in first })
         for group in machine.groups where !group.members.isEmpty || !group.newcomers.isEmpty {
             groups.append(

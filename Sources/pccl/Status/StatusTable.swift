@@ -18,7 +18,14 @@ struct StatusTable {
         var parts = [
             "pccl-master \(report["version"].text) at \(address)", "up \(Self.span(report["uptime_seconds"].amount))",
         ]
-        parts.append("run \(report["run"].text)")
+        if let run = report["run"], run != .null { parts.append("run \(run.text)") }
+        if let lead = report["lead"], lead != .null {
+            parts.append(
+                lead["leads"] == .bool(true)
+                    ? "leads in term \(UInt64(max(0, lead["term"].amount)))"
+                    : lead["leader"] == .null
+                        ? "stands by, and nobody leads" : "stands by while \(lead["leader"].text) leads")
+        }
         if let journal = report["journal"], journal != .null {
             parts.append(
                 journal["failing"] == .bool(true)
