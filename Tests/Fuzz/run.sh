@@ -25,8 +25,9 @@ usage() { sed -n '4,6s/^# *//p' "$0" >&2; exit 2; }
 # The package manager has no fuzzer among its sanitizers, so the rooms are compiled one by one. Of the session only the
 # journal is needed. gold warns of every symbol of the sanitizer.
 swift_options=(-O -wmo -parse-as-library -package-name swift_pccl -swift-version 6 -module-cache-path "$work/cache"
-    -sanitize=fuzzer,address -I "$work" -I Sources/CUV -I Sources/COpenSSL -I Sources/CZstd -Xcc -ISources/CKernels/include -Xcc -ISources/CShims/include
+    -sanitize=fuzzer,address -I "$work" -I Sources/CUV -I Sources/COpenSSL -I Sources/CZstd -Xcc -ISources/CKernels/include -Xcc -ISources/CShims/include -Xcc -ISources/CTLS/include
     -Xcc -fmodule-map-file=.build/fuzz/CKernels.modulemap -Xcc -fmodule-map-file=.build/fuzz/CShims.modulemap
+    -Xcc -fmodule-map-file=.build/fuzz/CTLS.modulemap
     -static-stdlib -use-ld=lld)
 
 # room NAME FILE...: compiled again only if it, or one before it, has changed.
@@ -52,7 +53,7 @@ build() {
     # Two of these may run side by side.
     exec 9>"$work/lock"
     flock 9
-    for name in CKernels CShims; do
+    for name in CKernels CShims CTLS; do
         printf 'module %s { umbrella "%s" export * }\n' $name "$PWD/Sources/$name/include" >"$work/$name.modulemap"
         for file in Sources/$name/*.c; do
             objects+=("$work/$name-$(basename "$file" .c).o")
@@ -68,7 +69,7 @@ build() {
     room PCCLFuzzTargets $(sources Tests/Fuzz/Targets)
     room PCCLFuzz $(sources Tests/Fuzz/Main)
     [ -z "$stale" ] && [ -x "$work/fuzz" ] && return
-    swiftc -sanitize=fuzzer,address -static-stdlib -use-ld=lld "${objects[@]}" -luv -o "$work/fuzz" || exit 1
+    swiftc -sanitize=fuzzer,address -static-stdlib -use-ld=lld "${objects[@]}" -luv -lssl -lcrypto -o "$work/fuzz" || exit 1
 }
 
 # seed TARGET: the seeds that the target writes are a part of its corpus.
