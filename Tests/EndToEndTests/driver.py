@@ -55,7 +55,7 @@ def under_tls(function):
 
 
 # Each of those that move data or change who belongs to a group; `--secure` runs all.
-UNDER_TLS = (data.four_stripes, losses.kill_of_2, losses.leave_with_operations_in_flight,
+UNDER_TLS = (data.four_stripes, failover.failover, losses.kill_of_2, losses.leave_with_operations_in_flight,
              membership.join_under_load_asking_first, masters.master_returns, strangers.garbage_on_every_port)
 
 

@@ -122,8 +122,9 @@ struct EtcdMessagesTests {
         let body = "{\(EtcdMessagesTests.header),\"ID\":\"23\",\"TTL\":\"1\"}"
         let whole = Array("HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n\(body)".utf8)
         for length in whole.indices {
-            guard case .failure(.unanswered) = EtcdExchange.answer(
-                to: .grantLease(seconds: 1), Array(whole[..<length]))
+            guard
+                case .failure(.unanswered) = EtcdExchange.answer(
+                    to: .grantLease(seconds: 1), Array(whole[..<length]))
             else {
                 Issue.record("taken for whole at \(length)")
                 continue
@@ -149,7 +150,9 @@ struct EtcdMessagesTests {
         }
         #expect(StoreOption(argument: "file:/var/lib/pccl/") == .folder("/var/lib/pccl"))
         #expect(StoreOption(argument: "file:/") == .folder("/"))
-        for wrong in ["file:", "/var/lib/pccl", "etcd:a:1/x"] { #expect(StoreOption(argument: wrong) == nil, "\(wrong)") }
+        for wrong in ["file:", "/var/lib/pccl", "etcd:a:1/x"] {
+            #expect(StoreOption(argument: wrong) == nil, "\(wrong)")
+        }
         if case .etcd(let location) = StoreOption(argument: "etcd://a:1/x") {
             #expect(location.prefix == "/x")
         } else {

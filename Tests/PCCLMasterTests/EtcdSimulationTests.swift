@@ -68,7 +68,9 @@ private struct FailoverSimulation {
             }
             for index in candidates.indices { live(index) }
         }
-        if problems.isEmpty, !candidates.contains(where: { $0.term != nil }) { problems.append("nobody leads in the end") }
+        if problems.isEmpty, !candidates.contains(where: { $0.term != nil }) {
+            problems.append("nobody leads in the end")
+        }
     }
 
     private mutating func breakSomething() {

@@ -41,7 +41,8 @@ struct ToldMaster {
 
     func snapshot(journal: MasterJournal.Figures? = nil, lead: MasterStanding.Lead? = nil) -> StatusSnapshot {
         StatusSnapshot(
-            of: machine, MasterStanding(figures: journal, lead: lead), deadTime: .seconds(6), started: ToldMaster.start, now: now,
+            of: machine, MasterStanding(figures: journal, lead: lead), deadTime: .seconds(6), started: ToldMaster.start,
+            now: now,
             unixNow: 1_800_000_000 + (now - ToldMaster.start).seconds)
     }
 
@@ -156,6 +157,22 @@ struct StatusSnapshotTests {
         let failing = MasterJournal.Figures(bytes: 0, appends: 0, hasFailed: true)
         pages = StatusPages(ToldMaster.eventful.snapshot(journal: failing))
         #expect(pages.response(.health) == .text(.ok, "ok\nthe journal cannot be written"))
+    }
+
+    @Test("of several masters each says whether it leads; who does not shows nothing of the run")
+    func lead() {
+        let leading = ToldMaster.eventful.snapshot(lead: .leads(term: 12))
+        #expect(leading.json["lead"]?["leads"] == .bool(true) && leading.json["lead"]?["term"] == .number(12))
+        #expect(leading.metrics.contains("\npccl_master_leads 1\n") && leading.metrics.contains("\npccl_master_term 12\n"))
+        let standby = StatusSnapshot(
+            of: nil, MasterStanding(figures: nil, lead: .follows(leader: "a:1")), deadTime: .seconds(6),
+            started: ToldMaster.start, now: ToldMaster.start, unixNow: 1_800_000_000)
+        #expect(standby.json["run"] == .null && standby.json["groups"] == .array([]))
+        #expect(standby.json["lead"]?["leads"] == .bool(false) && standby.json["lead"]?["leader"] == .string("a:1"))
+        #expect(standby.metrics.contains("\npccl_master_leads 0\n") && !standby.metrics.contains("pccl_master_term"))
+        var pages = StatusPages(standby)
+        #expect(pages.response(.health) == .text(.ok, "ok\nit stands by while a:1 leads"))
+        #expect(ToldMaster.eventful.snapshot().json["lead"] == .null)
     }
 
     @Test("the page asks nobody but the master, and has no way to write markup")

@@ -65,10 +65,12 @@ private final class ToldStore: MasterStore, @unchecked Sendable {
 
     private func onLoop(_ body: @escaping @Sendable () -> Void) {
         let done = Completion<Void>()
-        guard loopBox.withLock({ $0 })?.submit({
-            body()
-            done.set(())
-        }) == true else { return }
+        guard
+            loopBox.withLock({ $0 })?.submit({
+                body()
+                done.set(())
+            }) == true
+        else { return }
         done.wait()
     }
 

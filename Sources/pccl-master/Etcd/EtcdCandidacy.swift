@@ -172,11 +172,11 @@ struct EtcdCandidacy: Sendable {
         case .loading(let term, let loading) where loading.question == question:
             loaded(result, term, loading, at: now, &effects)
         case .loading(var term, let loading):
-            guard heartLease(question, result, &term, at: now, &effects) else { return }
+            guard hearOfLease(question, result, &term, at: now, &effects) else { return }
             phase = .loading(term, loading)
         case .leading(var term):
             if term.appending?.question == question { return appended(result, term, at: now, &effects) }
-            guard heartLease(question, result, &term, at: now, &effects) else { return }
+            guard hearOfLease(question, result, &term, at: now, &effects) else { return }
             phase = .leading(term)
         case .looking, .granting, .acquiring: break
         }
@@ -361,7 +361,7 @@ struct EtcdCandidacy: Sendable {
     }
 
     /// False: it leads no longer.
-    private mutating func heartLease(
+    private mutating func hearOfLease(
         _ question: UInt64, _ result: Result<EtcdAnswer, EtcdFailure>, _ term: inout Term, at now: Instant,
         _ effects: inout [Effect]
     ) -> Bool {
@@ -450,7 +450,10 @@ struct EtcdCandidacy: Sendable {
         case .failure(.refused(let reason)):
             if !hasFailed {
                 effects.append(
-                    .log(LogLine(.error, "etcd does not keep the state (\(reason)): whoever waits for this master waits on")))
+                    .log(
+                        LogLine(
+                            .error, "etcd does not keep the state (\(reason)): whoever waits for this master waits on"))
+                )
             }
             hasFailed = true
             retryAppend(&term, at: now)

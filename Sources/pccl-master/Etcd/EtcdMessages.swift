@@ -179,7 +179,8 @@ extension EtcdAnswer {
             }
         // Numbers of gRPC for: invalid argument, not found, permission denied, resource exhausted, failed precondition, out
         // of range, unimplemented, unauthenticated.
-        let isCertain: Bool = if case .number(let code) = json["code"] { [3, 5, 7, 8, 9, 11, 12, 16].contains(code) } else { false }
+        let isCertain: Bool =
+            if case .number(let code) = json["code"] { [3, 5, 7, 8, 9, 11, 12, 16].contains(code) } else { false }
         return isCertain ? .refused(text) : .unanswered(text)
     }
 }

@@ -153,7 +153,8 @@ final class EtcdStore: MasterStore, @unchecked Sendable {
             let state: MasterState? = if let bytes { try MasterState(bytes) } else { nil }
             onChange?(.leads(term: term, state))
         } catch {
-            Log.write(.error, "\(location.stateKey) holds what this release cannot read (\(error)); it is left as it is")
+            Log.write(
+                .error, "\(location.stateKey) holds what this release cannot read (\(error)); it is left as it is")
             pump(.giveUp(reason: "the state cannot be read", holdOff: .seconds(Double(leaseSeconds))))
         }
     }

@@ -9,6 +9,8 @@ struct StatusTable {
     var changeLimit = 10
 
     var lines: [String] {
+        // It knows nothing of the run.
+        if let lead = report["lead"], lead["leads"] == .bool(false) { return [headline] }
         let groups = report["groups"].elements
         return [headline] + groups.flatMap { [""] + lines(of: $0) } + (groups.isEmpty ? ["", "no peer is here"] : [])
             + ["", tally] + changes

@@ -67,6 +67,20 @@ struct StatusTableTests {
         #expect(try alone(Self.report) == ["nothing is stuck"])
     }
 
+    @Test("of several masters each says whether it leads, and the others know nothing of the run")
+    func lead() throws {
+        let head = #"{"version": "1", "uptime_seconds": 5, "groups": [], "#
+        #expect(
+            try lines(head + #""run": "01", "lead": {"leads": true, "term": 12, "leader": null}}"#)[0]
+                == "pccl-master 1 at here:48149, up 5 s, run 01, leads in term 12")
+        #expect(
+            try lines(head + #""run": null, "lead": {"leads": false, "term": null, "leader": "a:1"}}"#)
+                == ["pccl-master 1 at here:48149, up 5 s, stands by while a:1 leads"])
+        #expect(
+            try lines(head + #""run": null, "lead": {"leads": false, "term": null, "leader": null}}"#)
+                == ["pccl-master 1 at here:48149, up 5 s, stands by, and nobody leads"])
+    }
+
     @Test("a peer cannot write to the terminal of whoever watches")
     func controlCharacters() throws {
         let last = try #require(try lines(Self.report).last)
