@@ -214,7 +214,7 @@ package struct PeerMachine: Sendable {
     var detachment: Detachment?
     /// While another master is sought that registers this peer.
     var search = (until: Instant(nanoseconds: 0), dialAt: Instant?.none)
-    private var requestedWake: Instant?
+    var requestedWake: Instant?
     /// Why this peer is no longer the member that it was, unless it left by itself.
     package private(set) var departure: String?
 
