@@ -262,7 +262,11 @@ final class Stripe {
             payloadRoom = min(arriving?.missing ?? 0, bytesPerRead)
             vectors.0 = iovec(iov_base: memory + (arriving?.filled ?? 0), iov_len: payloadRoom)
             // Behind a payload only the next headers are wanted: what else comes through the buffer is copied once more.
-            if payloadRoom == arriving?.missing { room = payloadRoom > 0 ? Stripe.bytesBehindPayload : room } else { room = 0 }
+            if payloadRoom == arriving?.missing {
+                room = payloadRoom > 0 ? Stripe.bytesBehindPayload : room
+            } else {
+                room = 0
+            }
         // What is thrown away comes through the buffer, too.
         case .nowhere?, nil: break
         }
@@ -344,7 +348,8 @@ final class Stripe {
         let count = FrameHeader.byteCount + (kind == FrameHeader.Kind.offer.rawValue ? FrameHeader.addressBytes : 0)
         guard bufferEnd - bufferStart >= count + Stripe.sumBytes else { return nil }
         let sum = (buffer + bufferStart).loadUnaligned(fromByteOffset: count, as: UInt32.self)
-        return CRC32C(UnsafeRawBufferPointer(start: buffer + bufferStart, count: count)).value == UInt32(littleEndian: sum)
+        return CRC32C(UnsafeRawBufferPointer(start: buffer + bufferStart, count: count)).value
+            == UInt32(littleEndian: sum)
     }
 
     private func failDamaged() {

@@ -87,7 +87,8 @@ final class Node: @unchecked Sendable {
             var configuration = LinkConfiguration()
             configuration.stallPatience = .seconds(600)
             let link = Link(
-                node.loop, peer: PeerID(peer), channels: descriptors.map { Channel(Socket(owning: $0)) }, timeouts: Timeouts(deadTime: .seconds(600)),
+                node.loop, peer: PeerID(peer), channels: descriptors.map { Channel(Socket(owning: $0)) },
+                timeouts: Timeouts(deadTime: .seconds(600)),
                 configuration: configuration, delegate: node)
             node.links[peer] = link
             node.engine.linkUp(link)

@@ -163,7 +163,8 @@ struct StatusSnapshotTests {
     func lead() {
         let leading = ToldMaster.eventful.snapshot(lead: .leads(term: 12))
         #expect(leading.json["lead"]?["leads"] == .bool(true) && leading.json["lead"]?["term"] == .number(12))
-        #expect(leading.metrics.contains("\npccl_master_leads 1\n") && leading.metrics.contains("\npccl_master_term 12\n"))
+        #expect(
+            leading.metrics.contains("\npccl_master_leads 1\n") && leading.metrics.contains("\npccl_master_term 12\n"))
         let standby = StatusSnapshot(
             of: nil, MasterStanding(figures: nil, lead: .follows(leader: "a:1")), deadTime: .seconds(6),
             started: ToldMaster.start, now: ToldMaster.start, unixNow: 1_800_000_000)

@@ -40,7 +40,8 @@ struct LinkFiguresTests {
         let end = try MeshEnd(1)
         let figure = try end.loop.sync { () -> LinkFigure in
             let link = Link(
-                end.loop, peer: PeerID(9), channels: [Channel(Socket(owning: mine))], timeouts: Timeouts(deadTime: .seconds(5)), delegate: end
+                end.loop, peer: PeerID(9), channels: [Channel(Socket(owning: mine))],
+                timeouts: Timeouts(deadTime: .seconds(5)), delegate: end
             )
             defer { link.close() }
             return link.figure

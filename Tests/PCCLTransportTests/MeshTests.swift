@@ -24,7 +24,9 @@ final class MeshEnd: @unchecked Sendable, MeshDelegate, LinkDelegate {
     private var prober: LinkProber?
     private static let nextBase = Guarded(UInt16(21_000))
 
-    init(_ id: UInt64, stripes: UInt16 = 1, deadTime: Interval = .seconds(60), _ credentials: Credentials = .none) throws {
+    init(_ id: UInt64, stripes: UInt16 = 1, deadTime: Interval = .seconds(60), _ credentials: Credentials = .none)
+        throws
+    {
         self.id = id
         self.stripes = stripes
         timeouts = Timeouts(deadTime: deadTime)
@@ -36,7 +38,8 @@ final class MeshEnd: @unchecked Sendable, MeshDelegate, LinkDelegate {
         }
         port = try loop.sync { [self] in
             let mesh = Mesh(
-                loop, stripes: stripes, timeouts: timeouts, credentials: credentials, delegate: self, linkDelegate: self)
+                loop, stripes: stripes, timeouts: timeouts, credentials: credentials, delegate: self, linkDelegate: self
+            )
             self.mesh = mesh
             prober = LinkProber(loop) { [weak mesh] in mesh?.link(to: $0) }
             return (try? mesh.listen(on: .v4(0x7f00_0001), basePort: base)) ?? 0

@@ -75,15 +75,30 @@ struct SecurityTests {
     @Test(
         "who shows what he should not is refused, and both are told why",
         arguments: [
-            ("expired", "peer", "it refused our certificate: it has expired", "(expired) was refused: certificate has expired"),
-            ("revoked", "peer", "it refused our certificate: it was revoked", "(revoked) was refused: certificate revoked"),
+            (
+                "expired", "peer", "it refused our certificate: it has expired",
+                "(expired) was refused: certificate has expired"
+            ),
+            (
+                "revoked", "peer", "it refused our certificate: it was revoked",
+                "(revoked) was refused: certificate revoked"
+            ),
             (
                 "foreign", "peer", "it refused our certificate: it is of another authority",
                 "(foreign) was refused: unable to get local issuer certificate"
             ),
-            ("master", "peer", "it refused our certificate: it is for another role", "(master) was refused: it is for another role"),
-            ("peer", "expired", "(expired) was refused: certificate has expired", "it refused our certificate: it has expired"),
-            ("peer", "master", "(master) was refused: it is for another role", "it refused our certificate: it is for another role"),
+            (
+                "master", "peer", "it refused our certificate: it is for another role",
+                "(master) was refused: it is for another role"
+            ),
+            (
+                "peer", "expired", "(expired) was refused: certificate has expired",
+                "it refused our certificate: it has expired"
+            ),
+            (
+                "peer", "master", "(master) was refused: it is for another role",
+                "it refused our certificate: it is for another role"
+            ),
         ])
     func refused(_ a: String, _ b: String, _ atDialler: String, _ atAcceptor: String) throws {
         let outcome = try Ends(Shown(a), Shown(b)).outcome()
@@ -108,7 +123,8 @@ struct SecurityTests {
         let (a, b) = (RunID(high: 1, low: 1), RunID(high: 1, low: 2))
         #expect(try Ends(Shown(token: ours), Shown(token: ours), runs: (a, a)).outcome() == ("open", "open"))
         #expect(try Ends(Shown(token: ours), Shown(token: ours), runs: (nil, b)).outcome() == ("open", "open"))
-        #expect(try Ends(Shown(token: ours), Shown(token: ours), runs: (a, b)).outcome().dialler == "it is of another run")
+        #expect(
+            try Ends(Shown(token: ours), Shown(token: ours), runs: (a, b)).outcome().dialler == "it is of another run")
     }
 
     /// What one side says in a first connection is said again in a second one.
@@ -150,9 +166,11 @@ struct SecurityTests {
         #expect(second.open() == .failed("its join token is another"))
     }
 
-    @Test("what cannot be used is said when it is named", arguments: [
-        (Shown("nobody"), "nobody/ca.pem: No such file or directory"), (Shown(token: "short"), "at least 16 bytes"),
-    ])
+    @Test(
+        "what cannot be used is said when it is named",
+        arguments: [
+            (Shown("nobody"), "nobody/ca.pem: No such file or directory"), (Shown(token: "short"), "at least 16 bytes"),
+        ])
     func unusable(_ shown: Shown, _ text: String) throws {
         #expect { _ = try shown.credentials() } throws: { "\($0)".contains(text) }
     }
@@ -309,23 +327,30 @@ struct ControlSecurityTests {
         return ends
     }
 
-    @Test("messages of all sizes, and a last one", arguments: [
-        Shown("peer"), Shown(token: ours), Shown("peer", token: ours),
-    ])
+    @Test(
+        "messages of all sizes, and a last one",
+        arguments: [
+            Shown("peer"), Shown(token: ours), Shown("peer", token: ours),
+        ])
     func carries(_ a: Shown) throws {
         #expect(try reasons(a, Shown(a.keys.map { _ in "master" }, token: a.token)) == ("greeted", "greeted"))
     }
 
-    @Test("who comes without what is asked for, or with what is not, is told so, and so is the other side", arguments: [
-        (Shown(), Shown("master"), "asks for a certificate, and this side has no keys", "it came without keys"),
-        (Shown("peer"), Shown(), "it does not speak TLS", "it speaks TLS, and this side has no keys"),
-        (Shown(), Shown(token: ours), "asks for a join token, and this side has none", "it asks for no join token"),
-        (Shown(token: ours), Shown(), "it asks for no join token", "asks for a join token, and this side has none"),
-        (Shown(token: another), Shown(token: ours), "it refused our join token", "its join token is another"),
-        (Shown("expired"), Shown("master"), "it refused our certificate: it has expired", "certificate has expired"),
-        (Shown("peer", token: ours), Shown("master"), "it asks for no join token", "asks for a join token"),
-        (Shown("peer"), Shown("master", token: ours), "asks for a join token", "it asks for no join token"),
-    ])
+    @Test(
+        "who comes without what is asked for, or with what is not, is told so, and so is the other side",
+        arguments: [
+            (Shown(), Shown("master"), "asks for a certificate, and this side has no keys", "it came without keys"),
+            (Shown("peer"), Shown(), "it does not speak TLS", "it speaks TLS, and this side has no keys"),
+            (Shown(), Shown(token: ours), "asks for a join token, and this side has none", "it asks for no join token"),
+            (Shown(token: ours), Shown(), "it asks for no join token", "asks for a join token, and this side has none"),
+            (Shown(token: another), Shown(token: ours), "it refused our join token", "its join token is another"),
+            (
+                Shown("expired"), Shown("master"), "it refused our certificate: it has expired",
+                "certificate has expired"
+            ),
+            (Shown("peer", token: ours), Shown("master"), "it asks for no join token", "asks for a join token"),
+            (Shown("peer"), Shown("master", token: ours), "asks for a join token", "it asks for no join token"),
+        ])
     func refused(_ a: Shown, _ b: Shown, _ atDialler: String, _ atAcceptor: String) throws {
         let (dialler, acceptor) = try reasons(a, b)
         #expect(dialler.contains(atDialler) && acceptor.contains(atAcceptor), "\(dialler) | \(acceptor)")
@@ -334,9 +359,11 @@ struct ControlSecurityTests {
 
 @Suite("A mesh whose peers show who they are", .timeLimit(.minutes(2)))
 struct MeshSecurityTests {
-    @Test("links of several stripes carry frames; further stripes and dialling in reverse show the same", arguments: [
-        Shown("peer"), Shown(token: ours), Shown("both", token: ours),
-    ])
+    @Test(
+        "links of several stripes carry frames; further stripes and dialling in reverse show the same",
+        arguments: [
+            Shown("peer"), Shown(token: ours), Shown("both", token: ours),
+        ])
     func links(_ shown: Shown) throws {
         let (a, b) = (try MeshEnd(1, stripes: 3, shown.credentials()), try MeshEnd(2, stripes: 3, shown.credentials()))
         try a.want([a.member, b.member])
@@ -373,10 +400,12 @@ struct MeshSecurityTests {
         try b.stop()
     }
 
-    @Test("there is no link with a peer that shows something else", arguments: [
-        (Shown("peer"), Shown("revoked"), "revoked"), (Shown(token: ours), Shown(token: another), "join token"),
-        (Shown("peer"), Shown(), "keys"),
-    ])
+    @Test(
+        "there is no link with a peer that shows something else",
+        arguments: [
+            (Shown("peer"), Shown("revoked"), "revoked"), (Shown(token: ours), Shown(token: another), "join token"),
+            (Shown("peer"), Shown(), "keys"),
+        ])
     func refused(_ first: Shown, _ second: Shown, _ word: String) throws {
         let (a, b) = (
             try MeshEnd(1, deadTime: .seconds(1), first.credentials()),

@@ -111,7 +111,8 @@ package final class Channel {
 
     private func handshake() -> Progress {
         if tls == nil {
-            guard case .some(let session) = credentials.beginTLS(socket.descriptor, side, with: other), let session else {
+            guard case .some(let session) = credentials.beginTLS(socket.descriptor, side, with: other), let session
+            else {
                 return .failed("no memory is left for TLS")
             }
             tls = session
@@ -144,7 +145,9 @@ package final class Channel {
         do {
             _ = try Preamble.check(received, expecting: .token)
             return nil
-        } catch .otherRole(let role) where role == Preamble.Role.control.rawValue || role == Preamble.Role.stripe.rawValue {
+        } catch .otherRole(let role)
+            where role == Preamble.Role.control.rawValue || role == Preamble.Role.stripe.rawValue
+        {
             return "it asks for no join token, so nobody knows who it is"
         } catch {
             return error.description

@@ -98,7 +98,8 @@ private final class KeysFolder: Sendable {
                 Log.write(.info, "the keys in \(folder) were read anew")
             } catch {
                 // Maybe only some of the files have been replaced so far.
-                Log.write(.warning, "the keys in \(folder) have changed, and cannot be used: \(error); the old ones are")
+                Log.write(
+                    .warning, "the keys in \(folder) have changed, and cannot be used: \(error); the old ones are")
             }
             return state.keys
         }
@@ -123,7 +124,8 @@ final class TLSKeys: @unchecked Sendable {
     init(_ folder: String) throws(Credentials.Problem) {
         var problem = [CChar](repeating: 0, count: Int(pccl_tls_problem_bytes))
         guard let keys = pccl_tls_read_keys(folder, &problem) else {
-            throw Credentials.Problem(String(decoding: problem.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
+            throw Credentials.Problem(
+                String(decoding: problem.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
         }
         self.keys = keys
     }
