@@ -59,6 +59,11 @@ UNDER_TLS = (data.four_stripes, failover.failover, losses.kill_of_2, losses.leav
              membership.join_under_load_asking_first, masters.master_returns, strangers.garbage_on_every_port)
 
 
+def _is_case(function, name: str, module) -> bool:
+    return (inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
+            and list(inspect.signature(function).parameters) == ["case"])
+
+
 def all_cases() -> dict:
     """The public functions of the case modules that take one case, in the order in which they are written. Those that move
     data come twice, for the two ways it may take, unless they are long."""
@@ -68,7 +73,7 @@ def all_cases() -> dict:
         watching, labs)
     for module in modules:
         for name, function in vars(module).items():
-            if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
+            if _is_case(function, name, module):
                 cases[name] = function
                 if module in (data, losses) and not getattr(function, "is_long", False):
                     cases[name + "_over_tcp"] = over_tcp(function)
