@@ -430,9 +430,9 @@ package final class PeerSession: @unchecked Sendable {
         dialledAddress = address
         let connection: ControlConnection
         do {
+            // Of no run: a master that has lost its journal begins with another number, and takes over what its peers tell.
             connection = ControlConnection(
-                loop, try Socket.connecting(to: address), .dialler(address), configuration.credentials,
-                run: identity?.run)
+                loop, try Socket.connecting(to: address), .dialler(address), configuration.credentials)
         } catch {
             masterErrors.append("\(error)")
             return dialNextMaster()

@@ -56,7 +56,8 @@ def under_tls(function):
 
 # Each of those that move data or change who belongs to a group; `--secure` runs all.
 UNDER_TLS = (data.four_stripes, failover.failover, losses.kill_of_2, losses.leave_with_operations_in_flight,
-             membership.join_under_load_asking_first, masters.master_returns, strangers.garbage_on_every_port)
+             membership.join_under_load_asking_first, masters.master_returns,
+             masters.master_returns_without_a_journal, strangers.garbage_on_every_port)
 
 
 def _is_case(function, name: str, module) -> bool:
