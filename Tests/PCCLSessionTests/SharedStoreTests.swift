@@ -127,6 +127,18 @@ struct SharedStoreTests {
         }
     }
 
+    /// Somebody who says hello, and nothing more.
+    private func introduced(to master: MasterSession) throws -> RawSocket {
+        let raw = try RawSocket(port: master.address.port)
+        let hello = ToMaster.hello(
+            Hello(group: GroupID(0), listenPort: 1, addresses: [], stripes: 1, ensemble: nil)
+        ).bytes
+        var length = ByteWriter()
+        length.write(UInt32(hello.count))
+        try raw.write(Preamble(role: .control).bytes + length.bytes + hello)
+        return raw
+    }
+
     @Test("a peer finds the one that leads, and waits while nobody does")
     func finds() throws {
         let masters = try Masters()
@@ -160,7 +172,34 @@ struct SharedStoreTests {
         masters.close(peers)
     }
 
-    @Test("what follows a state waits until it is kept, and no view is told that is not")
+    @Test("nothing that follows a state leaves before it is kept; heartbeats do")
+    func nothingBefore() throws {
+        let masters = try Masters(1, deadTime: .seconds(4))
+        masters.stores[0].lead()
+        masters.stores[0].hold()
+        let raw = try introduced(to: masters.sessions[0])
+        _ = try raw.read(Preamble.byteCount)
+        func message() throws -> ToPeer {
+            var reader = ByteReader(try raw.read(4))
+            return try ToPeer(try raw.read(Int(try reader.read(UInt32.self))))
+        }
+        // It is registered and a member by then.
+        #expect(try message() == .heartbeat)
+        masters.stores[0].letGo()
+        var kinds: [String] = []
+        while kinds.count < 2 {
+            switch try message() {
+            case .heartbeat: break
+            case .welcome: kinds.append("welcome")
+            case .view: kinds.append("view")
+            default: kinds.append("another")
+            }
+        }
+        #expect(kinds == ["welcome", "view"])
+        masters.close([])
+    }
+
+    @Test("a view that was decided and not kept is decided again by who leads next")
     func waitsForStore() throws {
         let masters = try Masters()
         masters.stores[0].lead()
@@ -221,13 +260,7 @@ struct SharedStoreTests {
     func deaf() throws {
         let masters = try Masters(deadTime: .seconds(1))
         masters.stores[0].lead()
-        let raw = try RawSocket(port: masters.sessions[0].address.port)
-        let hello = ToMaster.hello(
-            Hello(group: GroupID(0), listenPort: 1, addresses: [], stripes: 1, ensemble: nil)
-        ).bytes
-        var length = ByteWriter()
-        length.write(UInt32(hello.count))
-        try raw.write(Preamble(role: .control).bytes + length.bytes + hello)
+        let raw = try introduced(to: masters.sessions[0])
         // It says nothing more: the connection is closed, and it hears nothing of being lost.
         let heard = try raw.readToEnd()
         #expect(masters.stores[0].givenUp.withLock { $0 } == 1)
