@@ -201,7 +201,8 @@ package final class MasterSession: @unchecked Sendable {
             guard let self else { return }
             // Who was to be refused is told to whoever looks after this master, too.
             let wasStranger = strangers.contains { $0.id == id }
-            Log.write(wasStranger ? .info : .debug, "a connection from \(host) ended: \(reason)")
+            let origin = SocketAddress(host, port: 0).hostDescription
+            Log.write(wasStranger ? .info : .debug, "a connection from \(origin) ended: \(reason)")
             let mayReturn = !(connections[id]?.wasClosedByPeer ?? true)
             connections[id] = nil
             strangers.removeAll { $0.id == id }

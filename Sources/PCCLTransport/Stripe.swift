@@ -401,11 +401,16 @@ final class Stripe {
         guard let current = arriving else { return }
         let count = min(current.missing, bufferEnd - bufferStart)
         guard count > 0 else { return }
-        if isSummed { arriving?.sum.add(UnsafeRawBufferPointer(start: buffer + bufferStart, count: count)) }
+        let part = UnsafeRawBufferPointer(start: buffer + bufferStart, count: count)
         switch current.place {
         case .lent(let memory, _, _), .own(let memory):
-            (memory + current.filled).copyMemory(from: buffer + bufferStart, byteCount: count)
-        case .nowhere: break
+            if isSummed {
+                arriving?.sum.add(part, copyingTo: memory + current.filled)
+            } else {
+                (memory + current.filled).copyMemory(from: buffer + bufferStart, byteCount: count)
+            }
+        case .nowhere:
+            if isSummed { arriving?.sum.add(part) }
         }
         bufferStart += count
         arriving?.filled += count

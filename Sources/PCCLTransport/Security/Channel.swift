@@ -110,14 +110,10 @@ package final class Channel {
     }
 
     private func handshake() -> Progress {
-        if tls == nil {
-            guard case .some(let session) = credentials.beginTLS(socket.descriptor, side, with: other), let session
-            else {
-                return .failed("no memory is left for TLS")
-            }
-            tls = session
+        guard let tls = tls ?? credentials.beginTLS(socket.descriptor, side, with: other) else {
+            return .failed("no memory is left for TLS")
         }
-        guard let tls else { return .failed("no memory is left for TLS") }
+        self.tls = tls
         let progress = tls.handshake()
         if progress == .open { stage = credentials.asksForToken ? .openings : .open }
         return progress

@@ -53,10 +53,9 @@ package final class Credentials: Sendable {
     /// For tests, which do not wait.
     func lookAtOnce() { keys?.lookAtOnce() }
 
-    /// Nil if there is no memory for it.
-    func beginTLS(_ descriptor: CInt, _ side: Channel.Side, with other: Channel.Role) -> TLSSession?? {
-        guard let keys else { return .some(nil) }
-        return TLSSession(keys.current(), descriptor, side, with: other)
+    /// Nil without keys, or without memory for it.
+    func beginTLS(_ descriptor: CInt, _ side: Channel.Side, with other: Channel.Role) -> TLSSession? {
+        keys.flatMap { TLSSession($0.current(), descriptor, side, with: other) }
     }
 }
 
