@@ -36,12 +36,12 @@ def strangers_are_refused(case: Case) -> None:
             (shows("peer", TOKEN), "it asks for no join token", "asks for a join token"),
         )),
         (shows(None, TOKEN), shows(None, TOKEN), (
-            (shows(), "asks for a join token", "it asks for no join token"),
+            (shows(), "asks for a join token", "it came without a join token"),
             (shows(None, TOKEN + "!"), "it refused our join token", "its join token is another"),
             (shows("peer"), "it does not speak TLS", "it speaks TLS"),
         )),
         (shows("master", TOKEN), shows("peer", TOKEN), (
-            (shows("peer"), "asks for a join token", "it asks for no join token"),
+            (shows("peer"), "asks for a join token", "it came without a join token"),
             (shows("peer", TOKEN + "!"), "it refused our join token", "its join token is another"),
         )),
     ):

@@ -341,7 +341,7 @@ struct ControlSecurityTests {
         arguments: [
             (Shown(), Shown("master"), "asks for a certificate, and this side has no keys", "it came without keys"),
             (Shown("peer"), Shown(), "it does not speak TLS", "it speaks TLS, and this side has no keys"),
-            (Shown(), Shown(token: ours), "asks for a join token, and this side has none", "it asks for no join token"),
+            (Shown(), Shown(token: ours), "asks for a join token, and this side has none", "it came without a join token"),
             (Shown(token: ours), Shown(), "it asks for no join token", "asks for a join token, and this side has none"),
             (Shown(token: another), Shown(token: ours), "it refused our join token", "its join token is another"),
             (
@@ -349,7 +349,7 @@ struct ControlSecurityTests {
                 "certificate has expired"
             ),
             (Shown("peer", token: ours), Shown("master"), "it asks for no join token", "asks for a join token"),
-            (Shown("peer"), Shown("master", token: ours), "asks for a join token", "it asks for no join token"),
+            (Shown("peer"), Shown("master", token: ours), "asks for a join token", "it came without a join token"),
         ])
     func refused(_ a: Shown, _ b: Shown, _ atDialler: String, _ atAcceptor: String) throws {
         let (dialler, acceptor) = try reasons(a, b)

@@ -144,7 +144,8 @@ package final class Channel {
         } catch .otherRole(let role)
             where role == Preamble.Role.control.rawValue || role == Preamble.Role.stripe.rawValue
         {
-            return "it asks for no join token, so nobody knows who it is"
+            return side == .acceptor
+                ? "it came without a join token" : "it asks for no join token, so nobody knows who it is"
         } catch {
             return error.description
         }
